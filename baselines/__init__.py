@@ -1,0 +1,1 @@
+"""The methods of the papers, one file a family, registered as any plugin is."""

@@ -1,0 +1,39 @@
+"""Errors meant for people: one line, what was wrong, where, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MlbenchError(Exception):
+    """Something failed that the person can understand and mend (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(MlbenchError):
+    """The person asked for something that does not exist or cannot be (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(MlbenchError):
+    """A data set, record or weight file is missing, broken or not what it claims to be (exit code 1)."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the choice closest to `name`, or an empty string."""
+    found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> UsageError:
+    """Build the error for a name that is not one of `choices`.
+
+    `kind` says what was named ("method", "key"), `where` the file or option it stood in.
+    """
+    known = sorted(str(c) for c in choices)
+    place = f"{where}: " if where else ""
+    listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
+    return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")

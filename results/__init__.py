@@ -1,0 +1,1 @@
+"""Published tables as data (``papers/*.csv``) and our own run records (``runs/*.json``)."""
