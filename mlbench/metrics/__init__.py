@@ -1,0 +1,48 @@
+"""Metrics as pure functions on arrays [N, C] of N images and C classes; every published definition has its own name.
+
+Values are fractions in [0, 1]; tables turn them into per cent.
+"""
+
+from __future__ import annotations
+
+from mlbench.metrics.average_precision import (
+    EmptyClasses,
+    GroupMeans,
+    average_precision,
+    empty_classes,
+    group_means,
+    mean_average_precision,
+)
+from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
+from mlbench.metrics.label_metrics import (
+    Counts,
+    MeanAccuracy,
+    PrecisionRecallF1,
+    harmonic_mean,
+    mean_accuracy,
+    precision_recall_f1,
+)
+from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
+
+__all__ = [
+    "Counts",
+    "EmptyClasses",
+    "GroupMeans",
+    "Logits",
+    "MeanAccuracy",
+    "PrecisionRecallF1",
+    "Probabilities",
+    "Ranks",
+    "Scores",
+    "average_precision",
+    "empty_classes",
+    "group_means",
+    "harmonic_mean",
+    "mean_accuracy",
+    "mean_average_precision",
+    "precision_recall_f1",
+    "scores_of_kind",
+    "threshold",
+    "top_k",
+    "top_k_thresholded",
+]

@@ -1,0 +1,191 @@
+"""Precision, recall and F1 of yes/no decisions, averaged as the papers do, and mean accuracy (mA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlbench.metrics._checks import bool_matrix, known_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts over one axis of the label matrix, int64, of shape [C] (over images) or [N] (over classes).
+
+    Attributes
+    ----------
+    true_positives : decided and present.
+    predicted : decided.
+    positives : present.
+    """
+
+    true_positives: np.ndarray
+    predicted: np.ndarray
+    positives: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecallF1:
+    """Precision (P), recall (R) and F1 of decisions, as fractions in [0, 1]; 0/0 counts as 0 everywhere.
+
+    So a class that is never predicted has P = 0 (VAC, ASL, MLGCN; SRN's evaluate.m says 1), and one without positives
+    has R = 0. All classes stay in the class means, all images in the image means, even where every count is 0. A mean
+    over no class or no image is NaN.
+
+    Two definitions of "F1-C" (also CF1, macro F1) are in print and differ by up to 2.4 points on COCO:
+    `F1_C_mean` (VAC, SRN, ASL) and `F1_C_hm` (WARP, CNN-RNN, MLGCN, CSRA). Never put them in one column.
+    """
+
+    per_class: Counts
+    per_image: Counts
+
+    @property
+    def P(self) -> np.ndarray:
+        """Precision of each class, TP / predicted; float64 [C]."""
+        return _ratio(self.per_class.true_positives, self.per_class.predicted)
+
+    @property
+    def R(self) -> np.ndarray:
+        """Recall of each class, TP / positives; float64 [C]."""
+        return _ratio(self.per_class.true_positives, self.per_class.positives)
+
+    @property
+    def F1(self) -> np.ndarray:
+        """F1 of each class, 2 TP / (predicted + positives); float64 [C]."""
+        return _ratio(2 * self.per_class.true_positives, self.per_class.predicted + self.per_class.positives)
+
+    @property
+    def P_C(self) -> float:
+        """Mean of P over classes (macro)."""
+        return _mean(self.P)
+
+    @property
+    def R_C(self) -> float:
+        """Mean of R over classes (macro)."""
+        return _mean(self.R)
+
+    @property
+    def F1_C_mean(self) -> float:
+        """Mean of F1 over classes."""
+        return _mean(self.F1)
+
+    @property
+    def F1_C_hm(self) -> float:
+        """Harmonic mean of P_C and R_C."""
+        return harmonic_mean(self.P_C, self.R_C)
+
+    @property
+    def P_O(self) -> float:
+        """Precision over all entries together (micro)."""
+        return float(_ratio(self.per_class.true_positives.sum(), self.per_class.predicted.sum()))
+
+    @property
+    def R_O(self) -> float:
+        """Recall over all entries together (micro)."""
+        return float(_ratio(self.per_class.true_positives.sum(), self.per_class.positives.sum()))
+
+    @property
+    def F1_O(self) -> float:
+        """F1 over all entries together (micro), which is the harmonic mean of P_O and R_O."""
+        counts = self.per_class
+        return float(_ratio(2 * counts.true_positives.sum(), counts.predicted.sum() + counts.positives.sum()))
+
+    @property
+    def P_I(self) -> float:
+        """Mean over images of the image's own precision (Tag-Neighbors)."""
+        return _mean(_ratio(self.per_image.true_positives, self.per_image.predicted))
+
+    @property
+    def R_I(self) -> float:
+        """Mean over images of the image's own recall (Tag-Neighbors)."""
+        return _mean(_ratio(self.per_image.true_positives, self.per_image.positives))
+
+
+def precision_recall_f1(
+    decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None = None
+) -> PrecisionRecallF1:
+    """Count hits of `decisions` against `targets` and derive precision, recall and F1.
+
+    Parameters
+    ----------
+    decisions : bool [N, C], True where the class is predicted.
+    targets : bool [N, C], True where the class is present.
+    known : bool [N, C] or None (all known). Other entries count as neither predicted nor present. Where a protocol
+        takes unspecified labels as negatives (VAC and SRN on WIDER), pass them as known with target False.
+
+    Raises
+    ------
+    DataError
+        If an argument is not bool or the shapes differ.
+    """
+    decided, present, _ = _known_only(decisions, targets, known)
+    hit = decided & present
+
+    def counts(axis: int) -> Counts:
+        return Counts(*(np.count_nonzero(matrix, axis=axis) for matrix in (hit, decided, present)))
+
+    return PrecisionRecallF1(per_class=counts(0), per_image=counts(1))
+
+
+def harmonic_mean(precision: float, recall: float) -> float:
+    """2 P R / (P + R); 0 where both are 0."""
+    total = precision + recall
+    return 2 * precision * recall / total if total else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class MeanAccuracy:
+    """Mean accuracy (mA): the mean over classes of (true positive rate + true negative rate) / 2.
+
+    Attributes
+    ----------
+    value : the mean as a fraction, over the classes that are not skipped; NaN if none is left.
+    per_class : float64 [C], NaN for a skipped class.
+    skipped : indices of classes without known positives or without known negatives, for which one rate is 0/0.
+    """
+
+    value: float
+    per_class: np.ndarray
+    skipped: tuple[int, ...]
+
+
+def mean_accuracy(decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None = None) -> MeanAccuracy:
+    """Mean accuracy of `decisions` against `targets`, bool [N, C], over `known` entries (VAC: test.py:56-72).
+
+    VAC's code stops on a class that lacks positives or negatives. Here such a class leaves the mean and is listed:
+    counting its defined half alone would let a constant decision score 1. DataError as in `precision_recall_f1`.
+    """
+    decided, present, absent = _known_only(decisions, targets, known)
+    positives, negatives = np.count_nonzero(present, axis=0), np.count_nonzero(absent, axis=0)
+    sensitivity = _ratio(np.count_nonzero(decided & present, axis=0), positives)
+    specificity = _ratio(np.count_nonzero(~decided & absent, axis=0), negatives)
+    defined = (positives > 0) & (negatives > 0)
+    per_class = np.where(defined, (sensitivity + specificity) / 2, np.nan)
+    return MeanAccuracy(
+        value=_mean(per_class[defined]),
+        per_class=per_class,
+        skipped=tuple(int(c) for c in np.flatnonzero(~defined)),
+    )
+
+
+def _known_only(
+    decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check the three matrices; return decided, present and absent, each False wherever the label is not known."""
+    targets = bool_matrix("targets", targets)
+    rows, classes = targets.shape
+    decisions = bool_matrix("decisions", decisions, (rows, classes))
+    known = known_matrix(known, (rows, classes))
+    if known is None:
+        return decisions, targets, ~targets
+    return decisions & known, targets & known, ~targets & known
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Elementwise division with 0/0 := 0. A zero denominator here always has a zero numerator."""
+    return numerator / np.maximum(denominator, 1)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
