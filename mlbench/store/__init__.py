@@ -1,0 +1,37 @@
+"""The run store: run keys, records and their files.
+
+A run's key is the SHA-256 of its identity, so the same settings always lead to the same folder. The record is
+written last and in one step: a folder with a ``record.json`` is complete, one without is not done. Records are
+checked against ``mlbench/schema/record.json`` on writing and on reading.
+"""
+
+from mlbench.store.files import atomic_write, sha256_file
+from mlbench.store.runs import (
+    FILTERS,
+    RECORD_FILE,
+    find_records,
+    publish_record,
+    published_name,
+    read_record,
+    run_dir,
+    verify_run,
+    write_record,
+)
+from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key
+
+__all__ = [
+    "FILTERS",
+    "RECORD_FILE",
+    "SCHEMA_VERSION",
+    "atomic_write",
+    "canonical_json",
+    "find_records",
+    "publish_record",
+    "published_name",
+    "read_record",
+    "run_dir",
+    "run_key",
+    "sha256_file",
+    "verify_run",
+    "write_record",
+]

@@ -1,0 +1,86 @@
+"""Files that are whole or not there, and their hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from mlbench.errors import DataError, MlbenchError
+
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+def atomic_write(path: str | Path, data: bytes, *, replace: bool = True) -> bool:
+    """Write `data` so that a reader sees the old file or the whole new one, also after a crash.
+
+    Returns False, with nothing changed, if `path` exists and `replace` is False.
+
+    Raises
+    ------
+    MlbenchError
+        Naming the folder and the reason (read-only, disk full); no part of the file is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not replace and not _create(temporary, path):
+                return False
+            if replace:
+                os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise MlbenchError(f"{path.parent}: cannot write {path.name}: {reason(error)}") from None
+    return True
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits; DataError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from None
+
+
+def reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _create(temporary: Path, path: Path) -> bool:
+    """Give `temporary` the name `path` unless that is taken; of two processes exactly one gets True."""
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    # Without hard links a moment remains between looking and renaming; files stay whole all the same.
+    if os.path.lexists(path):
+        return False
+    os.replace(temporary, path)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` last over a power cut, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,150 @@
+"""What a record may hold: plain finite JSON, the schema, and a key that is that of the identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mlbench.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+SCHEMA_VERSION = 1
+
+
+def canonical_json(obj: object) -> bytes:
+    """The one JSON text of `obj`: keys sorted by code point, no spaces, ASCII, floats by ``repr``.
+
+    ``1`` and ``1.0`` are different texts: give settings their declared type first. Tuples are lists.
+
+    Raises
+    ------
+    DataError
+        For NaN, an infinity, a key that is no text, or a value JSON does not have (a NumPy scalar, a path).
+    """
+    _check_plain(obj, ())
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def run_key(identity: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `identity`, 64 hex digits."""
+    return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def parse_record(raw: bytes, where: str) -> dict[str, Any]:
+    """Read and check a record's text; DataError begins with `where`."""
+    try:
+        record = json.loads(
+            raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_keys
+        )
+        _check_plain(record, ())
+    except (ValueError, RecursionError, DataError) as error:
+        raise DataError(f"{where}: broken record: {error}") from None
+    _validate(record, where)
+    return dict(record)
+
+
+def dump_record(record: dict[str, Any], where: str) -> str:
+    """The text of a checked record, in the order given; DataError begins with `where`."""
+    try:
+        _check_plain(record, ())
+    except (DataError, RecursionError) as error:
+        raise DataError(f"{where}: {error}") from None
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    _validate(json.loads(text), where)
+    return text
+
+
+def _validate(record: Any, where: str) -> None:
+    """DataError, beginning with `where`, unless `record` (plain JSON) is a record of this schema version."""
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a record (a JSON object), found a {type(record).__name__}")
+    version = record.get("schema", SCHEMA_VERSION)  # a missing one is the schema's own first fault
+    if type(version) is not int or version != SCHEMA_VERSION:
+        newer = type(version) is int and version > SCHEMA_VERSION
+        hint = ": it was written by a newer mlbench" if newer else ""
+        raise DataError(f"{where}: record schema {version!r}, expected {SCHEMA_VERSION}{hint}")
+    faults = list(_validator().iter_errors(record))
+    if faults:
+        fault = min(faults, key=_rank)
+        raise DataError(f"{where}: {_dotted(tuple(map(str, fault.absolute_path)))}: {_explain(fault)}")
+    for part in ("identity", "provenance"):
+        _refuse_paths(record[part], (part,), where)
+    if record["key"] != run_key(record["identity"]):
+        raise DataError(f"{where}: key {record['key']} is not that of the identity ({run_key(record['identity'])})")
+
+
+def _rank(fault: Any) -> tuple[Any, ...]:
+    """The outermost fault first, and of those an unknown key, which explains a missing one."""
+    path = tuple(map(str, fault.absolute_path))
+    return len(path), fault.validator != "additionalProperties", path, fault.message
+
+
+def _explain(fault: Any) -> str:
+    known = fault.schema.get("properties", {})
+    if fault.validator == "additionalProperties":
+        key = next(k for k in fault.instance if k not in known)
+        return f"unknown key '{key}'.{nearest(key, known)} Known: {', '.join(known)}"
+    if fault.validator == "required":
+        key = next(k for k in fault.validator_value if k not in fault.instance)
+        return f"key '{key}' is missing"
+    return str(fault.message) if len(fault.message) <= 200 else f"{fault.message[:120]} ... {fault.message[-70:]}"
+
+
+def _refuse_paths(value: object, place: tuple[str, ...], where: str) -> None:
+    """DataError for a machine's own path: it would change the key from place to place, or tell who ran it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_paths(item, (*place, key), where)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_paths(item, (*place, str(number)), where)
+    elif isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        raise DataError(f"{where}: {_dotted(place)}: the absolute path '{value}' does not belong in a record")
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key '{next(n for n in names if names.count(n) > 1)}' stands twice")
+    return found
+
+
+def _check_plain(value: object, place: tuple[str, ...]) -> None:
+    """DataError if `value` is not exactly what JSON can hold; the message begins with the place in it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise DataError(f"{_dotted(place)}: key {key!r} is not text")
+            _check_plain(item, (*place, key))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            _check_plain(item, (*place, str(number)))
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(f"{_dotted(place)}: {value!r} is not a finite number")
+    elif value is not None and not isinstance(value, (str, int)):
+        raise DataError(f"{_dotted(place)}: a {type(value).__module__}.{type(value).__qualname__} is not a JSON value")
+
+
+def _dotted(place: tuple[str, ...]) -> str:
+    return ".".join(place) or "the whole"
+
+
+@cache
+def _validator() -> Validator:
+    from jsonschema import Draft202012Validator  # slow to import, and `--help` needs none of it
+
+    schema = json.loads((files("mlbench") / "schema" / "record.json").read_text(encoding="utf-8"))
+    return Draft202012Validator(schema)
