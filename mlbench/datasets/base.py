@@ -1,0 +1,126 @@
+"""What a data set is: ids, raw labels, images and boxes in a fixed, hashed order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+class ImageSource(Protocol):
+    """The images of one split, addressed by row."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, row: int) -> np.ndarray:
+        """Decode image `row` to uint8 RGB, shape [height, width, 3]; DataError names the file if it cannot."""
+        ...
+
+    def describe(self, row: int) -> str:
+        """Where image `row` comes from, for messages and the fingerprint (no absolute path)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Parameters
+    ----------
+    ids : sample ids, unique within the split, in the fixed row order.
+    labels : int8 [N, C], raw `State` values as the source has them (POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED).
+    images : the pictures, one a row.
+    groups : image id of each sample where several samples share an image (persons of WIDER);
+        the bootstrap resamples groups. Defaults to `ids`.
+    boxes : float32 [M, 6] rows (sample row, class, x1, y1, x2, y2) in pixels of the decoded image, or None.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    images: ImageSource
+    groups: tuple[str, ...] = ()
+    boxes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Split:
+        """The sub-split of `rows`, in the order given."""
+        rows = np.asarray(rows, dtype=np.int64)
+        boxes = None
+        if self.boxes is not None:
+            position = np.full(len(self), -1, dtype=np.int64)
+            position[rows] = np.arange(len(rows))
+            kept = self.boxes[position[self.boxes[:, 0].astype(np.int64)] >= 0].copy()
+            kept[:, 0] = position[kept[:, 0].astype(np.int64)]
+            boxes = kept[np.argsort(kept[:, 0], kind="stable")]
+        return Split(
+            ids=tuple(self.ids[r] for r in rows),
+            labels=self.labels[rows],
+            images=SubsetImages(self.images, rows),
+            groups=tuple(self.groups[r] for r in rows),
+            boxes=boxes,
+        )
+
+    def update_hash(self, digest: hashlib._Hash) -> None:
+        """Feed ids, groups, labels, boxes and image descriptions to `digest`, in row order."""
+        for row, (sample, group) in enumerate(zip(self.ids, self.groups, strict=True)):
+            digest.update(f"{sample}\0{group}\0{self.images.describe(row)}\n".encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype=np.int8).tobytes())
+        if self.boxes is not None:
+            digest.update(np.ascontiguousarray(self.boxes, dtype=np.float32).tobytes())
+
+
+@dataclass(frozen=True)
+class SubsetImages:
+    """A view on some rows of an image source."""
+
+    source: ImageSource
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, row: int) -> np.ndarray:
+        return self.source.load(int(self.rows[row]))
+
+    def describe(self, row: int) -> str:
+        return self.source.describe(int(self.rows[row]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as its source has it: no protocol applied, nothing hidden.
+
+    `splits` holds "train" and "test", and "val" only where the source has an official one.
+    `notes` lists what was left out or repaired, counted, one line each; `flippable` is False where a
+    mirrored image is another class (digits).
+    """
+
+    id: str
+    version: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    flippable: bool = True
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    _cached: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over id, version, classes and every split's ids, labels, boxes and image descriptions."""
+        if "fingerprint" not in self._cached:
+            digest = hashlib.sha256(f"{self.id}\0{self.version}\0".encode())
+            digest.update("\0".join(self.classes).encode())
+            for name in sorted(self.splits):
+                digest.update(f"\n[{name}]\n".encode())
+                self.splits[name].update_hash(digest)
+            self._cached["fingerprint"] = digest.hexdigest()
+        return self._cached["fingerprint"]

@@ -1,0 +1,141 @@
+"""Image files to uint8 RGB arrays."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mlbench.errors import DataError
+
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image; whatever is wrong with the file becomes a DataError that names it."""
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        raise DataError(f"{path}: {'empty file (0 bytes)' if empty else 'not an image, or an unknown kind'}") from None
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: broken image ({error})") from None
+
+
+def decode_image(path: str | Path) -> np.ndarray:
+    """Decode the first frame of an image file to RGB.
+
+    The EXIF orientation is applied. Greyscale, palette and CMYK are converted; transparent pixels are laid on white;
+    16-bit greyscale is scaled (65535 becomes 255), never clipped. Embedded colour profiles are not applied.
+
+    Returns
+    -------
+    uint8 [height, width, 3]. DataError names the file and says what is wrong: missing, empty, truncated, no image,
+    or a kind without a defined range (32-bit integers, floats).
+    """
+    with _opened(path) as image:
+        image.load()
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format), dtype=np.uint8)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) in pixels that `decode_image` will give, read from the header alone."""
+    with _opened(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+
+
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    # Older Pillow opens 16-bit greyscale PNG and PGM as 32-bit "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        scaled = np.round(np.asarray(image, dtype=np.float64) / 257.0)
+        image = Image.fromarray(scaled.astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} has no defined range")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, coloured)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files under one folder, a row each (an `ImageSource`).
+
+    Parameters
+    ----------
+    root : the folder.
+    names : N file names relative to `root`, with forward slashes. DataError at once if some are missing or empty.
+    crops : (x1, y1, x2, y2) a row, in pixels of the decoded image, grown to whole pixels; what lies outside the
+        image is black. None: whole images.
+    """
+
+    root: Path
+    names: Sequence[str]
+    crops: Sequence[Sequence[float]] | None = None
+    _sizes: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.crops is not None and len(self.crops) != len(self.names):
+            raise DataError(f"{self.root}: {len(self.crops)} crop boxes for {len(self.names)} images")
+        sizes = [file_size(Path(self.root) / name) for name in self.names]
+        for what, wrong in (("missing", -1), ("empty (0 bytes)", 0)):
+            bad = [name for name, size in zip(self.names, sizes, strict=True) if size == wrong]
+            if bad:
+                raise DataError(f"{self.root}: {len(bad)} of {len(sizes)} images {what}: {first_few(bad)}")
+        self._sizes.extend(sizes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, row: int) -> np.ndarray:
+        image = decode_image(Path(self.root) / self.names[row])
+        return image if self.crops is None else crop_padded(image, self.crops[row])
+
+    def describe(self, row: int) -> str:
+        """File name, its size in bytes, and the crop if there is one."""
+        crop = "" if self.crops is None else " crop " + " ".join(f"{float(v):g}" for v in self.crops[row])
+        return f"{self.names[row]} {self._sizes[row]}{crop}"
+
+
+def file_size(path: Path) -> int:
+    """Size of a file in bytes, -1 if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def first_few(names: Sequence[str], n: int = 5) -> str:
+    """The first `n` names, for a message about many."""
+    return ", ".join(str(name) for name in names[:n]) + (", ..." if len(names) > n else "")
+
+
+def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """Cut (x1, y1, x2, y2), grown to whole pixels, out of uint8 [H, W, 3]; black where it lies outside."""
+    left, top = (int(np.floor(v)) for v in box[:2])
+    right, bottom = (int(np.ceil(v)) for v in box[2:])
+    if right <= left or bottom <= top:
+        raise DataError(f"crop box {tuple(float(v) for v in box)} is empty: expected x1 < x2 and y1 < y2")
+    height, width = image.shape[:2]
+    out = np.zeros((bottom - top, right - left, 3), dtype=np.uint8)
+    x1, x2 = max(left, 0), min(right, width)
+    y1, y2 = max(top, 0), min(bottom, height)
+    if x1 < x2 and y1 < y2:
+        out[y1 - top : y2 - top, x1 - left : x2 - left] = image[y1:y2, x1:x2]
+    return out

@@ -1,0 +1,107 @@
+"""What all tests share: one thread a process, a cache of their own, and runs on the tiny data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_foreign_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the person's own cache and store out of all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("MLBENCH_RUNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``mine.toml``, the description of 34 small PNGs: a coloured square for each of three classes."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "pictures").mkdir()
+    draw = np.random.default_rng(0)
+    lines = ["file,split,labels"]
+    for number in range(34):
+        present = draw.random(3) < 0.5
+        present[number % 3] = True
+        picture = draw.integers(0, 100, (30, 40, 3), dtype=np.uint8)
+        for c in np.flatnonzero(present):
+            top, left = draw.integers(0, 20), draw.integers(0, 30)
+            picture[top : top + 10, left : left + 10, c] = 255
+        Image.fromarray(picture).save(folder / "pictures" / f"{number:02d}.png")
+        names = "|".join(("red", "green", "blue")[c] for c in np.flatnonzero(present))
+        lines.append(f"{number:02d}.png,{'train' if number < 24 else 'test'},{names}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "mine.toml").write_text(
+        'id = "mine"\nlabels = "labels.csv"\nimages = "pictures"\ncolumns = { split = "split" }\nseparator = "|"\n'
+    )
+    return folder
+
+
+@pytest.fixture
+def mlbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that calls the command line in this process: (exit code, stdout, stderr)."""
+    import sys
+
+    from mlbench.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlbench", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def tiny_request(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that makes the request of a short run on the tiny data set.
+
+    Its arguments are a method (name or class) and the fields of `Request`; `changes` are added to the usual ones.
+    """
+    from mlbench.conformance import make_request
+    from mlbench.registry import load_method
+    from mlbench.testing import tiny_dataset
+
+    def make(method: Any = "an", *, track: str = "full", changes: dict[str, Any] | None = None, **given: Any) -> Any:
+        cls = load_method(method) if isinstance(method, str) else method
+        request = make_request(cls, track, tmp_path, given.pop("dataset", None) or tiny_dataset())
+        return replace(request, changes={**request.changes, **(changes or {})}, **given)
+
+    return make
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny_request: Callable[..., Any]) -> Train:
+    """Return a function that trains on the tiny data set: arguments of `tiny_request` and fields of `Options`.
+
+    The store is ``tmp_path / "runs"``; nothing is printed.
+    """
+    from mlbench.runner.execute import Options, run
+
+    def train(method: Any = "an", **given: Any) -> dict[str, Any]:
+        names = {field.name for field in fields(Options)} & given.keys()
+        options = {name: given.pop(name) for name in names}
+        defaults = {"store": tmp_path / "runs", "device": "cpu", "quiet": True}
+        return run(tiny_request(method, **given), Options(**{**defaults, **options}))
+
+    return train
