@@ -1,0 +1,1 @@
+"""Networks: `backbones` make feature maps, `heads` make logits of them, `weights` says where a backbone starts."""

@@ -1,0 +1,212 @@
+"""Classification heads: one weight matrix used as a pooled linear layer, as class activation maps, or with BoostLU."""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlbench.errors import UsageError, unknown
+
+KINDS = ("linear", "cam", "boostlu")
+
+
+def boostlu(maps: Tensor, alpha: float) -> Tensor:
+    """BoostLU, element by element: ``alpha * x`` where x > 0, else x; the same as max(x, alpha * x).
+
+    At x = 0 the gradient is 1. With alpha 1 the input itself is returned.
+
+    Parameters
+    ----------
+    maps : float tensor of any shape; in the paper, class activation maps [B, C, H, W] with the bias included.
+    alpha : finite and at least 1 (the paper's value is 5).
+
+    Raises
+    ------
+    UsageError : alpha is below 1, infinite or not a number.
+
+    Source: Kim et al., CVPR 2023 (BoostLU); released code, models.py lines 31-45.
+    """
+    if _check_alpha("alpha", alpha) == 1:
+        return maps
+    return torch.where(maps > 0, alpha * maps, maps)
+
+
+def class_activation_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution: features [B, D, H, W], weight [C, D] and bias [C] to maps [B, C, H, W].
+
+    Written as a product over D, because PyTorch lets float32 convolutions (but not products) drop to TF32 on GPUs,
+    and then maps and pooled logits of the same weights would differ in the third digit.
+    """
+    maps = torch.einsum("cd,bdhw->bchw", weight, features)
+    return maps if bias is None else maps + bias[:, None, None]
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Which head: part of a run's identity.
+
+    Parameters
+    ----------
+    kind : "linear" pools the features, then applies the linear layer. "cam" applies the same layer at each position
+        and averages the maps: the same logits up to rounding. "boostlu" puts BoostLU between layer and average.
+    alpha_train, alpha_infer : BoostLU's alpha in training and in inference mode, at least 1; kinds without BoostLU
+        require 1. Trained with 1 and used with 5, it is the paper's inference-only variant.
+
+    Raises
+    ------
+    UsageError : unknown kind, an alpha that is not a finite number from 1, or an alpha for a kind without BoostLU.
+    """
+
+    kind: str = "linear"
+    alpha_train: float = 1.0
+    alpha_infer: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("head kind", self.kind, KINDS)
+        for name in ("alpha_train", "alpha_infer"):
+            # Stored as float, so that 5 and 5.0 give the same run identity.
+            object.__setattr__(self, name, _check_alpha(name, getattr(self, name)))
+        if self.kind != "boostlu" and (self.alpha_train, self.alpha_infer) != (1.0, 1.0):
+            raise UsageError(
+                f"head kind '{self.kind}' has no BoostLU: expected alpha_train = alpha_infer = 1, got "
+                f"{self.alpha_train:g} and {self.alpha_infer:g}. Use kind 'boostlu'"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a record; ``HeadSpec(**d)`` reads them back."""
+        return asdict(self)
+
+
+class Head(nn.Module):
+    """Feature maps [B, D, H, W] to logits [B, C], with ``weight`` [C, D] and ``bias`` [C].
+
+    The kinds of `HeadSpec` have the same parameters under the same names, so they load into each other's state, and
+    the same initial numbers for a given seed (those of `torch.nn.Linear`). A BoostLU head whose alpha in force is 1
+    computes as the linear head does, bit for bit.
+
+    Logits have the weights' type (float32), also under autocast: half-precision logits tie, and ties change AP.
+
+    Parameters
+    ----------
+    channels, classes : D and C, at least 1.
+    alpha_train, alpha_infer, kind : see `HeadSpec`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        alpha_train: float = 1.0,
+        alpha_infer: float = 1.0,
+        kind: str = "boostlu",
+    ) -> None:
+        super().__init__()
+        if channels < 1 or classes < 1:
+            raise UsageError(f"a head needs at least one channel and one class, got {channels} and {classes}")
+        self.spec = HeadSpec(kind, alpha_train, alpha_infer)
+        linear = nn.Linear(channels, classes)
+        self.weight = linear.weight
+        self.bias = linear.bias
+
+    @property
+    def alpha(self) -> float:
+        """BoostLU's alpha in force: `alpha_train` in training mode, else `alpha_infer`."""
+        return self.spec.alpha_train if self.training else self.spec.alpha_infer
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether, in the present mode, logits depend on more than the mean of the features (alpha is not 1).
+
+        Where False, pooled features [B, D, 1, 1] give the logits of the maps they were pooled from, up to rounding.
+        """
+        return self.alpha != 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [B, C] of feature maps [B, D, H, W]."""
+        features = self._checked(features)
+        with _without_autocast(features.device):
+            if self.spec.kind != "cam" and not self.needs_maps:
+                return functional.linear(features.mean(dim=(2, 3)), self.weight, self.bias)
+            maps = class_activation_maps(features, self.weight, self.bias)
+            return boostlu(maps, self.alpha).mean(dim=(2, 3))
+
+    def maps(self, features: Tensor, boosted: bool = False) -> Tensor:
+        """Class activation maps [B, C, H, W] of feature maps [B, D, H, W].
+
+        The bias is included, so that the spatial mean of the boosted maps is the logit. With `boosted`, BoostLU with
+        the alpha in force has been applied.
+        """
+        features = self._checked(features)
+        with _without_autocast(features.device):
+            maps = class_activation_maps(features, self.weight, self.bias)
+            return boostlu(maps, self.alpha) if boosted else maps
+
+    def extra_repr(self) -> str:
+        classes, channels = self.weight.shape
+        return f"{channels}, {classes}, {self.spec}"
+
+    def _checked(self, features: Tensor) -> Tensor:
+        channels = self.weight.shape[1]
+        if features.ndim != 4 or features.shape[1] != channels or 0 in features.shape[2:]:
+            raise UsageError(
+                f"the head expects features [images, {channels}, height, width] (pooled ones: [images, {channels}, "
+                f"1, 1]), got {list(features.shape)}"
+            )
+        return features.to(self.weight.dtype)
+
+
+def build_head(spec: HeadSpec, channels: int, classes: int) -> Head:
+    """A new head for features of `channels` channels, drawn from the global generator alike for every kind."""
+    return Head(channels, classes, spec.alpha_train, spec.alpha_infer, spec.kind)
+
+
+def convert_head(head: Head, spec: HeadSpec) -> Head:
+    """A copy of `head` (weights, device, mode) that computes as `spec` says. Draws no random numbers."""
+    converted = copy.deepcopy(head)
+    converted.spec = spec
+    return converted
+
+
+class Output(NamedTuple):
+    """What a `Classifier` returns: logits [B, C] and the feature maps [B, D, H, W] they came from."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Classifier(nn.Module):
+    """A backbone and a head; the names of the two submodules are the roles of their parameters.
+
+    On cached features the backbone is `torch.nn.Identity`.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Output:
+        """Images float [B, 3, H, W] (or features [B, D, h, w]) to logits and feature maps."""
+        features = self.backbone(images)
+        return Output(self.head(features), features)
+
+
+def _check_alpha(name: str, alpha: float) -> float:
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not number or not math.isfinite(alpha) or alpha < 1:
+        raise UsageError(f"BoostLU's {name} = {alpha!r}: expected a finite number from 1")
+    return float(alpha)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
