@@ -1,0 +1,319 @@
+"""Tables of our runs: methods by data sets, with the published numbers beside them.
+
+A column holds runs that can be compared and nothing else: what differs is refused, not averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from mlbench.errors import DataError, UsageError, unknown
+from mlbench.report.published import load_published
+from mlbench.report.render import MISSING, Cell, Part, Table
+
+#: Rows in the papers' order; methods not listed follow by name.
+METHOD_ORDER = (
+    *("full", "bce", "oracle_negatives", "iun", "iu", "an", "an_boostlu_inference", "wan", "ls", "asl", "focal"),
+    *("epr", "role", "role_li", "em", "em_apl", "llr", "llr_boostlu", "llct", "llct_boostlu", "llcp", "llcp_boostlu"),
+    *("partial_bce", "warp", "cnn_rnn", "curriculum", "imcl", "p_asl"),
+    *("wbce", "wbce_t", "wbce_r", "wbce_s", "wbce_f", "wbce_fs", "pc_f", "vac_t", "vac_r", "vac_s", "vac_f", "vac_fs"),
+    *("rcnn", "rstar_cnn", "dhc", "ar", "resnet_aug", "srn", "vaa"),
+    *("tag_neighbors", "lsep", "srel_rnn", "rmam", "rarlf", "miml_fcn", "miml_fcn_bb", "mcg_cnn_lstm", "rlsd", "kcca"),
+    *("wsddn", "kd", "fitnets", "attention_transfer", "kd_wsd", "kd_wsd_code"),
+    *("prior", "random"),
+)
+
+_REQUIRED = (
+    *("protocol", "protocol_sha256", "track", "repetition", "mask_seed", "backbone.name"),
+    *("dataset.id", "dataset.version", "dataset.fingerprint", "method.name", "method.supervision"),
+)
+#: What all runs of a table column share: the columns of the frame that begin so.
+_COLUMN = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.")
+#: What runs of one cell may differ in: what a repetition draws anew.
+_DRAWN = ("key", "repetition", "mask_seed", "mask.seed", "mask.sha256", "split.seed", "split.sha256")
+_RESULT = "results.test."
+
+
+def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Flatten run records to one row each.
+
+    Columns: ``key``; the identity's entries under dotted names (``track``, ``dataset.version``,
+    ``method.hyperparameters.delta``); ``definitions.*``; ``results.<split>.<metric>`` (float, percent, NaN where
+    undefined). Lists are JSON text. DataError names a record that lacks a part, UsageError a record given twice.
+    """
+    rows = []
+    for number, record in enumerate(records):
+        name = f"record {str(record.get('key', f'number {number + 1}'))[:16]}"
+        for part, kind in (("key", str), ("identity", Mapping), ("definitions", Mapping), ("results", Mapping)):
+            if not isinstance(record.get(part), kind):
+                raise DataError(f"{name}: no '{part}'; expected a run record of schema 1")
+        row = {"key": record["key"]} | _flat(record["identity"])
+        for column in _REQUIRED:
+            if row.get(column) is None:
+                raise DataError(f"{name}: no 'identity.{column}'; expected a run record of schema 1")
+        row |= _flat({part: record[part] for part in ("definitions", "results")})
+        rows.append(row)
+    frame = pd.DataFrame(rows, dtype=object)
+    if rows and frame["key"].duplicated().any():
+        raise UsageError(f"record {frame['key'][frame['key'].duplicated()].iloc[0][:16]} is given twice")
+    numbers = [c for c in frame if str(c).startswith("results.")]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def build_table(
+    records: Iterable[Mapping[str, Any]],
+    metric: str = "mAP",
+    protocol: str | None = None,
+    methods: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    published: bool = True,
+    where: Mapping[str, Any] | None = None,
+    digits: int = 1,
+) -> Table:
+    """Make a table of test values: methods in rows, data sets in columns, mean ± sample deviation over runs.
+
+    Parameters
+    ----------
+    records : run records (schema 1).
+    metric : a name under ``results.test``, such as "mAP" or "top3_strict/F1-O"; values are percentages.
+    protocol, methods, datasets : what to show, in this order; by default all there is, methods as in `METHOD_ORDER`.
+        A method or data set without a run is shown as missing.
+    published : show the published values of the same method, data set, protocol and metric beside ours, as
+        printed, each marked with its source and definition.
+    where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``; a record
+        that has no such entry (another method's hyperparameter) is kept.
+    digits : decimals of our numbers.
+
+    Raises UsageError for an unknown name, for no record left, for a column that mixes data set versions, protocols,
+    definitions, tracks or backbones, and for a cell whose runs differ in more than what a repetition draws.
+    """
+    every = records_to_frame(records)
+    if every.empty:
+        raise UsageError("no run record to make a table of")
+    papers = load_published()
+    frame = _select(every, protocol, where)
+    _known("method", methods, [*METHOD_ORDER, *every["method.name"], *papers["method"]])
+    _known("data set", datasets, [*every["dataset.id"], *papers["dataset"]])
+    if methods is not None:
+        frame = frame[frame["method.name"].isin(methods)]
+    if datasets is not None:
+        frame = frame[frame["dataset.id"].isin(datasets)]
+    if frame.empty:
+        raise UsageError("no run record of the methods and data sets asked for")
+    _known("metric", [metric], [c.removeprefix(_RESULT) for c in frame if str(c).startswith(_RESULT)])
+
+    lineage = _lineage(every)
+    rows = list(dict.fromkeys(methods or sorted(set(frame["method.name"]), key=_rank)))
+    marks = _Marks()
+    header: list[Cell] = [(Part("method"),)]
+    body: list[list[Cell]] = [[(Part(method),)] for method in rows]
+    cells: list[dict[str, Any]] = []
+    for dataset in dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))):
+        runs = frame[frame["dataset.id"] == dataset]
+        _check_column(runs, dataset)
+        column = [_cell(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
+        ours = [
+            f"{c['mean']:.{digits}f}" for c in column if c["supervision"] == "observed" and not math.isnan(c["mean"])
+        ]
+        best = max(ours, key=float, default="")
+        header.append((Part(dataset, mark=marks(_describe(runs)) if len(runs) else ""),))
+        for cell, line in zip(column, body, strict=True):
+            cell["best"] = cell["supervision"] == "observed" and f"{cell['mean']:.{digits}f}" == best
+            line.append(_show(cell, digits, marks))
+        under = runs["protocol"].iloc[0] if len(runs) else protocol
+        theirs = [_published(papers, method, dataset, under, metric) if published else [] for method in rows]
+        if any(theirs):
+            header.append((Part(f"{dataset} published"),))
+            for cell, line, found in zip(column, body, theirs, strict=True):
+                line.append(tuple(Part(r["printed"], r["bold"] == "bold", marks(_source(r))) for r in found))
+                cell["published"] = " / ".join(r["printed"] for r in found)
+                cell["published_source"] = " / ".join(_source(r) for r in found)
+        cells += column
+    footer = _footer(metric, cells, any("published" in c for c in cells))
+    notes = tuple((mark, text) for text, mark in marks.items())
+    return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
+
+
+class _Marks(dict[str, str]):
+    """Footnotes: text to letters, in order of first use; calling it gives a text's letters."""
+
+    def __call__(self, text: str) -> str:
+        tens, ones = divmod(len(self), 26)
+        return self.setdefault(text, (chr(96 + tens) if tens else "") + chr(97 + ones))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(entry) if isinstance(entry, list | tuple) else entry
+    return flat
+
+
+def _rank(method: str) -> tuple[int, str]:
+    return (METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER), method)
+
+
+def _known(kind: str, names: Sequence[str] | None, choices: Iterable[str]) -> None:
+    known = set(choices)
+    for name in names or ():
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _supervision(value: str) -> str:
+    return "+".join(json.loads(value)) if value.startswith("[") else value
+
+
+def _select(frame: pd.DataFrame, protocol: str | None, where: Mapping[str, Any] | None) -> pd.DataFrame:
+    for column, value in (dict(where or {}) | ({} if protocol is None else {"protocol": protocol})).items():
+        if column not in frame:
+            raise unknown("column", column, frame.columns, "where")
+        texts = frame[column].map(_text)
+        if _text(value) not in set(texts):
+            raise unknown(f"value of '{column}'", _text(value), set(texts), "no such run left")
+        frame = frame[(texts == _text(value)) | frame[column].isna()]
+    return frame
+
+
+def _keys(keys: Iterable[str]) -> str:
+    short = [key[:16] for key in keys]
+    return ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
+
+
+def _refuse_mixed(runs: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    """Raise UsageError if any of `columns` has more than one value."""
+    problems, option = [], ""
+    for column in columns:
+        groups = {str(text): keys for text, keys in runs.groupby(runs[column].map(_text))["key"]}
+        if len(groups) > 1:
+            listed = " | ".join(f"{text} (runs {_keys(keys)})" for text, keys in groups.items())
+            problems.append(f"{column}: {listed}")
+            option = option or repr({column: next(iter(groups))})
+    if problems:
+        raise UsageError(f"{what} mixes runs that differ in {'; '.join(problems)}. Keep one kind with where={option}")
+
+
+def _check_column(runs: pd.DataFrame, dataset: str) -> None:
+    """Refuse a column whose runs are not comparable, or did not see the same masks."""
+    _refuse_mixed(runs, [c for c in runs if c.startswith(_COLUMN)], f"column '{dataset}'")
+    observed = runs[runs["method.supervision"].map(_supervision) == "observed"]
+    masks = [c for c in ("mask.sha256",) if c in runs]
+    for (repetition, seed), same in observed.groupby(["repetition", "mask_seed"]):
+        _refuse_mixed(same, masks, f"column '{dataset}', repetition {repetition}, mask seed {seed}")
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """The identity's columns that the runs of a cell must share."""
+    return [c for c in frame if c not in _DRAWN and not c.startswith(("uses.", "results.", "definitions."))]
+
+
+def _lineage(frame: pd.DataFrame) -> dict[str, str]:
+    """Settings of each run by key, to compare the runs that other runs build on."""
+    rows = frame[_settings(frame)].map(_text).to_dict("records")
+    return {key: json.dumps(row) for key, row in zip(frame["key"], rows, strict=True)}
+
+
+def _cell(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: Mapping[str, str]) -> dict[str, Any]:
+    """Numbers of one cell; refuses runs that are not repetitions of each other."""
+    what = f"method '{method}' on '{dataset}'"
+    cell: dict[str, Any] = {"method": method, "dataset": dataset, "metric": metric, "n": len(runs)}
+    if runs.empty:
+        return cell | {"mean": math.nan, "sd": math.nan, "supervision": "", "remark": ""}
+    _refuse_mixed(runs, _settings(runs), what)
+    twice = runs[runs.duplicated(["repetition", "mask_seed"], keep=False)]
+    if len(twice):
+        raise UsageError(f"{what} has several runs of one repetition and mask seed ({_keys(twice['key'])})")
+    first, values = runs.iloc[0], runs[_RESULT + metric]
+    supervision = _supervision(first["method.supervision"])
+    remarks = [] if supervision == "observed" else [f"supervision: {supervision or 'none'}"]
+    if values.isna().any():
+        remarks.append(f"undefined in {values.isna().sum()} of {len(runs)} runs")
+    for column in (c for c in runs if c.startswith("uses.")):
+        settings = {lineage.get(key) for key in runs[column].dropna()}
+        if None in settings:
+            remarks.append("builds on runs that are not among the records: their settings were not compared")
+        if len(settings - {None}) > 1:
+            raise UsageError(f"{what} mixes runs whose '{column}' have different settings (runs {_keys(runs['key'])})")
+    return cell | {
+        "mean": values.mean(skipna=False),
+        "sd": values.std(ddof=1, skipna=False),
+        "supervision": supervision,
+        "remark": "; ".join(remarks),
+        "repetitions": " ".join(map(_text, sorted(set(runs["repetition"])))),
+        "mask_seeds": " ".join(map(_text, sorted(set(runs["mask_seed"])))),
+        **{c.replace(".", "_"): first[c] for c in ("protocol", "track", "backbone.name", "dataset.version")},
+        "dataset_fingerprint": first["dataset.fingerprint"],
+    }
+
+
+def _show(cell: Mapping[str, Any], digits: int, marks: _Marks) -> Cell:
+    if not cell["n"]:
+        return ()
+    text = "undefined"
+    if not math.isnan(cell["mean"]):
+        spread = f" ± {cell['sd']:.{digits}f}" if cell["n"] > 1 else ""
+        text = f"{cell['mean']:.{digits}f}{spread} ({cell['n']})"
+    return (Part(text, cell["best"], marks(cell["remark"]) if cell["remark"] else ""),)
+
+
+def _describe(runs: pd.DataFrame) -> str:
+    first = runs.iloc[0]
+    scored = [f"{c.removeprefix('definitions.')} {_text(first[c])}" for c in runs if c.startswith("definitions.")]
+    return (
+        f"{first['dataset.id']} version {first['dataset.version']} (fingerprint {first['dataset.fingerprint'][:12]}), "
+        f"protocol {first['protocol']} ({first['protocol_sha256'][:12]}), track {first['track']}, "
+        f"backbone {first['backbone.name']}; definitions: {', '.join(scored)}"
+    )
+
+
+def _published(
+    papers: pd.DataFrame, method: str, dataset: str, protocol: str | None, metric: str
+) -> list[dict[str, Any]]:
+    """Rows of the published tables for one cell; a number that stands in several tables is taken once."""
+    group, _, name = metric.rpartition("/")
+    name = name.split("_")[0]
+    groups = ["top3"] if group.startswith("top3") else ["all", "All"]
+    found = papers[(papers["method"] == method) & (papers["dataset"] == dataset) & (papers["metric"] == name)]
+    found = found[found["group"].isin(groups)]
+    if protocol is not None:
+        found = found[found["protocol"] == protocol]
+    return found.drop_duplicates(["printed", "backbone", "definition"]).to_dict("records")  # type: ignore[return-value]
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    backbone = row["backbone"] or "backbone not stated"
+    return (
+        f"published in {row['paper']}, {row['table']}: {row['metric']} {row['definition']}, {backbone}, "
+        f"images: {row['dataset_version']}; {row['selection']}" + (f"; {row['note']}" if row["note"] else "")
+    )
+
+
+def _footer(metric: str, cells: Sequence[Mapping[str, Any]], published: bool) -> tuple[str, ...]:
+    filled = [c for c in cells if c["n"]]
+    draws = {(c["repetitions"], c["mask_seeds"]) for c in filled}
+    listed = "; ".join(f"repetitions {r} with mask seeds {m}" for r, m in sorted(draws))
+    lines = [
+        f"{metric} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose number "
+        "stands in brackets; one run shows no deviation.",
+        f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
+        "Bold: the best of our methods that were given the observed labels only.",
+    ]
+    if published:
+        lines.append(
+            "Published values stand as printed, bold where the print is known to be; their marks tell the source."
+        )
+    if len(filled) < len(cells):
+        lines.append(f"{MISSING} : no run.")
+    return tuple(lines)
