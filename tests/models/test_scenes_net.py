@@ -1,0 +1,53 @@
+"""The network for `scenes`: shapes, and independence of how a batch is cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mlbench.models.scenes_net import ScenesNet
+
+
+def test_images_become_non_negative_maps_of_64_channels_and_8_by_8():
+    torch.manual_seed(0)
+    maps = ScenesNet()(torch.randn(3, 3, 64, 64))
+    assert maps.shape == (3, ScenesNet().out_channels, 8, 8)
+    assert (maps >= 0).all()
+    assert (maps > 0).any()
+
+
+def test_maps_of_a_picture_do_not_depend_on_the_rest_of_its_batch():
+    torch.manual_seed(0)
+    net = ScenesNet().train()
+    images = torch.randn(6, 3, 64, 64)
+    together = net(images)
+    apart = torch.cat([net(images[:1]), net(images[1:])])
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+
+
+def test_train_and_eval_mode_agree():
+    torch.manual_seed(0)
+    net = ScenesNet()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(net.train()(images), net.eval()(images), rtol=0, atol=0)
+
+
+def test_same_seed_gives_the_same_weights_and_every_weight_gets_a_gradient():
+    torch.manual_seed(3)
+    first = ScenesNet()
+    torch.manual_seed(3)
+    second = ScenesNet()
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    first(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in first.parameters())
+
+
+def test_channels_last_gives_the_same_maps():
+    torch.manual_seed(0)
+    net = ScenesNet()
+    images = torch.randn(2, 3, 64, 64)
+    plain = net(images)
+    fast = net.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(plain, fast, rtol=1e-4, atol=1e-4)
