@@ -1,0 +1,20 @@
+"""From uint8 pixels to the float tensors a network takes, a whole batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] (channels last in memory), ``(x / 255 - mean) / std``."""
+    scale = torch.tensor([255.0 * s for s in std], device=pixels.device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    return (pixels.float() / scale - shift).permute(0, 3, 1, 2)
+
+
+def flip_some(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror left and right the images [B, 3, H, W] picked by bool `chosen` [B]."""
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
