@@ -1,0 +1,254 @@
+"""Protocols: which labels are hidden, how data is split, how a method is trained, selected and scored.
+
+A protocol is a TOML file in ``protocols/`` (or any path given on the command line). ``extends = "name"`` takes
+another protocol and changes the keys given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from mlbench.errors import DataError, UsageError, unknown
+from mlbench.settings import TrainSettings, build, to_plain
+
+TRACKS = ("head", "full")
+_COUNTS = ("classes", "train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Which labels of the training part are shown. `keep` is the share of entries kept (partial processes)."""
+
+    process: str
+    keep: float | None = None
+    seed: int | None = None  # a published draw's own seed; without it the run's mask seed decides
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Where validation images come from.
+
+    "official": the data set's own part; "holdout": the last share of a seeded permutation of the training part
+    (Cole et al. 2021: 20 %, seed 1200); "official_else_holdout": whichever the data set has; "none".
+    """
+
+    validation: Literal["official", "holdout", "official_else_holdout", "none"] = "official_else_holdout"
+    fraction: float = 0.2
+    seed: int = 1200
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise UsageError(f"fraction = {self.fraction}: expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Unspecified:
+    """What the source's UNSPECIFIED labels (WIDER's 0, VOC's difficult) mean in each stage."""
+
+    train: Literal["negative", "positive", "unknown", "ignore"] = "ignore"
+    ap: Literal["negative", "positive", "ignore"] = "ignore"
+    f1: Literal["negative", "positive", "ignore"] = "ignore"
+
+
+@dataclass(frozen=True)
+class MetricRules:
+    """Which of the published definitions make this protocol's numbers."""
+
+    headline: str = "mAP"
+    ap: Literal["step", "envelope", "eleven_point"] = "step"
+    empty_class: Literal["zero", "skip"] = "skip"
+    decision: float = 0.5
+    top_k: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decision <= 1:
+            raise UsageError(f"decision = {self.decision}: expected a probability from 0 to 1")
+        if self.top_k < 1:
+            raise UsageError(f"top_k = {self.top_k}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class DatasetRules:
+    """What a protocol says of one data set: expected counts (classes, train, val, test) and training settings."""
+
+    version: str | None = None
+    expect: Mapping[str, int] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    unspecified: Mapping[str, str] = field(default_factory=dict)
+    annotation: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol, validated.
+
+    `unverified` lists what its source left open, in words. `sha256` covers what decides training (not titles,
+    sources or metric definitions, which can be applied to stored predictions at any time).
+    """
+
+    name: str
+    title: str
+    source: str
+    annotation: Annotation
+    selection: Literal["clean_val", "observed_val", "last"]
+    train: Mapping[str, Any]
+    description: str = ""
+    split: SplitRule = SplitRule()
+    unspecified: Unspecified = Unspecified()
+    metrics: MetricRules = MetricRules()
+    datasets: Mapping[str, DatasetRules] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
+    sha256: str = ""
+    where: str = ""
+
+    def train_settings(self, dataset: str, track: str, changes: Mapping[str, Any]) -> TrainSettings:
+        """Settings for one data set and track: general, then by track, by data set, by both, then `changes`."""
+        rules = self.datasets.get(dataset, DatasetRules())
+        merged: dict[str, Any] = {}
+        for table in (self.train, rules.train):
+            merged |= {k: v for k, v in table.items() if k not in TRACKS}
+            merged |= table.get(track, {})
+        settings = build(TrainSettings, merged, f"{self.where}: [train]")
+        return build(TrainSettings, to_plain(settings) | dict(changes), "train settings") if changes else settings
+
+    def unspecified_for(self, dataset: str) -> Unspecified:
+        """The rule for UNSPECIFIED labels on `dataset`."""
+        own = self.datasets.get(dataset, DatasetRules()).unspecified
+        general = {"train": self.unspecified.train, "ap": self.unspecified.ap, "f1": self.unspecified.f1}
+        return build(Unspecified, general | dict(own), f"{self.where}: [datasets.{dataset}.unspecified]")
+
+    def annotation_for(self, dataset: str) -> Annotation:
+        """The annotation process on `dataset`."""
+        own = self.datasets.get(dataset, DatasetRules()).annotation
+        general = {k: v for k, v in vars(self.annotation).items() if v is not None}
+        return build(Annotation, general | dict(own), f"{self.where}: [datasets.{dataset}.annotation]")
+
+    def check_counts(self, dataset: str, counts: Mapping[str, int]) -> None:
+        """Compare `counts` (classes, train, val, test) with what the protocol expects of `dataset`."""
+        expected = self.datasets.get(dataset, DatasetRules()).expect
+        wrong = [f"{k}: expected {v}, found {counts.get(k, 0)}" for k, v in expected.items() if counts.get(k, 0) != v]
+        if wrong:
+            raise DataError(
+                f"data set '{dataset}' is not what protocol '{self.name}' was defined on ({'; '.join(wrong)}). "
+                "A part of a data set needs an id of its own"
+            )
+
+
+def _shipped() -> dict[str, Any]:
+    return {f.name.removesuffix(".toml"): f for f in files("mlbench.protocols").iterdir() if f.name.endswith(".toml")}
+
+
+def list_protocols() -> dict[str, str]:
+    """Shipped protocols: name and title."""
+    return {name: load_protocol(name).title for name in sorted(_shipped())}
+
+
+def load_protocol(name: str) -> Protocol:
+    """Read a shipped protocol by name, or one's own by the path of its ``.toml`` file."""
+    table, where = _read(name)
+    return _validate(table, where)
+
+
+def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    asked = f"{chain[-1]}: extends: " if chain else ""
+    if name in chain:
+        raise UsageError(f"protocol '{name}' extends itself ({' -> '.join((*chain, name))})")
+    if name.endswith(".toml"):
+        path: Any = Path(name)
+        if not path.is_file():
+            raise UsageError(f"{asked}no protocol file '{name}'")
+    else:
+        shipped = _shipped()
+        if name not in shipped:
+            raise unknown("protocol", name, shipped, asked.removesuffix(": "))
+        path = shipped[name]
+    where = f"protocols/{path.name}" if not name.endswith(".toml") else str(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: not valid TOML: {error}") from None
+    base = table.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise UsageError(f"{where}: extends = {base!r}: expected text")
+        if base.endswith(".toml"):  # beside the file that names it
+            base = os.path.normpath(Path(name).parent / base)
+        table = _merge(_read(base, (*chain, os.path.normpath(name)))[0], table)
+    return table, where
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _validate(table: dict[str, Any], where: str) -> Protocol:
+    from mlbench.store import canonical_json
+
+    sections = {"annotation": Annotation, "split": SplitRule, "unspecified": Unspecified, "metrics": MetricRules}
+    values = dict(table)
+    for key, cls in sections.items():
+        if key in values:
+            if not isinstance(values[key], dict):
+                raise UsageError(f"{where}: '{key}' must be a table")
+            values[key] = build(cls, values[key], f"{where}: [{key}]")  # type: ignore[arg-type]
+    datasets = values.get("datasets", {})
+    if not isinstance(datasets, dict) or not all(isinstance(rules, dict) for rules in datasets.values()):
+        raise UsageError(f"{where}: [datasets.NAME] must be tables")
+    values["datasets"] = {
+        name: build(DatasetRules, rules, f"{where}: [datasets.{name}]") for name, rules in datasets.items()
+    }
+    for key in ("sha256", "where"):
+        if key in values:
+            raise UsageError(f"{where}: key '{key}' is set by mlbench")
+    prose = ("title", "description", "source", "unverified", "metrics")
+    meaning = {key: value for key, value in table.items() if key not in prose}
+    values |= {"sha256": hashlib.sha256(canonical_json(meaning)).hexdigest(), "where": where}
+    protocol = build(Protocol, values, where)
+    _check_train(protocol.train, f"{where}: [train]")
+    _check_annotation(protocol.annotation, f"{where}: [annotation]")
+    for name, rules in protocol.datasets.items():
+        _check_train(rules.train, f"{where}: [datasets.{name}.train]")
+        _check_annotation(protocol.annotation_for(name), f"{where}: [datasets.{name}.annotation]")
+        for key in rules.expect:
+            if key not in _COUNTS:
+                raise unknown("key", key, _COUNTS, f"{where}: [datasets.{name}.expect]")
+    for name in ("", *protocol.datasets):
+        for track in TRACKS:
+            protocol.train_settings(name, track, {})
+        protocol.unspecified_for(name)
+    return protocol
+
+
+def _check_train(table: Mapping[str, Any], where: str) -> None:
+    """The keys of a table of training settings, which may hold a table for each track."""
+    known = (*(f.name for f in fields(TrainSettings)), *TRACKS)
+    for key, value in table.items():
+        if key not in known:
+            raise unknown("key", key, known, where)
+        if key in TRACKS and not isinstance(value, Mapping):
+            raise UsageError(f"{where} {key} = {value!r}: expected a table")
+        if key in TRACKS:
+            _check_train(value, f"{where} {key}")
+
+
+def _check_annotation(annotation: Annotation, where: str) -> None:
+    from mlbench.annotation import check_process
+
+    if annotation.keep is not None and not 0 < annotation.keep <= 1:
+        raise UsageError(f"{where} keep = {annotation.keep:g}: expected a share above 0, at most 1")
+    try:
+        check_process(annotation.process, {} if annotation.keep is None else {"keep": annotation.keep})
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -1,0 +1,145 @@
+"""Tables of settings read from TOML or the command line, checked against a dataclass.
+
+Every error names the file, the key and the nearest right name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from mlbench.errors import UsageError, nearest, unknown
+
+T = TypeVar("T")
+_NOT_NEGATIVE = ("momentum", "weight_decay", "step_factor")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How a phase is trained. All of it is part of a run's identity.
+
+    `batch_size` is the global batch, over all processes and accumulated steps. `lr_multipliers` go by role, the
+    first part of a parameter's name ("backbone", "head", "state", ...). `step_every` counts epochs.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    image_size: int
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "one_cycle", "step", "cosine"] = "constant"
+    step_every: int = 3
+    step_factor: float = 0.1
+    warmup: float = 0.3
+    lr_multipliers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    augment: tuple[Literal["flip"], ...] = ()
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "image_size", "accumulate", "step_every"):
+            if getattr(self, key) < 1:
+                raise UsageError(f"{key} = {getattr(self, key)}: expected at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr = {self.lr}: expected more than 0")
+        if not 0 < self.warmup < 1:
+            raise UsageError(f"warmup = {self.warmup}: expected a share between 0 and 1")
+        multipliers = {f"lr_multipliers.{role}": factor for role, factor in self.lr_multipliers.items()}
+        for key, value in {**{k: getattr(self, k) for k in _NOT_NEGATIVE}, **multipliers}.items():
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{key} = {value}: expected 0 or more")
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make dataclass `cls` of `table`; `where` ("file: [section]") begins every error."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise unknown("key", key, fields, where)
+    values = {key: coerce(value, hints[key], f"{where} {key}") for key, value in table.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise UsageError(f"{where}: missing key '{name}'")
+    try:
+        return cls(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def coerce(value: Any, kind: Any, where: str) -> Any:
+    """Check `value` against type hint `kind`; whole floats become ints and ints floats where that is exact."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in get_args(kind):
+            return None
+        return coerce(value, next(a for a in get_args(kind) if a is not type(None)), where)
+    if origin is Literal:
+        choices = get_args(kind)
+        if value not in choices:
+            listed = ", ".join(map(str, choices))
+            raise UsageError(f"{where} = {value!r}: expected one of {listed}.{nearest(str(value), map(str, choices))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"{where} = {value!r}: expected a list")
+        return tuple(coerce(item, get_args(kind)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} = {value!r}: expected a table")
+        return {str(k): coerce(v, get_args(kind)[1], f"{where}.{k}") for k, v in value.items()}
+    if kind is bool or isinstance(value, bool):
+        if not (kind is bool and isinstance(value, bool)) and kind is not Any:
+            raise UsageError(f"{where} = {value!r}: expected {_named(kind)}")
+        return value
+    if kind is float and isinstance(value, (int, float)):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is Any or isinstance(value, kind):
+        return value
+    raise UsageError(f"{where} = {value!r}: expected {_named(kind)}")
+
+
+def _named(kind: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, str(kind))
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of ``--set key=value``: a number, true/false, a list in brackets, or text."""
+    import tomllib
+
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return found["value"] if len(found) == 1 else text  # a line break could begin another key
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``("delta=0.5", "train.lr=1e-4")``; the same key twice is an error."""
+    found: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"--set {text}: expected key=value")
+        if key in found:
+            raise UsageError(f"--set {key}: given twice")
+        found[key] = parse_value(value.strip())
+    return found
+
+
+def to_plain(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain JSON values."""
+    return {
+        key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+        for key, value in dataclasses.asdict(settings).items()
+    }
