@@ -1,0 +1,299 @@
+"""The method contract: what a method declares, what it is given, and which steps it may replace.
+
+A method that is only a loss overrides `Method.loss`. Everything else has a default that does the plain thing.
+`docs/add-a-method.md` shows the axes one by one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import UsageError, nearest, unknown
+from mlbench.images.views import View
+from mlbench.labels import Labels
+from mlbench.models.heads import HeadSpec
+
+if TYPE_CHECKING:
+    from mlbench.runner.task import Task
+    from mlbench.settings import TrainSettings
+
+#: What a method may be told beyond the observed labels (shown in record and table).
+SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes")
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A declared hyperparameter: default, meaning, and the values allowed.
+
+    `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
+    ("choice", a, b, ...).
+    """
+
+    default: float | int | str | bool
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    search: tuple[Any, ...] = ()
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value` in this hyperparameter's type, or raise UsageError."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not kind:
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
+        if self.choices and value not in self.choices:
+            listed = ", ".join(map(str, self.choices))
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected one of {listed}")
+        number: Any = value  # bounds are given for numbers only
+        too_low = self.low is not None and number < self.low
+        if too_low or (self.high is not None and number > self.high):
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
+        return value
+
+
+#: Every method has these: BoostLU composes with any of them.
+HEAD_HYPERPARAMETERS = {
+    "head.alpha_train": Hyper(1.0, "BoostLU factor in training; 1 is off", low=1.0, high=1e6),
+    "head.alpha_infer": Hyper(1.0, "BoostLU factor in inference; 1 is off", low=1.0, high=1e6),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training.
+
+    `train` changes the run's settings for this stage: keys of `TrainSettings` with values that win over protocol and
+    command line, or a function of the run's settings that returns such changes. `roles` are the parameter roles
+    trained (None: all); the rest is frozen. `source` "images" gives what the track has; "pooled" the pooled features
+    of the untouched backbone, cached. `selection` says which epoch's weights count: "run" (the protocol's rule) or
+    "last" (for a phase that validation mAP cannot judge).
+    """
+
+    name: str = "train"
+    train: Mapping[str, Any] | Callable[[TrainSettings], Mapping[str, Any]] = field(default_factory=dict)
+    roles: tuple[str, ...] | None = None
+    source: str = "images"
+    selection: str = "run"
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (
+            ("source", self.source, ("images", "pooled")),
+            ("selection", self.selection, ("run", "last")),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known, f"phase '{self.name}'")
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Another method's trained weights that this one needs (a teacher, the model it evaluates).
+
+    It is trained once under the same protocol, data, mask and repetition, and found again by its key.
+    """
+
+    method: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """One batch on the device.
+
+    inputs : float [B, 3, H, W] images, or feature maps [B, D, h, w] on track `head`.
+    index : int64 [B] rows of the part the batch is from. labels : training labels; None in inference.
+    views : inputs by view name, where the method declares views (`inputs` is then the first view).
+    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
+        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference.
+    """
+
+    inputs: Tensor
+    index: Tensor
+    labels: Labels | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    side: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """Where training stands, and the way to the rest of the batch.
+
+    epoch counts from 1 in each phase; batch_size is the real size of the whole batch, over all processes.
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    batch_size: int
+    gather: Callable[[Tensor], Tensor]
+    whole: Callable[[], Labels]
+
+
+class Prediction(NamedTuple):
+    """Scores [B, C] and, for methods that decide by a rule of their own, decisions [B, C]."""
+
+    scores: Tensor
+    decisions: Tensor | None = None
+
+
+class Method:
+    """Base of every method. The class docstring's first line is its title; name the source there too.
+
+    Class attributes
+    ----------------
+    version : raise it when the same settings give other numbers.
+    tracks : "head" (frozen backbone, cached features) and/or "full" (end to end).
+    supervision : what the method is given, from `SUPERVISION`.
+    batch_global : the loss looks across the whole batch (a top-k, a batch mean inside a square): logits and labels
+        of all processes are brought together first, and gradient accumulation is refused.
+    reduction : how the loss grows with the batch, "mean" or "sum"; parts of a batch are weighted accordingly.
+    unused_parameters : some trained parameters take no part in some steps (costs time with several processes).
+    stochastic : draws in training differ between processes (dropout), so that one and two need not agree.
+    scores : kind of the predictions, "logit", "probability" or "rank"; decision_rule names own decisions.
+    hyperparameters : declared values; anything else given with ``--set`` is refused.
+    head : keyword arguments of the default head (alpha_train, alpha_infer).
+    views, inputs, uses : see `View`, `Batch.side`, `Uses`.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    tracks: ClassVar[tuple[str, ...]] = ("head", "full")
+    supervision: ClassVar[tuple[str, ...]] = ("observed",)
+    batch_global: ClassVar[bool] = False
+    reduction: ClassVar[str] = "mean"
+    unused_parameters: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    scores: ClassVar[str] = "logit"
+    decision_rule: ClassVar[str] = ""
+    hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
+    head: ClassVar[Mapping[str, float]] = {}
+    views: ClassVar[tuple[View, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[Mapping[str, Uses]] = {}
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.hyper = task.hyper
+
+    # -- the plan -----------------------------------------------------------------------------------------------
+
+    def phases(self) -> Sequence[Phase]:
+        """The stages of training, in order; none for a method that only evaluates."""
+        return [Phase()]
+
+    def network(self, phase: Phase) -> nn.Module:
+        """The module trained in `phase`. A parameter's role is the first part of its name."""
+        return self.task.classifier(self.head_spec())
+
+    def head_spec(self) -> HeadSpec:
+        """The head the hyperparameters ask for."""
+        alphas = self.hyper["head.alpha_train"], self.hyper["head.alpha_infer"]
+        return HeadSpec("linear" if alphas == (1.0, 1.0) else "boostlu", *alphas)
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        """The loss of logits float32 [B, C] (of the whole batch where `batch_global`)."""
+        raise UsageError(f"method '{self.name}' defines neither loss nor training_step")
+
+    def training_step(self, network: nn.Module, batch: Batch, step: Step) -> Tensor | dict[str, Tensor]:
+        """The loss of one batch; a dict of named terms is summed, and each term is logged.
+
+        Where `batch_global`, every tensor with a gradient must pass through `step.gather`, and `step.whole()` are
+        the labels of the whole batch.
+        """
+        logits = network(batch.inputs).logits
+        if self.batch_global:
+            return self.loss(step.gather(logits), step.whole(), step)
+        assert batch.labels is not None
+        return self.loss(logits, batch.labels, step)
+
+    def after_step(self, network: nn.Module, step: Step) -> None:
+        """Called after each optimiser step."""
+
+    def after_epoch(self, network: nn.Module, step: Step) -> None:
+        """Called after each training epoch; may run `task.predict` over the training part and change labels."""
+
+    def handover(self, phase: Phase, network: nn.Module) -> dict[str, Tensor]:
+        """Tensors later phases find in ``task.artefacts[phase.name]``, the selected epoch's `network` being loaded.
+
+        A method that uses this one is given the last phase's ``network.state_dict()`` instead.
+        """
+        return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors the method itself must find again after a kill."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+
+    # -- inference ----------------------------------------------------------------------------------------------
+
+    def predict(self, network: nn.Module, batch: Batch) -> Tensor | Prediction:
+        """Scores [B, C] of a batch; `network` is in evaluation mode, gradients are off.
+
+        Where `decision_rule` is declared, the last phase must give decisions; earlier phases may leave them out.
+        """
+        return network(batch.inputs).logits
+
+    # -- declarations, resolved ---------------------------------------------------------------------------------
+
+    @classmethod
+    def declared(cls) -> dict[str, Hyper]:
+        """All hyperparameters of this method, the head's included."""
+        head = dict(HEAD_HYPERPARAMETERS)
+        for key, value in cls.head.items():
+            name = f"head.{key}"
+            head[name] = Hyper(**{**vars(head[name]), "default": float(value)})
+        return {**cls.hyperparameters, **head}
+
+    @classmethod
+    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
+        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
+
+        Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
+        ``source`` key says where they come from.
+        """
+        module = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if module is None or not Path(module).with_suffix(".toml").is_file():
+            return {}
+        text = Path(module).with_suffix(".toml").read_text(encoding="utf-8")
+        table = tomllib.loads(text).get(cls.name, {}).get(dataset, {})
+        general = {k: v for k, v in table.items() if k not in ("head", "full", "source")}
+        return general | {k: v for k, v in table.get(track, {}).items() if k != "source"}
+
+    @classmethod
+    def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults with `changes` applied and checked; ``head.alpha`` sets both alphas."""
+        declared = cls.declared()
+        changes = dict(changes)
+        if "head.alpha" in changes:
+            alpha = changes.pop("head.alpha")
+            changes = {"head.alpha_train": alpha, "head.alpha_infer": alpha} | changes
+        values = {name: hyper.default for name, hyper in declared.items()}
+        for name, value in changes.items():
+            if name not in declared:
+                known = [*declared, "head.alpha", "train.epochs", "train.lr"]
+                raise UsageError(
+                    f"method '{cls.name}' has no hyperparameter '{name}'.{nearest(name, known)} "
+                    f"Declared: {', '.join(declared)}; training settings are train.KEY"
+                )
+            values[name] = declared[name].check(name, value)
+        return values
+
+
+def private_generator(seed: int) -> torch.Generator:
+    """A CPU generator for a method's own draws."""
+    return torch.Generator().manual_seed(seed % 2**63)

@@ -1,0 +1,153 @@
+"""Batches for training and inference: which pixels or features a part's rows become."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import MlbenchError, unknown
+from mlbench.images.cache import Advance
+from mlbench.images.features import load_features
+from mlbench.images.pixels import load_pixels
+from mlbench.labels import LabelStore
+from mlbench.methods import Batch
+from mlbench.models.backbones import BACKBONES, build_backbone
+from mlbench.models.weights import load_weights
+from mlbench.runner.data import FeatureInputs, ImageInputs, Part
+from mlbench.runner.plan import Run
+from mlbench.seeds import derive
+
+#: Loads one kind of side input for rows of a part: ``loader(index) -> value``.
+SideLoader = Callable[[np.ndarray], Any]
+
+
+def boxes_of(part: Part) -> SideLoader:
+    """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in decoded pixels."""
+    boxes = part.split.boxes if part.split.boxes is not None else np.zeros((0, 6), np.float32)
+    return lambda index: [torch.from_numpy(boxes[boxes[:, 0] == row, 1:].copy()) for row in index]
+
+
+#: Side inputs by name; a package that brings another kind (proposals, tags) adds its loader's maker here.
+SIDE_INPUTS: dict[str, Callable[[Part], SideLoader]] = {"boxes": boxes_of}
+
+
+def start_backbone(run: Run) -> nn.Module:
+    """The run's backbone at its start: pretrained weights, or a random start shared by all methods."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("init backbone", run.dataset.id, run.seed))
+        backbone = build_backbone(run.backbone)
+    if run.weights is not None:
+        load_weights(backbone, run.weights)
+    return backbone
+
+
+class Feed:
+    """Makes batches of a run's parts; pixels and features are prepared when first needed.
+
+    `settings` are the training settings in force (image size, augmentation): the run's, or those of its present phase.
+    """
+
+    def __init__(self, run: Run, device: torch.device, advance: Callable[[str], Advance] | None = None) -> None:
+        self.run, self.device, self.settings = run, device, run.train
+        self._advance = advance
+        self._images: dict[tuple[str, int, tuple[str, ...]], ImageInputs] = {}
+        self._features: dict[tuple[str, int], FeatureInputs] = {}
+        self._side: dict[tuple[str, str], SideLoader] = {}
+        for name in run.method.inputs:
+            if name not in SIDE_INPUTS:
+                raise unknown("side input", name, SIDE_INPUTS, f"method '{run.method.name}'")
+        if "boxes" in run.method.inputs and "boxes" not in run.method.supervision:
+            raise MlbenchError(
+                f"method '{run.method.name}' takes boxes, which tell the labels, without declaring it in `supervision`"
+            )
+
+    def prepare(self, parts: Sequence[str], pooled: bool) -> None:
+        """Load what `parts` need, with progress."""
+        for name in parts:
+            if pooled or self.run.track == "head":
+                self._feature_inputs(name)
+            else:
+                self._image_inputs(name)
+
+    def batch(
+        self, name: str, index: np.ndarray, epoch: int | None, pooled: bool = False, source: str = "images"
+    ) -> Batch:
+        """Rows `index` of part `name`; augmented for `epoch` (None: not), pooled where maps are not needed."""
+        run, size = self.run, self.settings.image_size
+        rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.device)
+        side = {kind: self._on_device(self._side_loader(kind, name)(index)) for kind in run.method.inputs}
+        if source == "pooled" or run.track == "head":
+            inputs = self._feature_inputs(name)
+            inputs.pooled = pooled or source == "pooled"
+            return Batch(inputs.load(index, size, self.device, epoch), rows, side=side)
+        images = self._image_inputs(name)
+        if not run.method.views or epoch is None:
+            return Batch(images.load(index, size, self.device, epoch), rows, side=side)
+        views = {v.name: v.image(images.load(index, v.size or size, self.device, epoch)) for v in run.method.views}
+        return Batch(next(iter(views.values())), rows, views=views, side=side)
+
+    def with_labels(self, batch: Batch, index: np.ndarray, labels: LabelStore) -> Batch:
+        batch.labels = labels.rows(index, self.device)
+        return batch
+
+    def _image_inputs(self, name: str) -> ImageInputs:
+        size, augment = self.settings.image_size, self.settings.augment
+        if (name, size, augment) not in self._images:
+            run, part = self.run, self.run.parts[name]
+            sizes = {size} | {view.size for view in run.method.views if view.size}
+            split = run.dataset.splits[part.source]
+            progress = self._advance(f"decode {part.source} images") if self._advance else None
+            trunk = BACKBONES[run.backbone]
+            self._images[name, size, augment] = ImageInputs(
+                {side: load_pixels(split, side, progress) for side in sorted(sizes)},
+                part.rows,
+                part.split.ids,
+                trunk.mean,
+                trunk.std,
+                augment,
+                (run.dataset.id, run.seed),
+            )
+        return self._images[name, size, augment]
+
+    def _feature_inputs(self, name: str) -> FeatureInputs:
+        size = self.settings.image_size
+        if (name, size) not in self._features:
+            run, part = self.run, self.run.parts[name]
+            backbone = start_backbone(run)
+            start = run.weights.sha256 if run.weights else f"random start {run.dataset.id} {run.seed}"
+            progress = self._advance(f"{run.backbone} features of {part.source}") if self._advance else None
+            features = load_features(
+                run.dataset.splits[part.source],
+                size,
+                backbone,
+                f"{run.backbone} {start}",
+                self.device,
+                progress,
+            )
+            self._features[name, size] = FeatureInputs(features, part.rows)
+        return self._features[name, size]
+
+    def _side_loader(self, kind: str, name: str) -> SideLoader:
+        if (kind, name) not in self._side:
+            part = self.run.parts[name]
+            if kind == "boxes" and name != "train":  # they tell the labels that are to be predicted
+                part = dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=None))
+            self._side[kind, name] = SIDE_INPUTS[kind](part)
+        return self._side[kind, name]
+
+    def _on_device(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(self.device)
+        if isinstance(value, (list, tuple)) and all(isinstance(item, Tensor) for item in value):
+            return [item.to(self.device) for item in value]
+        return value
+
+
+def takes_maps(network: nn.Module) -> bool:
+    """Whether `network`, in its present mode, needs feature maps rather than their mean."""
+    return bool(getattr(getattr(network, "head", None), "needs_maps", True))

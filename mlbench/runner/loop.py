@@ -1,0 +1,291 @@
+"""Training of one phase: batches, steps, validation after each epoch, checkpoints at any step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import MlbenchError, UsageError, unknown
+from mlbench.labels import Labels
+from mlbench.methods import Batch, Method, Phase, Step
+from mlbench.runner.feed import Feed, takes_maps
+from mlbench.runner.task import Task
+from mlbench.runner.world import World
+from mlbench.seeds import derive, id_hashes, keyed_bits
+from mlbench.settings import TrainSettings
+
+
+class StepModule(nn.Module):
+    """One training step as a module, so that everything with a gradient happens inside the wrapped forward."""
+
+    def __init__(self, network: nn.Module, method: Method) -> None:
+        super().__init__()
+        self.network = network
+        self._method = (method,)
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        loss = self._method[0].training_step(self.network, batch, step)
+        return loss if isinstance(loss, dict) else {"loss": loss}
+
+
+@dataclass
+class Position:
+    """Where a phase stands: the epoch (from 1), the next batch in it, and what the epoch has summed up so far."""
+
+    epoch: int = 1
+    batch: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def epoch_order(ids: tuple[str, ...], names: tuple[str | int, ...]) -> np.ndarray:
+    """Row order of one epoch: sorted by a draw keyed by (names, sample id), so no library's shuffle is involved."""
+    return np.argsort(keyed_bits(id_hashes(ids), derive("order", *names)), kind="stable")
+
+
+def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """One parameter group a role, its learning rate multiplied by the role's factor."""
+    roles: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            roles.setdefault(name.partition(".")[0], []).append(parameter)
+    if not roles:
+        raise UsageError("this phase has no trainable parameter")
+    groups = [
+        {"params": params, "lr": settings.lr * settings.lr_multipliers.get(role, 1.0), "role": role}
+        for role, params in sorted(roles.items())
+    ]
+    decay = settings.weight_decay
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, weight_decay=decay)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=decay)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=decay)
+    return torch.optim.RMSprop(groups, momentum=settings.momentum, weight_decay=decay)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate after each of ``epochs * steps`` optimiser steps.
+
+    "one_cycle" is PyTorch's, which also moves the momentum (Adam's first beta) from 0.95 to 0.85 and back, so that
+    `momentum` has no effect. UsageError if its share of steps to warm up is no whole step.
+    """
+    total = settings.epochs * steps
+    if settings.schedule == "one_cycle":
+        if settings.warmup * total <= 1:
+            raise UsageError(f"train.warmup = {settings.warmup} of {total} steps leaves one_cycle nothing to rise over")
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total, pct_start=settings.warmup)
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+    if settings.schedule == "step":
+        every, factor = settings.step_every * steps, settings.step_factor
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor ** (done // every))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1.0)
+
+
+def freeze_other_roles(network: nn.Module, roles: tuple[str, ...] | None) -> None:
+    """Leave only the parameters of `roles` trainable (None: all); UsageError for a role the network has not."""
+    parameters = {name: name.partition(".")[0] for name, _ in network.named_parameters()}
+    known = {*parameters.values(), *dict(network.named_children())}
+    for role in roles or ():
+        if role not in known:
+            raise unknown("role", role, known, "this phase")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(roles is None or parameters[name] in roles)
+
+
+def set_training_mode(network: nn.Module, roles: tuple[str, ...] | None) -> None:
+    """Training mode, but frozen roles keep their running statistics."""
+    network.train()
+    for role, module in network.named_children():
+        if roles is not None and role not in roles:
+            module.eval()
+
+
+class PhaseLoop:
+    """Trains one phase from its `position`; `save` is called whenever a checkpoint is due."""
+
+    def __init__(self, task: Task, method: Method, phase: Phase, network: nn.Module, world: World, feed: Feed) -> None:
+        self.task, self.method, self.phase, self.network = task, method, phase, network
+        self.world, self.feed = world, feed
+        self.settings = task.train
+        self.part = feed.run.parts["train"]
+        self.steps = math.ceil(len(self.part) / self.settings.batch_size)
+        freeze_other_roles(network, phase.roles)
+        network.to(world.device)
+        self.module = world.prepare(StepModule(network, method), method.unused_parameters)
+        self.optimizer = make_optimizer(network, self.settings)
+        self.scheduler = make_scheduler(self.optimizer, self.settings, self.steps)
+        self.position = Position()
+
+    def run_epoch(self, due: Callable[[], bool], save: Callable[[], None], advance: Callable[[int], None]) -> dict:
+        """Finish the present epoch; returns its training record. The caller moves on to the next."""
+        here, started = self.position, time.perf_counter()
+        before = here.seconds
+        names = (self.feed.run.dataset.id, self.feed.run.seed, here.epoch)
+        order = epoch_order(self.part.split.ids, names)
+        size = self.settings.batch_size
+        set_training_mode(self.network, self.phase.roles)
+        while here.batch < self.steps:
+            rows = order[here.batch * size : (here.batch + 1) * size]
+            self._step(rows)
+            here.batch += 1
+            here.images += len(rows)
+            here.seconds = before + time.perf_counter() - started
+            advance(len(rows))
+            if due():
+                save()
+        self.method.after_epoch(self.network, self._context(len(order), [], order))
+        self._apply(self.task.take_changes(), replicated=True)
+        terms = {name: (total / here.images).item() for name, total in sorted(here.terms.items())}
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            raise MlbenchError(
+                f"{', '.join(bad)} of method '{self.method.name}' is not finite in epoch {here.epoch} of phase "
+                f"'{self.phase.name}' (lr {self.settings.lr:g}): nothing is recorded"
+            )
+        seconds = before + time.perf_counter() - started
+        return {
+            "phase": self.phase.name,
+            "epoch": here.epoch,
+            "loss": sum(terms.values()),
+            "seconds": seconds,
+            "images_per_s": here.images / seconds,
+            "log": terms | {"pseudo_labels": int(self.task.labels.pseudo.sum())},
+        }
+
+    def next_epoch(self) -> None:
+        self.position = Position(epoch=self.position.epoch + 1)
+
+    @property
+    def done(self) -> bool:
+        return self.position.epoch > self.settings.epochs
+
+    def terms_without_gradient(self, epochs: int = 3) -> list[str]:
+        """Names of loss terms that have gradient zero to every trainable parameter on the first rows, in each of the
+        first `epochs` epochs; no step is taken."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        index = np.arange(min(len(self.part), self.settings.batch_size))
+        alive: set[str] = set()
+        names: set[str] = set()
+        set_training_mode(self.network, self.phase.roles)
+        for epoch in range(1, min(epochs, max(self.settings.epochs, 2)) + 1):
+            self.position = Position(epoch=epoch)
+            pooled = not takes_maps(self.network)
+            batch = self.feed.batch("train", index, epoch, pooled, self.phase.source)
+            batch = self.feed.with_labels(batch, index, self.task.labels)
+            for name, term in self.module(batch, self._context(len(index), [len(index)], index)).items():
+                names.add(name)
+                gradients = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
+                if any(g is not None and bool(g.abs().max() > 0) for g in gradients):
+                    alive.add(name)
+        self.position = Position()
+        return sorted(names - alive)
+
+    def _step(self, rows: np.ndarray) -> None:
+        run = self.feed.run
+        pieces = np.array_split(rows, self.settings.accumulate) if self.settings.accumulate > 1 else [rows]
+        pieces = [piece for piece in pieces if len(piece)]
+        changes = []
+        for number, piece in enumerate(pieces):
+            local, sizes = self.world.share(piece)
+            dummy = not len(local)
+            index = piece[:1] if dummy else local  # a process without rows takes part with weight zero
+            pooled = not takes_maps(self.network)
+            batch = self.feed.batch("train", index, self.position.epoch, pooled, self.phase.source)
+            batch = self.feed.with_labels(batch, index, self.task.labels)
+            whole: list[Labels] = []
+            step = self._context(len(rows), sizes, piece, whole)
+            if number == len(pieces) - 1:
+                terms = self.module(batch, step)
+                self._backward(terms, len(index), dummy, sizes, len(rows))
+            else:
+                with self.world.accelerator.no_sync(self.module):
+                    terms = self.module(batch, step)
+                    self._backward(terms, len(index), dummy, sizes, len(rows))
+            if run.method.batch_global:
+                changes += [c for labels in whole for c in labels.pending]
+            elif batch.labels is not None and not dummy:
+                changes += batch.labels.pending
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._apply(changes, replicated=run.method.batch_global)
+        self.method.after_step(self.network, step)
+
+    def _backward(self, terms: dict[str, Tensor], local: int, dummy: bool, sizes: list[int], total: int) -> None:
+        """Scale so that the mean over processes, summed over pieces, is the gradient of the whole batch's loss.
+
+        A batch-global loss is the whole batch's on every process, with gradient through its own rows only.
+        """
+        if self.method.batch_global:
+            share = float(self.world.size)
+        elif self.method.reduction == "sum":
+            share = 0.0 if dummy else float(self.world.size)
+        else:
+            share = 0.0 if dummy else self.world.size * local / total
+        self.world.accelerator.backward(sum(terms.values()) * share)
+        for name, term in terms.items():
+            part = term.detach()
+            if not self.method.batch_global:
+                part = self.world.accelerator.reduce(part * (share / self.world.size), "sum")
+            kept = self.position.terms.get(name)
+            weighted = part.double() * total
+            self.position.terms[name] = weighted if kept is None else kept + weighted
+
+    def _context(self, total: int, sizes: list[int], piece: np.ndarray, whole: list[Labels] | None = None) -> Step:
+        def whole_labels() -> Labels:
+            labels = self.task.labels.rows(piece, self.world.device)
+            if whole is not None:
+                whole.append(labels)
+            return labels
+
+        here = self.position
+        return Step(
+            phase=self.phase.name,
+            epoch=here.epoch,
+            epochs=self.settings.epochs,
+            step=(here.epoch - 1) * self.steps + here.batch,
+            steps=self.settings.epochs * self.steps,
+            batch_size=total,
+            gather=lambda tensor: self.world.gather(tensor, sizes),
+            whole=whole_labels,
+        )
+
+    def _apply(self, changes: list, replicated: bool) -> None:
+        for change in self.world.gather_changes(changes, replicated):
+            self.task.labels.apply(change, self.position.epoch)
+
+    # -- what a checkpoint holds --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        here = self.position
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "labels": self.task.labels.state_dict(),
+            "method": self.method.state_dict(),
+            "position": vars(here) | {"terms": dict(here.terms)},
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.task.labels.load_state_dict(saved["labels"])
+        self.method.load_state_dict(saved["method"])
+        terms = {name: total.to(self.world.device) for name, total in saved["position"]["terms"].items()}
+        self.position = Position(**(saved["position"] | {"terms": terms}))

@@ -1,0 +1,258 @@
+"""From what a person asked for to one frozen, hashed run: every semantic setting resolved before training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlbench import HARNESS_VERSION
+from mlbench.annotation import Mask
+from mlbench.datasets import list_datasets, load_dataset
+from mlbench.datasets.base import Dataset
+from mlbench.errors import UsageError, unknown
+from mlbench.images.pixels import RESIZE_RULE
+from mlbench.methods import Method, Phase
+from mlbench.models.backbones import BACKBONES
+from mlbench.models.weights import StartWeights, WeightsFile, find_weights
+from mlbench.protocol import TRACKS, Protocol, load_protocol
+from mlbench.registry import load_method
+from mlbench.runner.data import Part, make_parts
+from mlbench.settings import TrainSettings, build, to_plain
+from mlbench.store import run_key
+
+EMBEDDED = "scenes"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `mlbench run`. Names may also be given as the objects themselves.
+
+    A `mask` given (``mlbench.annotation.load_mask``) is used instead of a draw.
+    """
+
+    protocol: str | Protocol
+    method: str | type[Method]
+    dataset: str | Dataset = EMBEDDED
+    data_root: Path | None = None
+    backbone: str | None = None
+    weights: Path | None = None
+    track: str | None = None
+    seed: int = 0
+    mask_seed: int = 0
+    mask: Mask | None = None
+    epochs: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, frozen: `identity` holds all that decides its numbers, `key` is its SHA-256."""
+
+    request: Request
+    protocol: Protocol
+    method: type[Method]
+    dataset: Dataset
+    parts: Mapping[str, Part]
+    mask: Mask
+    track: str
+    backbone: str
+    weights: WeightsFile | None
+    train: TrainSettings
+    hyper: Mapping[str, Any]
+    selection: str
+    uses: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def seed(self) -> int:
+        return self.request.seed
+
+    @property
+    def start(self) -> StartWeights:
+        """Where the backbone starts from, for record and screen."""
+        return StartWeights.of(self.backbone, self.weights)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers, and nothing else (no path, no machine)."""
+        counts = {name: len(part) for name, part in sorted(self.parts.items())}
+        return {
+            "harness": HARNESS_VERSION,
+            "protocol": self.protocol.name,
+            "protocol_sha256": self.protocol.sha256,
+            "dataset": {
+                "id": self.dataset.id,
+                "version": self.dataset.version,
+                "fingerprint": self.dataset.fingerprint,
+            },
+            "split": {**to_plain(self.protocol.split), **counts},
+            "mask": {
+                "process": self.mask.process,
+                "params": dict(self.mask.params),
+                "seed": self.mask.seed,
+                "sha256": self.mask.sha256,
+            },
+            "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
+            "track": self.track,
+            "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
+            "resize": RESIZE_RULE,
+            "method": {
+                "name": self.method.name,
+                "version": self.method.version,
+                "hyperparameters": dict(self.hyper),
+                "supervision": list(self.method.supervision),
+            },
+            "train": to_plain(self.train),
+            "precision": self.request.precision,
+            "selection": self.selection,
+            "uses": dict(self.uses),
+            "repetition": self.seed,
+            "mask_seed": self.request.mask_seed,
+        }
+
+    @property
+    def key(self) -> str:
+        return run_key(self.identity)
+
+
+def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:
+    """Load and check everything a run needs.
+
+    `uses` gives the keys of the runs this one builds on; without it they are those of `used_requests`.
+    """
+    run = _resolve(request)
+    if uses is None:
+        uses = {name: resolve(used).key for name, used in used_requests(run).items()}
+    return dataclasses.replace(run, uses=uses)
+
+
+def used_requests(run: Run) -> dict[str, Request]:
+    """The runs that `run` builds on, by the name its method gives them: same protocol, data, mask, track and seeds.
+
+    They follow the run's training settings too, where the method's `Uses` does not fix them.
+    """
+    asked = dict(run.request.changes)
+    if run.request.epochs is not None:
+        asked["train.epochs"] = run.request.epochs
+    shared = {key: value for key, value in asked.items() if key.startswith(("train.", "annotation."))}
+    same = dataclasses.replace(
+        run.request, protocol=run.protocol, dataset=run.dataset, track=run.track, mask=run.mask, epochs=None
+    )
+    return {
+        name: dataclasses.replace(same, method=use.method, changes={**shared, **use.hyperparameters})
+        for name, use in run.method.uses.items()
+    }
+
+
+def _resolve(request: Request) -> Run:
+    protocol = request.protocol if isinstance(request.protocol, Protocol) else load_protocol(request.protocol)
+    method = load_method(request.method) if isinstance(request.method, str) else request.method
+    if isinstance(request.dataset, Dataset):
+        dataset = request.dataset
+    else:
+        dataset = load_dataset(request.dataset, request.data_root)
+    if request.seed < 0 or request.mask_seed < 0:
+        raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
+    notes = list(dataset.notes)
+    backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES)
+    weights = find_weights(backbone, request.weights)
+    track = _choose_track(request, method, dataset, weights, notes)
+    settings = method.settings_for(dataset.id, track)
+    asked = dict(request.changes)
+    if request.epochs is not None:
+        if asked.get("train.epochs", request.epochs) != request.epochs:
+            raise UsageError("--epochs and --set train.epochs disagree: give one of them")
+        asked["train.epochs"] = request.epochs
+    keep = asked.pop("annotation.keep", None)
+    merged = settings | asked
+    train_changes = {k.removeprefix("train."): v for k, v in merged.items() if k.startswith("train.")}
+    hyper = method.resolve({k: v for k, v in merged.items() if not k.startswith("train.")})
+    train = protocol.train_settings(dataset.id, track, train_changes)
+    if track == "full" and "flip" in train.augment and not dataset.flippable:
+        notes.append(f"images of '{dataset.id}' are not mirrored: a mirrored one is another class")
+    train = allowed_settings(train, method, dataset, track)
+    if keep is not None and protocol.annotation_for(dataset.id).keep is None:
+        raise UsageError(f"--set annotation.keep: protocol '{protocol.name}' does not hide a share of the labels")
+    if request.mask_seed and protocol.annotation_for(dataset.id).seed is not None:
+        raise UsageError(f"--mask-seed: protocol '{protocol.name}' uses one published draw for all runs")
+    parts, mask = make_parts(dataset, protocol, request.mask_seed, keep, request.mask)
+    counts = {"classes": len(dataset.classes)} | {name: len(part) for name, part in parts.items()}
+    protocol.check_counts(dataset.id, counts)
+    selection: str = protocol.selection
+    if selection != "last" and "val" not in parts:
+        raise UsageError(f"protocol '{protocol.name}' selects by '{selection}' but has no validation part")
+    return Run(
+        request,
+        protocol,
+        method,
+        dataset,
+        parts,
+        mask,
+        track,
+        backbone,
+        weights,
+        train,
+        hyper,
+        selection,
+        {},
+        tuple(notes),
+    )
+
+
+def allowed_settings(train: TrainSettings, method: type[Method], dataset: Dataset, track: str) -> TrainSettings:
+    """`train` without augmentation that features or this data set do not allow; UsageError if `method` forbids it."""
+    if method.batch_global and train.accumulate > 1:
+        raise UsageError(
+            f"method '{method.name}' looks across the whole batch: gradient accumulation (train.accumulate = "
+            f"{train.accumulate}) would change what it computes. Use more processes or a smaller batch"
+        )
+    kept = tuple(a for a in train.augment if track == "full" and (a != "flip" or dataset.flippable))
+    return dataclasses.replace(train, augment=kept)
+
+
+def phase_settings(run: Run, phase: Phase) -> TrainSettings:
+    """The training settings of `run` with a phase's changes."""
+    changes = phase.train(run.train) if callable(phase.train) else phase.train
+    known = {field.name for field in dataclasses.fields(TrainSettings)}
+    for name in changes:
+        if name not in known:
+            raise unknown("training setting", name, known, f"phase '{phase.name}'")
+    changed = build(TrainSettings, to_plain(run.train) | dict(changes), f"phase '{phase.name}'")
+    return allowed_settings(changed, run.method, run.dataset, run.track)
+
+
+def _choose_track(
+    request: Request, method: type[Method], dataset: Dataset, weights: WeightsFile | None, notes: list[str]
+) -> str:
+    if request.track is not None:
+        if request.track not in TRACKS:
+            raise unknown("track", request.track, TRACKS, "--track")
+        if request.track not in method.tracks:
+            raise UsageError(
+                f"method '{method.name}' does not run on track '{request.track}', only on "
+                f"{', '.join(method.tracks)}: part of it would have no effect there"
+            )
+        track = request.track
+    else:
+        track = "full" if dataset.id == EMBEDDED or weights is None else "head"
+        if track not in method.tracks:
+            track = method.tracks[0]
+        notes.append(f"track '{track}' was chosen for this data set; --track chooses another")
+    if track == "head" and weights is None:
+        raise UsageError(
+            "track 'head' trains on features of a pretrained backbone, and no weights for "
+            f"'{request.backbone or 'resnet50'}' were found here: give a file with --weights, or use --track full"
+        )
+    return track
+
+
+def default_dataset_note() -> str:
+    """The line that says which data set a run takes when none is named."""
+    others = [name for name in list_datasets() if name != EMBEDDED]
+    return f"No --dataset given: using the embedded one, '{EMBEDDED}'. Others: {', '.join(others)}, or a .toml file"

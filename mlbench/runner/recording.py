@@ -1,0 +1,103 @@
+"""What a finished run writes down: its predictions, the labels it consumed, and the record that ties them together."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlbench.annotation import State
+from mlbench.errors import MlbenchError
+from mlbench.methods import Phase, Prediction
+from mlbench.predictions import Predictions
+from mlbench.provenance import collect_provenance
+from mlbench.runner.plan import Run
+from mlbench.settings import to_plain
+
+
+def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predictions:
+    """The predictions of part `name` in `epoch` (0: nothing was trained), keyed by sample id."""
+    part = run.parts[name]
+    if run.method.decision_rule and seen.decisions is None:
+        raise MlbenchError(
+            f"method '{run.method.name}' declares decision_rule, but predict gave no decisions in the last phase"
+        )
+    return Predictions(
+        scores=seen.scores.numpy(),
+        kind=run.method.scores,  # type: ignore[arg-type]  # Predictions checks it
+        ids=part.split.ids,
+        groups=part.split.groups,
+        classes=run.dataset.classes,
+        decisions=None if seen.decisions is None else seen.decisions.numpy(),
+        decision_rule=run.method.decision_rule or None,
+        meta={"key": run.key, "dataset": run.dataset.id, "split": name, "epoch": str(epoch)},
+    )
+
+
+def labels_consumed(run: Run, given: np.ndarray) -> dict[str, Any]:
+    """How many labels the run consumed: in training (int8 states `given`), and in choosing the epoch."""
+
+    def count(states: np.ndarray) -> int:
+        return int(((states == State.POSITIVE) | (states == State.NEGATIVE)).sum())
+
+    looked = 0
+    if run.selection != "last":
+        part = run.parts["val"]
+        looked = count(part.labels if run.selection == "clean_val" else part.observed)
+    extra = [level for level in run.method.supervision if level != "observed"]
+    return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
+
+
+def compose_record(
+    run: Run,
+    given: np.ndarray,
+    phases: Sequence[Phase],
+    epochs: list[dict[str, Any]],
+    selected: dict[str, Any],
+    *,
+    results: dict[str, Any],
+    per_class: dict[str, Any],
+    files: dict[str, Any],
+    weights: dict[str, str],
+    started: datetime.datetime,
+    seconds: float,
+    processes: int,
+    argv: Sequence[str],
+) -> dict[str, Any]:
+    """The record of a finished run, in the shape of ``schema/record.json``."""
+    rules = run.protocol.unspecified_for(run.dataset.id)
+    trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
+    spent = sum(row["seconds"] for row in epochs)
+    return {
+        "schema": 1,
+        "key": run.key,
+        "identity": run.identity,
+        "definitions": to_plain(run.protocol.metrics) | {"unspecified": to_plain(rules)},
+        "results": results,
+        "per_class": per_class,
+        "selected": selected,
+        "epochs": epochs,
+        "phases": [
+            {
+                "name": phase.name,
+                "epochs": sum(row["phase"] == phase.name for row in epochs),
+                "seconds": sum(row["seconds"] for row in epochs if row["phase"] == phase.name),
+            }
+            for phase in phases
+        ],
+        "predictions": files,
+        "weights": weights,
+        "supervision": labels_consumed(run, given),
+        "notes": [*run.notes, run.start.note],
+        "provenance": collect_provenance(
+            processes=processes,
+            threads=torch.get_num_threads(),
+            started=started,
+            seconds=seconds,
+            images_per_s=trained / spent if spent else None,
+            argv=argv,
+        ),
+    }

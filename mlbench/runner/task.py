@@ -1,0 +1,119 @@
+"""What a method is given: its settings, the training labels it may see, and the means to build and to look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlbench.annotation import State, map_unspecified
+from mlbench.errors import MlbenchError
+from mlbench.labels import Change, LabelStore
+from mlbench.methods import Phase, private_generator
+from mlbench.models.backbones import BACKBONES
+from mlbench.models.heads import Classifier, HeadSpec, build_head
+from mlbench.runner.data import training_labels
+from mlbench.runner.evaluate import predict_part
+from mlbench.runner.feed import Feed, start_backbone
+from mlbench.runner.plan import Run, phase_settings
+from mlbench.runner.world import World
+from mlbench.seeds import derive
+from mlbench.settings import TrainSettings
+
+
+class Task:
+    """A method's view of its run.
+
+    Attributes
+    ----------
+    classes : class names. num_train : training rows. track : "head" or "full". device : where tensors go.
+    hyper : hyperparameters by name. train : training settings of the present phase.
+    labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    """
+
+    def __init__(self, run: Run, world: World, feed: Feed) -> None:
+        part = run.parts["train"]
+        rule = run.protocol.unspecified_for(run.dataset.id).train
+        self._run, self._world, self._feed = run, world, feed
+        self.classes = run.dataset.classes
+        self.num_classes = len(self.classes)
+        self.num_train = len(part)
+        self.track = run.track
+        self.device = world.device
+        self.hyper: Mapping[str, Any] = run.hyper
+        self.train: TrainSettings = run.train
+        self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
+        self.artefacts: dict[str, dict[str, Tensor]] = {}
+        self._changes: list[Change] = []
+        self._source = "images"
+        self._mean_positives = float((map_unspecified(part.labels, rule) == State.POSITIVE).sum(axis=1).mean())
+
+    @property
+    def label_count(self) -> float:
+        """Mean number of true positives of a training image: for methods that declare supervision "label_count"."""
+        if "label_count" not in self._run.method.supervision:
+            raise MlbenchError(
+                f"method '{self._run.method.name}' reads label_count, which is computed from full labels, "
+                "without declaring it in `supervision`"
+            )
+        return self._mean_positives
+
+    def backbone(self) -> nn.Module:
+        """The run's backbone at its start; on track `head`, whose inputs are features already, only their width."""
+        return start_backbone(self._run) if self.track == "full" else self.feature_width()
+
+    def feature_width(self) -> nn.Module:
+        """In place of the backbone in a phase fed from cached pooled features."""
+        return FeatureWidth(BACKBONES[self._run.backbone].out_channels)
+
+    def classifier(self, spec: HeadSpec, backbone: nn.Module | None = None) -> Classifier:
+        """Backbone and head, started from numbers that all methods share."""
+        trunk: Any = self.backbone() if backbone is None else backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive("init head", self._run.dataset.id, self._run.seed))
+            head = build_head(spec, trunk.out_channels, self.num_classes)
+        return Classifier(trunk, head)
+
+    def predict(self, network: nn.Module, augment: bool = False, epoch: int = 0) -> Tensor:
+        """Scores [N, C] of the whole training part by ``method.predict``, on every process, in row order.
+
+        With `augment`, images are augmented as in training epoch `epoch`.
+        """
+        seen = predict_part(
+            network, self._method.predict, self._feed, "train", self._world, epoch if augment else None, self._source
+        )
+        return seen.scores
+
+    def change_labels(self, rows: Tensor, classes: Tensor, state: State, values: Tensor) -> None:
+        """Ask for label changes outside a step (`after_epoch`); every process must ask for the same."""
+        states = np.full(len(rows), int(state), dtype=np.int8)
+        self._changes.append(Change(rows.cpu().numpy(), classes.cpu().numpy(), states, values.float().cpu().numpy()))
+
+    def generator(self, name: str) -> torch.Generator:
+        """A generator for the method's own draws, different for each `name`, the same on every process."""
+        return private_generator(derive("method", self._run.method.name, self._run.dataset.id, self._run.seed, name))
+
+    def take_changes(self) -> list[Change]:
+        """The changes asked for since the last call (for the runner)."""
+        taken, self._changes = self._changes, []
+        return taken
+
+    def begin(self, phase: Phase) -> None:
+        """Take on the settings and the source of `phase` (for the runner)."""
+        self.train, self._source = phase_settings(self._run, phase), phase.source
+        self._feed.settings = self.train
+
+    def bind(self, method: Any) -> None:
+        """Tell the task whose predictions `predict` means (for the runner)."""
+        self._method = method
+
+
+class FeatureWidth(nn.Identity):
+    """Passes features through, and knows how wide they are."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels

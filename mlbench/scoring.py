@@ -1,0 +1,105 @@
+"""From predictions and labels to the numbers of a record, under a protocol's definitions. All values in percent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlbench.annotation import State, map_unspecified
+from mlbench.errors import DataError
+from mlbench.metrics import (
+    average_precision,
+    mean_accuracy,
+    mean_average_precision,
+    precision_recall_f1,
+    scores_of_kind,
+    threshold,
+    top_k,
+    top_k_thresholded,
+)
+from mlbench.predictions import Predictions
+from mlbench.protocol import MetricRules, Unspecified
+
+_AP_NAMES = {"step": "mAP_step", "envelope": "mAP_envelope", "eleven_point": "mAP_11point"}
+
+
+def targets_of(labels: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """Bool (targets, known) of raw states [N, C] under the protocol's rule for UNSPECIFIED."""
+    mapped = map_unspecified(labels, rule)
+    return mapped == State.POSITIVE, (mapped == State.POSITIVE) | (mapped == State.NEGATIVE)
+
+
+def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Rows of `predictions` for `ids`, in that order; DataError if samples or classes differ."""
+    if tuple(predictions.classes) != tuple(classes):
+        raise DataError("predictions were made for other classes, or in another order, than the data set has")
+    row = {sample: i for i, sample in enumerate(predictions.ids)}
+    missing = [sample for sample in ids if sample not in row]
+    if missing or len(row) != len(ids):
+        extra = len(row) - (len(ids) - len(missing))
+        raise DataError(
+            f"predictions do not cover the data: {len(missing)} samples missing ({', '.join(missing[:3])}), "
+            f"{extra} extra"
+        )
+    return np.array([row[sample] for sample in ids], dtype=np.int64)
+
+
+def score_predictions(
+    predictions: Predictions,
+    labels: np.ndarray,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    rules: MetricRules,
+    unspecified: Unspecified,
+) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+    """All numbers of one prediction file against raw labels int8 [N, C].
+
+    Returns (results, per_class), in percent; None where a number is undefined. "mAP" is the protocol's own flavour
+    and rule for empty classes; the other flavours stand beside it under their names.
+    """
+    order = align(predictions, ids, classes)
+    scores = scores_of_kind(predictions.kind, predictions.scores[order])
+    results: dict[str, float] = {}
+    targets, known = targets_of(labels, unspecified.ap)
+    per_class: dict[str, dict[str, float | None]] = {}
+    for flavour, name in _AP_NAMES.items():
+        ap = average_precision(scores, targets, known, flavour)
+        results[name] = mean_average_precision(ap, rules.empty_class)
+        if flavour == rules.ap:
+            results["mAP"] = results[name]
+            per_class["AP"] = _by_class(classes, ap)
+    targets, known = targets_of(labels, unspecified.f1)
+    decisions = {}
+    if predictions.decisions is not None:
+        decisions[""] = predictions.decisions[order]
+    elif predictions.kind != "rank":
+        decisions[""] = threshold(scores, rules.decision)
+    decisions[f"top{rules.top_k}_strict/"] = top_k(scores, rules.top_k)
+    if predictions.kind != "rank":
+        decisions[f"top{rules.top_k}_thresholded/"] = top_k_thresholded(scores, rules.top_k, rules.decision)
+    for prefix, decided in decisions.items():
+        label_based = precision_recall_f1(decided, targets, known)
+        for name in ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O"):
+            shown = name.replace("_C", "-C", 1).replace("_O", "-O", 1)
+            results[prefix + shown] = float(getattr(label_based, name))
+        if not prefix:
+            results["mA"] = mean_accuracy(decided, targets, known).value
+            per_class["F1"] = _by_class(classes, label_based.F1)
+    return {name: _percent(value) for name, value in sorted(results.items())}, per_class
+
+
+def observed_map(scores: np.ndarray, kind: str, observed: np.ndarray, empty_class: str) -> float:
+    """Validation mAP in percent on observed labels, unknown counted as negative (UNSPECIFIED left out)."""
+    ap = average_precision(scores_of_kind(kind, scores), observed == State.POSITIVE, observed != State.UNSPECIFIED)
+    return 100.0 * mean_average_precision(ap, empty_class)
+
+
+def _percent(value: float) -> float | None:
+    return None if math.isnan(value) else 100.0 * value
+
+
+def _by_class(classes: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    return {name: _percent(float(value)) for name, value in zip(classes, values, strict=True)}

@@ -1,0 +1,57 @@
+"""A tiny data set made from nothing, for the conformance suite and for tests of plugins."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlbench.annotation import State
+from mlbench.datasets.base import Dataset, Split
+from mlbench.seeds import derive
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images held in memory: uint8 [N, H, W, 3]."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def load(self, row: int) -> np.ndarray:
+        return self.array[row]
+
+    def describe(self, row: int) -> str:
+        return f"array {hashlib.sha256(self.array[row].tobytes()).hexdigest()[:16]}"
+
+
+def tiny_dataset(train: int = 32, val: int = 8, test: int = 9, classes: int = 4, size: int = 64) -> Dataset:
+    """Coloured noise with a bright patch for each class present, boxes kept; the same on every call."""
+    random = np.random.RandomState(derive("tiny", train, val, test, classes) % 2**32)
+    splits = {}
+    cell = size // classes
+    for name, count in (("train", train), ("val", val), ("test", test)):
+        present = random.rand(count, classes) < 0.45
+        present[np.arange(count), random.randint(0, classes, count)] = True
+        array = random.randint(0, 120, (count, size, size, 3)).astype(np.uint8)
+        boxes = []
+        for row, c in zip(*np.nonzero(present), strict=True):
+            top = random.randint(0, size - cell)
+            array[row, top : top + cell, c * cell : (c + 1) * cell, c % 3] = 255
+            boxes.append((row, c, c * cell, top, (c + 1) * cell, top + cell))
+        labels = np.where(present, State.POSITIVE, State.NEGATIVE).astype(np.int8)
+        ids = tuple(f"{name}/{i:03d}" for i in range(count))
+        splits[name] = Split(ids, labels, ArrayImages(array), boxes=np.array(boxes, dtype=np.float32))
+    return Dataset("tiny", "1", tuple(f"class {c}" for c in range(classes)), splits)
+
+
+def with_other_hidden_labels(dataset: Dataset, observed: np.ndarray) -> Dataset:
+    """`dataset` with every training label inverted that `observed` [N, C] does not show: nobody allowed to see only
+    `observed` can tell the two apart."""
+    train = dataset.splits["train"]
+    labels = np.where(observed == State.UNKNOWN, -train.labels, train.labels).astype(np.int8)
+    other = Split(train.ids, labels, train.images, train.groups, train.boxes)
+    return Dataset(dataset.id, dataset.version, dataset.classes, {**dataset.splits, "train": other})

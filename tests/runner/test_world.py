@@ -1,0 +1,160 @@
+"""One, two and three processes give the same scores and train the same network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mlbench.conformance import make_request, read_scores
+from mlbench.errors import UsageError
+from mlbench.methods import Batch
+from mlbench.registry import load_method
+from mlbench.runner.evaluate import predict_part
+from mlbench.runner.execute import Options, run
+from mlbench.runner.feed import Feed
+from mlbench.runner.plan import Request, resolve
+from mlbench.runner.task import Task
+from mlbench.runner.world import World
+from mlbench.testing import tiny_dataset
+
+#: Test rows that neither 2 nor 3 processes share out evenly, and fewer rows than processes.
+TEST_SIZES = (1, 7, 10)
+METHODS = ("an", "llr")
+
+
+def request_of(name: str, folder: Path, test: int = 7) -> Request:
+    """32 training rows in batches of 31: the last batch has one row, so that most processes have none."""
+    request = make_request(load_method(name), "full", folder, tiny_dataset(test=test))
+    return replace(request, changes={**request.changes, "train.batch_size": 31})
+
+
+def work(folder: Path, out: Path) -> None:
+    """What every process does: scores of an untrained network, then a whole run of each method."""
+    world = World("cpu")
+    out.mkdir(parents=True, exist_ok=True)
+    for size in TEST_SIZES:
+        resolved = resolve(request_of("an", folder, size))
+        feed = Feed(resolved, world.device)
+        method = resolved.method(Task(resolved, world, feed))
+        network = method.network(method.phases()[0])
+        seen = predict_part(network, method.predict, feed, "test", world)
+        np.save(out / f"scores-{size}-rank{world.rank}.npy", seen.scores.numpy())
+    # Each process knows its rows only; joined they are in order, and the gradient is that of the own rows.
+    rows, sizes = world.share(np.arange(7))
+    mine = torch.tensor(rows, dtype=torch.float32, requires_grad=True)
+    whole = world.gather(mine if len(rows) else torch.zeros(1, requires_grad=True), sizes)
+    (whole**2).sum().backward()
+    np.save(out / f"gathered-rank{world.rank}.npy", whole.detach().numpy())
+    np.save(out / f"gradient-rank{world.rank}.npy", mine.grad.numpy() - 2 * rows)
+    for name in METHODS:
+        run(request_of(name, folder), Options(store=out / "runs", device="cpu", quiet=True, checkpoint_seconds=0.0))
+
+
+def one_process(rank: int, size: int, folder: str, out: str, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    work(Path(folder), Path(out))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes."""
+    folder = tmp_path_factory.mktemp("alone")
+    work(folder, folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """What several processes write, and how many they are."""
+    folder = tmp_path_factory.mktemp("several")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (request.param, str(folder), str(folder / "out"), port)
+    torch.multiprocessing.spawn(one_process, arguments, nprocs=request.param)
+    return folder / "out", request.param
+
+
+@pytest.mark.parametrize("size", TEST_SIZES)
+def test_every_process_holds_the_scores_that_one_process_computes(several, alone: Path, size: int) -> None:
+    out, processes = several
+    expected = np.load(alone / f"scores-{size}-rank0.npy")
+    assert expected.shape == (size, 4)
+    for rank in range(processes):
+        np.testing.assert_allclose(np.load(out / f"scores-{size}-rank{rank}.npy"), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_gives_the_network_that_one_process_trains(several, alone: Path, name: str, tmp_path: Path) -> None:
+    out, processes = several
+    key = resolve(request_of(name, tmp_path)).key
+    record = {"key": key, "predictions": {"test": {"file": "test.safetensors"}}}
+    expected = read_scores(alone / "runs", record)
+    np.testing.assert_allclose(read_scores(out / "runs", record), expected, rtol=1e-5, atol=1e-5)
+    assert not list((out / "runs").glob("*/checkpoint.pt")), f"{processes} processes left a checkpoint behind"
+
+
+def test_gathered_rows_stand_in_order_and_carry_the_gradient_of_the_own_rows(several) -> None:
+    out, processes = several
+    for rank in range(processes):
+        assert np.load(out / f"gathered-rank{rank}.npy").tolist() == list(range(7))
+        assert (np.load(out / f"gradient-rank{rank}.npy") == 0).all()
+
+
+def test_one_process_gathers_what_it_has_without_padding() -> None:
+    world = World("cpu")
+    rows, sizes = world.share(np.arange(5))
+    assert rows.tolist() == list(range(5))
+    assert sizes == [5]
+    padded = torch.arange(8.0, requires_grad=True)
+    assert world.gather(padded, sizes).tolist() == list(range(5))
+    assert world.agree({"a": 1}) == {"a": 1}
+
+
+def test_a_row_that_is_predicted_twice_or_not_at_all_is_an_error(tmp_path: Path) -> None:
+    resolved = resolve(request_of("an", tmp_path))
+    world = World("cpu")
+    feed = Feed(resolved, world.device)
+    network = torch.nn.Identity()
+
+    def scores(factor: float, extra: int = 0):
+        def predict(network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            return torch.full((len(batch.index) + extra, 4), factor)
+
+        return predict
+
+    assert predict_part(network, scores(1.0), feed, "test", world).scores.shape == (7, 4)
+    from mlbench.errors import MlbenchError
+
+    with pytest.raises(MlbenchError, match="not finite for test"):
+        predict_part(network, scores(float("nan")), feed, "test", world)
+    with pytest.raises(MlbenchError, match=r"shape \[6, 4\] for test, expected \[7, 4\]"):
+        predict_part(network, scores(1.0, extra=-1), feed, "test", world)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "--device tpu: expected auto, cpu or cuda"),
+        ({"precision": "fp8"}, "--precision fp8: expected fp32 or bf16"),
+    ],
+)
+def test_a_device_or_precision_that_does_not_exist_is_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        World(**options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_cuda_without_a_device_is_refused() -> None:
+    with pytest.raises(UsageError, match="no CUDA device"):
+        World("cuda")

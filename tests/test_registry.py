@@ -1,0 +1,136 @@
+"""Methods by name: entry points of anybody, refused in words where they cannot be used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
+import pytest
+
+from mlbench import registry
+from mlbench.errors import MlbenchError, UsageError
+from mlbench.methods import Method
+from mlbench.registry import available, load_method
+
+OURS = sorted(available())
+
+
+class Plain(Method):
+    """A method of somebody."""
+
+
+class Curious(Method):
+    """Asks for what does not exist."""
+
+    supervision = ("box",)
+
+
+class Named(Method):
+    """Has its own name."""
+
+    name = "another"
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Return a function that replaces the installed methods: (name, target, package) each."""
+
+    def register(*points: tuple[str, str, str]) -> None:
+        made = []
+        for name, value, package in points:
+            point = EntryPoint(name, value, registry.GROUP)
+            vars(point).update(dist=SimpleNamespace(name=package))
+            made.append(point)
+        monkeypatch.setattr(registry, "entry_points", lambda group: made)
+        load_method.cache_clear()
+
+    yield register
+    load_method.cache_clear()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_registered_method_loads_under_its_name_and_names_its_source(name: str) -> None:
+    method = load_method(name)
+    assert issubclass(method, Method)
+    assert method.name == name
+    assert method.__doc__
+    title = method.__doc__.strip().splitlines()[0]
+    assert title
+    assert "Source:" in method.__doc__ or title.startswith("Null control:")
+    assert set(method.tracks) <= {"head", "full"}
+    assert method.resolve({}).keys() == method.declared().keys()
+    assert all(hyper.help for hyper in method.declared().values())
+
+
+def test_the_methods_of_this_package_are_installed() -> None:
+    assert {"an", "full", "llr", "llr_boostlu", "an_boostlu_inference", "prior", "random"} <= set(OURS)
+
+
+def test_no_method_is_loaded_from_a_top_level_package_called_baselines() -> None:
+    code = (
+        "import sys; from mlbench.registry import available, load_method\n"
+        "classes = [load_method(name) for name in available()]\n"
+        "assert len(classes) >= 7\n"
+        "wrong = [n for n in sys.modules if n.split('.')[0] in ('baselines', 'protocols', 'results')]\n"
+        "assert not wrong, wrong\n"
+        "assert 'mlbench.baselines' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown method 'lllr'. Did you mean 'llr'\?.*Known: .*an, "):
+        load_method("lllr")
+
+
+def test_a_method_of_another_package_is_found(register) -> None:
+    register(("theirs", f"{__name__}:Plain", "theirs-package"))
+    assert list(available()) == ["theirs"]
+    assert load_method("theirs").name == "theirs"
+    with pytest.raises(UsageError, match=r"unknown method 'an'.*Known: theirs"):
+        load_method("an")
+
+
+def test_one_name_claimed_by_two_packages_names_both(register) -> None:
+    register(("x", f"{__name__}:Plain", "first"), ("x", f"{__name__}:Named", "second"))
+    with pytest.raises(UsageError, match=r"method 'x' is registered twice: .*:Plain \(first\) and .*:Named \(second\)"):
+        available()
+
+
+def test_the_same_entry_found_twice_is_one(register) -> None:
+    register(("x", f"{__name__}:Plain", "first"), ("x", f"{__name__}:Plain", "first"))
+    assert list(available()) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("mlbench_no_such_package.x:Y", r"method 'x' \(mlbench_no_such_package.x:Y\) does not load: No module named"),
+        (f"{__name__}:Missing", r"method 'x' .* does not load: .*Missing"),
+        ("mlbench.labels:Labels", r"method 'x' .* is not a subclass of mlbench.methods.Method"),
+        ("mlbench.seeds:derive", r"method 'x' .* is not a subclass of mlbench.methods.Method"),
+    ],
+)
+def test_an_entry_that_is_no_method_is_named(register, target: str, message: str) -> None:
+    register(("x", target, "p"))
+    with pytest.raises(MlbenchError, match=message):
+        load_method("x")
+
+
+def test_supervision_that_does_not_exist_is_refused(register) -> None:
+    register(("x", f"{__name__}:Curious", "p"))
+    with pytest.raises(UsageError, match=r"method 'x': unknown supervision 'box'. Did you mean 'boxes'"):
+        load_method("x")
+
+
+def test_one_class_under_two_names_gives_each_its_own(register) -> None:
+    register(("a", f"{__name__}:Named", "p"), ("b", f"{__name__}:Named", "p"))
+    assert [load_method(name).name for name in ("a", "b")] == ["a", "b"]
+    assert load_method("a").__doc__ == Named.__doc__
+    assert Named.name == "another"
+    register(("a", f"{__name__}:Plain", "p"), ("b", f"{__name__}:Plain", "p"))
+    first, second = load_method("a"), load_method("b")
+    assert (first.name, second.name) == ("a", "b")
