@@ -27,6 +27,7 @@ from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.predictions import Predictions, write_predictions
 from mlbench.provenance import collect_provenance
 from mlbench.store import (
+    atomic_write,
     canonical_json,
     find_records,
     publish_record,
@@ -111,7 +112,7 @@ def with_files(root: Path, **identity: Any) -> dict[str, Any]:
         predictions = Predictions(scores, "logit", ("a", "b", "c"), (), ("x", "y"), meta={**meta, "split": split})
         digest = write_predictions(folder / f"{split}.safetensors", predictions)
         record["predictions"][split] = {"file": f"{split}.safetensors", "sha256": digest, "kind": "logit"}
-    (folder / "weights.safetensors").write_bytes(b"weights")
+    atomic_write(folder / "weights.safetensors", b"weights")
     record["weights"] = {"file": "weights.safetensors", "sha256": hashlib.sha256(b"weights").hexdigest()}
     return record
 

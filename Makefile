@@ -1,0 +1,42 @@
+# Two commands do everything on a machine with Python 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS := runs/demo
+RUN := $(BIN)/mlbench run --output $(RUNS)
+
+.PHONY: demo test lint setup clean
+
+setup: $(VENV)/ready
+
+# uv installs the same packages in a fraction of the time; it comes from the index like any other package.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(RUN) --protocol single_positive --method an
+	$(RUN) --protocol single_positive --method llr
+	$(RUN) --protocol single_positive --method llr_boostlu
+	$(RUN) --protocol single_positive --method full
+	$(BIN)/mlbench table --output $(RUNS) | tee $(RUNS)/table.md
+	$(BIN)/mlbench table --output $(RUNS) --format latex --document > $(RUNS)/table.tex
+	$(BIN)/mlbench explain cam --output $(RUNS) --picture $(RUNS)/cams.png
+	@echo
+	@echo "records:  $(RUNS)/*/record.json   ($(BIN)/mlbench list runs --output $(RUNS))"
+	@echo "table:    $(RUNS)/table.md and $(RUNS)/table.tex"
+	@echo "picture:  $(RUNS)/cams.png   (class activation maps of a few test scenes)"
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs/demo build dist

@@ -1,0 +1,188 @@
+"""The command line: every command calls one public function, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlbench import __version__
+from mlbench.errors import MlbenchError
+
+_STORE = click.option(
+    "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
+)
+_DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
+_DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Benchmark multi-label image classification with missing, wrong or weak labels."""
+
+
+@cli.command("run")
+@click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
+@click.option("--method", required=True, help="Registered method.")
+@click.option("--dataset", help="Data set name, or path of a .toml description [scenes].")
+@_DATA
+@click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
+@click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
+@click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
+@click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
+@click.option(
+    "--mask", type=click.Path(path_type=Path), help="Stored mask (mask.safetensors of a run) instead of a draw."
+)
+@click.option("--epochs", type=int, help="Instead of the protocol's.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.alpha."
+)
+@_STORE
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a run that was stopped.")
+@click.option("--again", is_flag=True, help="Train even if the store has this run.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) -> None:
+    """Train a method under a protocol, score it, and write a record."""
+    from mlbench.paths import store_dir
+    from mlbench.settings import parse_assignments
+
+    changes = parse_assignments(assignments)
+    from mlbench.annotation import load_mask
+    from mlbench.runner.execute import Options, run
+    from mlbench.runner.plan import EMBEDDED, Request, default_dataset_note
+
+    if given["mask"] is not None:
+        given["mask"] = load_mask(given["mask"])
+    execution = {name: given.pop(name) for name in ("resume", "again", "device", "quiet")}
+    if given["dataset"] is None:
+        given["dataset"] = EMBEDDED
+        if not execution["quiet"]:
+            click.echo(default_dataset_note(), err=True)
+    run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+
+
+@cli.command("score")
+@click.argument("run")
+@_DATASET
+@_DATA
+@_STORE
+@click.option("--protocol", help="Score under another protocol's definitions.")
+def score_command(run: str, **given: Any) -> None:
+    """Compute a run's numbers again from its stored predictions, and compare with its record."""
+    from mlbench.rescore import score
+
+    outcome = score(run, **given)
+    click.echo(outcome.text())
+    if outcome.differences:
+        raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
+
+
+@cli.command("table")
+@_STORE
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "latex", "csv"]), default="markdown", show_default=True
+)
+@click.option("--document", is_flag=True, help="With latex: a whole document that compiles.")
+@click.option("--protocol", help="Runs of this protocol [single_positive and its full-label row].")
+@click.option("--metric", default="mAP", show_default=True)
+@click.option("--methods", help="Rows, separated by commas.")
+@click.option("--datasets", help="Columns, separated by commas.")
+@click.option("--track", help="Only runs of this track.")
+@click.option("--backbone", help="Only runs of this backbone.")
+@click.option("--published/--no-published", default=True, help="Published numbers beside ours.")
+def table_command(store: Path | None, form: str, document: bool, **given: Any) -> None:
+    """Print the store as a table: methods by data sets, mean and deviation over runs."""
+    from mlbench.report.board import table
+
+    result = table(store=store, **given)
+    if form == "latex":
+        click.echo(result.to_latex(document=document))
+    else:
+        click.echo(result.to_markdown() if form == "markdown" else result.to_csv())
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
+@_STORE
+def list_command(kind: str, store: Path | None) -> None:
+    """List methods, protocols, data sets or runs."""
+    from mlbench.listing import list_items
+
+    click.echo(list_items(kind, store))
+
+
+@cli.command("show")
+@click.argument("name")
+@_STORE
+def show_command(name: str, store: Path | None) -> None:
+    """Show a protocol, or a run by the first characters of its key."""
+    from mlbench.listing import show
+
+    click.echo(show(name, store))
+
+
+@cli.command("check-method")
+@click.argument("name")
+def check_method_command(name: str) -> None:
+    """Run the conformance suite on a registered method."""
+    from mlbench.conformance import check_method
+
+    report = check_method(name)
+    click.echo(report.text())
+    if not report.passed:
+        raise MlbenchError(f"method '{name}' does not conform")
+
+
+@cli.group("explain")
+def explain_group() -> None:
+    """Look at what a trained model attends to."""
+
+
+@explain_group.command("cam")
+@click.argument("runs", nargs=-1)
+@_DATASET
+@_DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
+@_STORE
+@click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
+def explain_cam_command(runs: tuple[str, ...], **given: Any) -> None:
+    """Draw class activation maps of test images, one column a run [all runs of the store]."""
+    from mlbench.explain.cam import draw_cams
+
+    click.echo(f"wrote {draw_cams(runs, **given)}")
+
+
+def main() -> None:
+    """Run the command line; errors meant for people become one line and an exit code (2 usage, 1 failed)."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(1)
+    except MlbenchError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`list` and `show`: what is installed here, and what the store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from mlbench.errors import UsageError, unknown
+from mlbench.paths import store_dir
+
+
+def list_items(kind: str, store: Path | None = None) -> str:
+    """A printable list of "methods", "protocols", "datasets" or "runs"."""
+    kinds = {"methods": _methods, "protocols": _protocols, "datasets": _datasets, "runs": lambda: _runs(store)}
+    if kind not in kinds:
+        raise unknown("kind", kind, kinds)
+    return kinds[kind]()
+
+
+def show(name: str, store: Path | None = None) -> str:
+    """A protocol by name or path, or a run by the first characters of its key, in words."""
+    from mlbench.protocol import list_protocols
+
+    if name.endswith(".toml") or name in list_protocols():
+        return _protocol(name)
+    from mlbench.store import find_records
+
+    records, _ = find_records(store or store_dir())
+    found = [record for record in records if record["key"].startswith(name)]
+    if not found:
+        raise unknown("protocol or run", name, [*list_protocols(), *(r["key"][:16] for r in records)])
+    if len(found) > 1:
+        raise UsageError(f"'{name}' begins the keys of {len(found)} runs; give more characters")
+    return _run(found[0])
+
+
+def _methods() -> str:
+    from mlbench.registry import available, load_method
+
+    rows = []
+    for name in available():
+        cls = load_method(name)
+        title = (cls.__doc__ or "").strip().splitlines()[0]
+        rows.append((name, "+".join(cls.tracks), ", ".join(cls.supervision), title))
+    return tabulate(rows, headers=["method", "tracks", "supervision", "what it is"], tablefmt="simple")
+
+
+def _protocols() -> str:
+    from mlbench.protocol import list_protocols
+
+    return tabulate(list_protocols().items(), headers=["protocol", "what it is"], tablefmt="simple")
+
+
+def _datasets() -> str:
+    from mlbench.datasets import list_datasets
+
+    return tabulate(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
+
+
+def _runs(store: Path | None) -> str:
+    from mlbench.store import find_records
+
+    records, problems = find_records(store or store_dir())
+    rows = [
+        (
+            record["key"][:16],
+            record["identity"]["method"]["name"],
+            record["identity"]["dataset"]["id"],
+            record["identity"]["protocol"],
+            record["identity"]["track"],
+            record["identity"]["repetition"],
+            record["identity"]["mask_seed"],
+            record["results"]["test"].get("mAP"),
+            record["provenance"]["started"],
+        )
+        for record in sorted(records, key=lambda r: r["provenance"]["started"])
+    ]
+    headers = ["run", "method", "data set", "protocol", "track", "seed", "mask", "mAP", "started"]
+    text = tabulate(rows, headers=headers, tablefmt="simple", floatfmt=".2f")
+    return "\n".join([text, *(f"broken: {problem}" for problem in problems)])
+
+
+def _protocol(name: str) -> str:
+    from mlbench.protocol import load_protocol
+
+    protocol = load_protocol(name)
+    lines = [f"{protocol.name}: {protocol.title}", protocol.description, f"source: {protocol.source}", ""]
+    sections = {
+        "annotation": vars(protocol.annotation),
+        "split": vars(protocol.split),
+        "selection": {"rule": protocol.selection},
+        "unspecified labels count as": vars(protocol.unspecified),
+        "metrics": vars(protocol.metrics),
+        "training": protocol.train,
+    }
+    for title, table in sections.items():
+        lines += [f"{title}:", *_entries(table, "  ")]
+    for dataset, rules in protocol.datasets.items():
+        lines += [f"on {dataset}:", *_entries({k: v for k, v in vars(rules).items() if v}, "  ")]
+    if protocol.unverified:
+        lines += ["not verified:", *(f"  - {line}" for line in protocol.unverified)]
+    return "\n".join(lines)
+
+
+def _entries(table: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, value in table.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_entries(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key} = {list(value) if isinstance(value, tuple) else value}")
+    return lines
+
+
+def _run(record: dict[str, Any]) -> str:
+    identity, provenance = record["identity"], record["provenance"]
+    lines = [
+        f"run {record['key']}",
+        f"{identity['method']['name']} on {identity['dataset']['id']} under {identity['protocol']}, "
+        f"track {identity['track']}, seed {identity['repetition']}, mask seed {identity['mask_seed']}",
+        f"selected: epoch {record['selected']['epoch']} of phase {record['selected']['phase']} "
+        f"by {record['selected']['rule']}",
+        "",
+        "identity:",
+        *_entries({k: v for k, v in identity.items() if k != "train"}, "  "),
+        "training:",
+        *_entries(identity["train"], "  "),
+        "phases:",
+        *(f"  {p['name']}: {p['epochs']} epochs, {p['seconds']:.1f} s" for p in record["phases"]),
+        "labels consumed:",
+        *_entries(record["supervision"], "  "),
+        "test, percent:",
+        *_entries({k: None if v is None else round(v, 4) for k, v in record["results"]["test"].items()}, "  "),
+        "provenance:",
+        *_entries(provenance, "  "),
+    ]
+    if record["notes"]:
+        lines += ["notes:", *(f"  - {note}" for note in record["notes"])]
+    history = [
+        (row["phase"], row["epoch"], row.get("loss"), row.get("val", {}).get("mAP"), row.get("seconds"))
+        for row in record["epochs"]
+    ]
+    table = tabulate(history, headers=["phase", "epoch", "loss", "val mAP", "seconds"], floatfmt=".3f")
+    return "\n".join([*lines, "", table])

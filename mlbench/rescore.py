@@ -1,0 +1,67 @@
+"""`score`: a run's numbers computed again from its stored predictions, never from what its record says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlbench.datasets import load_dataset
+from mlbench.errors import DataError
+from mlbench.paths import store_dir
+from mlbench.predictions import read_predictions
+from mlbench.protocol import load_protocol
+from mlbench.scoring import score_predictions
+from mlbench.store import run_dir
+from mlbench.trained import dataset_of, find_run
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Numbers on the test part, in percent, and those of the record that differ by more than rounding."""
+
+    title: str
+    results: dict[str, float | None]
+    differences: dict[str, tuple[float | None, float | None]]
+
+    def text(self) -> str:
+        lines = [self.title]
+        for name, value in self.results.items():
+            shown = "undefined" if value is None else f"{value:.4f}"
+            mark = f"   record says {self.differences[name][1]}" if name in self.differences else ""
+            lines.append(f"  {name:32} {shown:>10}{mark}")
+        return "\n".join(lines)
+
+
+def score(
+    run: str,
+    store: Path | None = None,
+    data_root: Path | None = None,
+    protocol: str | None = None,
+    dataset: str | None = None,
+) -> Rescored:
+    """Score run `run` (first characters of its key) again from its test predictions.
+
+    `dataset` names the data set where the catalogue does not have it (the path of its description), and `data_root`
+    the folder of its files. With `protocol`, that protocol's definitions are applied instead, and nothing is compared.
+    """
+    root = store or store_dir()
+    record = find_run(run, root)
+    identity = record["identity"]
+    data = load_dataset(dataset_of(record, dataset), data_root)
+    if data.fingerprint != identity["dataset"]["fingerprint"]:
+        raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
+    rules = load_protocol(protocol or identity["protocol"])
+    stored = record["predictions"]["test"]
+    predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
+    test = data.splits["test"]
+    unspecified = rules.unspecified_for(data.id)
+    results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified)
+    differences = {}
+    if protocol is None:
+        recorded = record["results"]["test"]
+        for name in results.keys() | recorded.keys():
+            new, old = results.get(name), recorded.get(name)
+            if (new is None) != (old is None) or (new is not None and abs(new - old) > 1e-9):
+                differences[name] = (new, old)
+    title = f"{identity['method']['name']} on {data.id} ({rules.name}), run {record['key'][:16]}, percent"
+    return Rescored(title, results, differences)
