@@ -90,8 +90,9 @@ class DatasetRules:
 class Protocol:
     """One protocol, validated.
 
-    `unverified` lists what its source left open, in words. `sha256` covers what decides training (not titles,
-    sources or metric definitions, which can be applied to stored predictions at any time).
+    `unverified` lists what its source left open, in words. `sha256` covers annotation, split, selection and
+    the rule for unspecified labels (not titles and sources; not metric definitions, which can be applied to stored
+    predictions at any time).
     """
 
     name: str
@@ -212,8 +213,9 @@ def _validate(table: dict[str, Any], where: str) -> Protocol:
     for key in ("sha256", "where"):
         if key in values:
             raise UsageError(f"{where}: key '{key}' is set by mlbench")
-    prose = ("title", "description", "source", "unverified", "metrics")
-    meaning = {key: value for key, value in table.items() if key not in prose}
+    # Settings by data set are left out: a run's identity has those of its own data set, resolved, and a change for
+    # one data set must not rename the runs on the others.
+    meaning = {key: table[key] for key in ("annotation", "split", "unspecified", "selection") if key in table}
     values |= {"sha256": hashlib.sha256(canonical_json(meaning)).hexdigest(), "where": where}
     protocol = build(Protocol, values, where)
     _check_train(protocol.train, f"{where}: [train]")
