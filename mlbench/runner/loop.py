@@ -210,11 +210,11 @@ class PhaseLoop:
             step = self._context(len(rows), sizes, piece, whole)
             if number == len(pieces) - 1:
                 terms = self.module(batch, step)
-                self._backward(terms, len(index), dummy, sizes, len(rows))
+                self._backward(terms, len(index), dummy, len(rows))
             else:
                 with self.world.accelerator.no_sync(self.module):
                     terms = self.module(batch, step)
-                    self._backward(terms, len(index), dummy, sizes, len(rows))
+                    self._backward(terms, len(index), dummy, len(rows))
             if run.method.batch_global:
                 changes += [c for labels in whole for c in labels.pending]
             elif batch.labels is not None and not dummy:
@@ -225,7 +225,7 @@ class PhaseLoop:
         self._apply(changes, replicated=run.method.batch_global)
         self.method.after_step(self.network, step)
 
-    def _backward(self, terms: dict[str, Tensor], local: int, dummy: bool, sizes: list[int], total: int) -> None:
+    def _backward(self, terms: dict[str, Tensor], local: int, dummy: bool, total: int) -> None:
         """Scale so that the mean over processes, summed over pieces, is the gradient of the whole batch's loss.
 
         A batch-global loss is the whole batch's on every process, with gradient through its own rows only.
