@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from mlbench.baselines.assume_negative import an
 from numpy_losses import UNKNOWN, assumed_entries, batch
 from safetensors.torch import load_file
 
+from mlbench.baselines.assume_negative import an
 from mlbench.errors import UsageError
 from mlbench.models.heads import boostlu
 from mlbench.models.scenes_net import ScenesNet

@@ -9,8 +9,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from mlbench.baselines.assume_negative import an
-from mlbench.baselines.large_loss import large_loss_count, large_loss_mask, llr
 from numpy_losses import (
     NEGATIVE,
     POSITIVE,
@@ -23,6 +21,8 @@ from numpy_losses import (
     rejected,
 )
 
+from mlbench.baselines.assume_negative import an
+from mlbench.baselines.large_loss import large_loss_count, large_loss_mask, llr
 from mlbench.errors import UsageError
 from mlbench.models.heads import Head, HeadSpec, build_head
 from mlbench.predictions import read_predictions

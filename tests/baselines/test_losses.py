@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from mlbench.baselines.assume_negative import an
-from mlbench.baselines.large_loss import llr
-from mlbench.baselines.losses import assumed_targets, bce, bce_entries, reduce
-from mlbench.baselines.reference import full
 from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, assumed_entries, assumed_slopes, batch, central_differences
 from torch.nn import functional
 
 from mlbench.annotation import State
+from mlbench.baselines.assume_negative import an
+from mlbench.baselines.large_loss import llr
+from mlbench.baselines.losses import assumed_targets, bce, bce_entries, reduce
+from mlbench.baselines.reference import full
 from mlbench.errors import UsageError
 
 TYPES = [(torch.float32, 1e-6), (torch.float64, 1e-10)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mlbench.baselines.reference import log_odds
 from sklearn.linear_model import LogisticRegression
 
 from mlbench.annotation import State
+from mlbench.baselines.reference import log_odds
 from mlbench.predictions import read_predictions
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
