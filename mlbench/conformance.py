@@ -26,7 +26,7 @@ from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
-from mlbench.runner.world import World
+from mlbench.runner.world import World, leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
 from mlbench.testing import tiny_dataset, with_other_hidden_labels
 
@@ -287,8 +287,7 @@ def _one_of_two(rank: int, name: str, track: str, folder: str, store: str, port:
     torch.set_num_threads(1)
     request = with_sgd(make_request(load_method(name), track, Path(folder), tiny_dataset()))
     run(request, Options(store=Path(store), device="cpu", quiet=True))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 def _free_port() -> int:

@@ -98,3 +98,13 @@ class World:
         if self.device.type == "cuda" and "cuda" in states[self.rank]:
             torch.cuda.set_rng_state(states[self.rank]["cuda"], self.device)
         return True
+
+
+def leave() -> None:
+    """End a process's part in a group of processes; all of them must call it.
+
+    They leave together: one that tears its connections down while another still works can leave that one waiting.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -33,7 +33,7 @@ from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.task import Task
-from mlbench.runner.world import World
+from mlbench.runner.world import World, leave
 from mlbench.store import read_record, run_dir
 from mlbench.testing import tiny_dataset
 
@@ -130,7 +130,7 @@ def one_of_two(rank: int, port: int, folder: Path, cache: str) -> None:
             torch.save(seen[-1]["loop"]["labels"], folder / f"{name}-labels.pt")
     if rank == 0:
         (folder / "stops.json").write_text(json.dumps(stops))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 @dataclass
@@ -176,7 +176,10 @@ def pair(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for worker in workers:
         worker.start()
+    deadline = time.monotonic() + 600
     while any(worker.exitcode is None for worker in workers) and not any(worker.exitcode for worker in workers):
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.05)
     for worker in workers:
         if worker.exitcode is None:  # the other one failed, and this one would wait for it

@@ -20,7 +20,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
-from mlbench.runner.world import World
+from mlbench.runner.world import World, leave
 from mlbench.testing import tiny_dataset
 
 #: Test rows that neither 2 nor 3 processes share out evenly, and fewer rows than processes.
@@ -62,7 +62,7 @@ def one_process(rank: int, size: int, folder: str, out: str, port: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     work(Path(folder), Path(out))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")
