@@ -11,11 +11,24 @@ from mlbench.errors import UsageError, unknown
 __all__ = ["Dataset", "Split", "list_datasets", "load_dataset"]
 
 _BUILT_IN = {
+    "coco2014": "MS-COCO 2014, train and val as test, from the official distribution (part of it: coco2014-partial)",
+    "coco2017": "MS-COCO 2017, train and val as test, from the official distribution (part of it: coco2017-partial)",
+    "cub": "CUB-200-2011, 312 attributes, from the official distribution (part of it: cub-partial)",
+    "nuswide-official": "NUS-WIDE, 81 concepts, official lists, labelled images (part of it: nuswide-official-partial)",
     "scenes": "embedded: 7,000 pictures of handwritten digits on photographs, made at first use, no files needed",
     "voc2007": "PASCAL VOC 2007, trainval and test, from the official distribution (part of it: voc2007-partial)",
     "voc2012": "PASCAL VOC 2012, train and val as test, from the official distribution (part of it: voc2012-partial)",
 }
-_PARTIAL = ("voc2007-partial", "voc2012-partial")
+# What the folder of each official distribution holds, for the message about a missing one.
+_OFFICIAL = {
+    "coco2014": "annotations/instances_train2014.json",
+    "coco2017": "annotations/instances_train2017.json",
+    "cub": "CUB_200_2011",
+    "nuswide-official": "ImageList/TrainImagelist.txt",
+    "voc2007": "VOCdevkit/VOC2007",
+    "voc2012": "VOCdevkit/VOC2012",
+}
+_PARTIAL = tuple(f"{name}-partial" for name in _OFFICIAL)
 
 
 def _descriptions() -> dict[str, Path]:
@@ -36,8 +49,8 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
 
     Parameters
     ----------
-    name : a name of `list_datasets`, "voc2007-partial" or "voc2012-partial" for a copy that is not complete, or the
-        path of a ``.toml`` description (see `mlbench.datasets.description.Description`).
+    name : a name of `list_datasets`, with "-partial" after the name of an official distribution for a copy of it
+        that is not complete, or the path of a ``.toml`` description (see `mlbench.datasets.description.Description`).
     root : folder the data lie in. `scenes` needs none; a description of your own defaults to its own folder.
 
     Returns
@@ -60,10 +73,26 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
 
         about = read_description(shipped[name])
         return load_files(shipped[name], _needed(root, name, f"'{about.labels or about.images}'"))
+    official, partial = name.removesuffix("-partial"), name in _PARTIAL
+    return _load_official(official, _needed(root, name, _OFFICIAL[official]), partial)
+
+
+def _load_official(name: str, root: Path, partial: bool) -> Dataset:
+    if name == "cub":
+        from mlbench.datasets.cub import load_cub
+
+        return load_cub(root, partial)
+    if name == "nuswide-official":
+        from mlbench.datasets.nuswide import load_nuswide
+
+        return load_nuswide(root, partial)
+    if name.startswith("coco"):
+        from mlbench.datasets.coco import load_coco
+
+        return load_coco(name.removeprefix("coco"), root, partial)
     from mlbench.datasets.voc import load_voc
 
-    year = name.removeprefix("voc").removesuffix("-partial")
-    return load_voc(year, _needed(root, name, f"VOCdevkit/VOC{year}"), partial=name in _PARTIAL)
+    return load_voc(name.removeprefix("voc"), root, partial)
 
 
 def _needed(root: str | Path | None, name: str, inside: str) -> Path:

@@ -16,6 +16,7 @@ from mlbench.errors import UsageError
 def test_every_data_set_has_one_line() -> None:
     listed = list_datasets()
     assert {"scenes", "voc2007", "voc2012", "corel5k-199", "corel5k-260", "ccp", "coco256"} <= listed.keys()
+    assert {"coco2014", "coco2017", "cub", "nuswide-official"} <= listed.keys()
     assert all(line and "\n" not in line for line in listed.values())
 
 
@@ -26,7 +27,15 @@ def test_listing_needs_no_torch() -> None:
 
 @pytest.mark.parametrize(
     ("name", "inside"),
-    [("voc2012", "VOCdevkit/VOC2012"), ("voc2007-partial", "VOCdevkit/VOC2007"), ("ccp", "'ccp/labels.csv'")],
+    [
+        ("voc2012", "VOCdevkit/VOC2012"),
+        ("voc2007-partial", "VOCdevkit/VOC2007"),
+        ("ccp", "'ccp/labels.csv'"),
+        ("coco2014", "annotations/instances_train2014.json"),
+        ("coco2017-partial", "annotations/instances_train2017.json"),
+        ("cub", "CUB_200_2011"),
+        ("nuswide-official-partial", "ImageList/TrainImagelist.txt"),
+    ],
 )
 def test_a_missing_root_says_what_to_pass(name: str, inside: str) -> None:
     with pytest.raises(UsageError, match=f"--data-root FOLDER, the folder that holds {inside}"):
