@@ -83,6 +83,26 @@ def llr(
     return reduce(losses.masked_fill(chosen, 0.0), reduction)
 
 
+def llct(
+    logits: Tensor, observed: Tensor, *, epoch: int, delta: float, eps: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Large-loss correction, temporary: as `llr`, but the chosen unknown entries count as positives, in this step only.
+
+    They are chosen by their loss as negatives. In epoch 1 nothing is corrected.
+
+    Parameters
+    ----------
+    As of `llr`.
+
+    Source: released code of Kim et al., CVPR 2022, losses.py lines 40-58.
+    """
+    check_inputs(logits, observed)
+    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
+    chosen = large_loss_mask(losses, observed == State.UNKNOWN, large_loss_count(losses.numel(), epoch, delta))
+    losses = torch.where(chosen, bce_entries(logits, torch.ones_like(logits), eps), losses)
+    return reduce(losses.masked_fill(observed == State.UNSPECIFIED, 0.0), reduction)
+
+
 class LargeLossRejection(Method):
     """LL-R: the unknown labels with the largest loss are left out, more of them each epoch.
 
@@ -105,6 +125,36 @@ class LargeLossRejectionBoostLU(LargeLossRejection):
     """LL-R with BoostLU between classifier and pooling, in training and inference (alpha 5).
 
     Source: Kim et al., CVPR 2023, scenario ii; losses are computed on the boosted logits.
+    """
+
+    head = {"alpha_train": 5.0, "alpha_infer": 5.0}
+
+
+class LargeLossCorrection(Method):
+    """LL-Ct: the unknown labels with the largest loss are taken as positive for the step, more of them each epoch.
+
+    Source: Kim et al., CVPR 2022; delta 0.2 % an epoch as in the BoostLU paper's released settings.
+    """
+
+    batch_global = True
+    hyperparameters = {
+        "delta": Hyper(
+            0.2,
+            "percent of a batch's entries corrected more each epoch",
+            low=0.0,
+            high=100.0,
+            search=("log", 0.02, 2.0),
+        )
+    }
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        return llct(logits, labels.state, epoch=step.epoch, delta=self.hyper["delta"])
+
+
+class LargeLossCorrectionBoostLU(LargeLossCorrection):
+    """LL-Ct with BoostLU between classifier and pooling, in training and inference (alpha 5).
+
+    Source: Kim et al., CVPR 2023; losses are computed on the boosted logits.
     """
 
     head = {"alpha_train": 5.0, "alpha_infer": 5.0}
