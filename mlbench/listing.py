@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import DataError, UsageError, unknown
 from mlbench.paths import store_dir
 
 
@@ -28,8 +28,10 @@ def show(name: str, store: Path | None = None) -> str:
         return _protocol(name)
     from mlbench.store import find_records
 
-    records, _ = find_records(store or store_dir())
+    records, problems = find_records(store or store_dir())
     found = [record for record in records if record["key"].startswith(name)]
+    if not found and problems:
+        raise DataError(f"no run '{name}' can be read; {len(problems)} broken records there: {problems[0]}")
     if not found:
         raise unknown("protocol or run", name, [*list_protocols(), *(r["key"][:16] for r in records)])
     if len(found) > 1:
