@@ -21,16 +21,18 @@ def trials(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 @click.command()
 @click.argument("plan", type=click.Path(exists=True, path_type=Path))
+@click.option("--methods", help="Only these, separated by commas.")
 @click.option("--data-root", type=click.Path(path_type=Path))
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), default=Path("runs/tune"), show_default=True)
-def main(plan: Path, data_root: Path | None, weights: Path | None, output: Path) -> None:
+def main(plan: Path, methods: str | None, data_root: Path | None, weights: Path | None, output: Path) -> None:
     """Run the grids in PLAN and print the best setting of each method by validation mAP."""
     table = tomllib.loads(plan.read_text(encoding="utf-8"))
     budgets = {method: len(trials(grid)) for method, grid in table["grid"].items()}
     if len(set(budgets.values())) != 1:
         raise click.ClickException(f"methods have different budgets: {budgets}")
-    for method, grid in table["grid"].items():
+    for method in methods.split(",") if methods else table["grid"]:
+        grid = table["grid"][method]
         found = []
         for changes in trials(grid):
             request = Request(
