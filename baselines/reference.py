@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import LabelMatrix, count_states
 from mlbench.labels import Labels
 from mlbench.methods import Batch, Method, Phase, Step
 
+from .boostlu import with_boostlu
 from .losses import bce
 
 
@@ -24,7 +26,7 @@ def full(logits: Tensor, observed: Tensor, *, eps: float = 0.0, reduction: str =
     return bce(logits, observed, eps=eps, reduction=reduction)
 
 
-def log_odds(observed: np.ndarray) -> np.ndarray:
+def log_odds(observed: LabelMatrix) -> np.ndarray:
     """Log-odds of each class over the rows that count: ``log((n + 1/2) / (N - n + 1/2))``.
 
     n is the number of observed positives. Unknown counts as negative, as in `an`, so that this is the constant
@@ -39,8 +41,8 @@ def log_odds(observed: np.ndarray) -> np.ndarray:
     -------
     float64 [C].
     """
-    positive = (observed == State.POSITIVE).sum(axis=0)
-    counted = (observed != State.UNSPECIFIED).sum(axis=0)
+    positive = count_states(observed, State.POSITIVE)
+    counted = len(observed) - count_states(observed, State.UNSPECIFIED)
     return np.log((positive + 0.5) / (counted - positive + 0.5))
 
 
@@ -54,6 +56,9 @@ class Full(Method):
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return full(logits, labels.state)
+
+
+FullBoostLU = with_boostlu(Full)
 
 
 class _Untrained(Method):

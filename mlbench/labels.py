@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import LabelMatrix, Overlay, SparseLabels
+from mlbench.errors import unknown
 
 
 @dataclass
@@ -27,6 +29,19 @@ class Change:
         return Change(*(np.concatenate(p) for p in parts))
 
 
+#: What a method may report of unknown entries beside changing them, and what an entry is if the report is right.
+NOTES = {"rejected": State.POSITIVE, "corrected": State.POSITIVE}
+
+
+@dataclass
+class Note:
+    """Entries a method reports on: equal-length arrays of row and class."""
+
+    kind: str
+    rows: np.ndarray
+    classes: np.ndarray
+
+
 @dataclass
 class Labels:
     """The labels of one batch.
@@ -41,6 +56,7 @@ class Labels:
     pseudo: Tensor
     index: Tensor
     pending: list[Change] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def positive(self) -> Tensor:
@@ -80,21 +96,45 @@ class Labels:
             )
         )
 
+    def note(self, kind: str, mask: Tensor) -> None:
+        """Report that the entries in bool `mask` [B, C] are treated in this step as `kind` says.
+
+        "rejected": their loss is left out; "corrected": they count as positive for the step. The runner holds the
+        report against the hidden truth, for the record; the method learns nothing from it.
+        """
+        if kind not in NOTES:
+            raise unknown("kind of note", kind, NOTES)
+        position, classes = torch.nonzero(mask, as_tuple=True)
+        self.notes.append(Note(kind, self.index[position].cpu().numpy(), classes.cpu().numpy()))
+
 
 class LabelStore:
     """The training labels of a run: what was observed, and what a method made of it.
 
     Parameters
     ----------
-    observed : int8 [N, C] `State` codes; kept unchanged.
+    observed : int8 [N, C] `State` codes, or `SparseLabels`; kept unchanged. Of sparse labels only the changes are
+        held beside them.
     """
 
-    def __init__(self, observed: np.ndarray) -> None:
-        self.observed = np.ascontiguousarray(observed, dtype=np.int8)
-        self.observed.setflags(write=False)
-        self.state = self.observed.copy()
-        self.value = (self.state == State.POSITIVE).astype(np.float32)
-        self.pseudo = np.zeros(self.state.shape, dtype=bool)
+    observed: LabelMatrix
+    state: np.ndarray | Overlay
+    value: np.ndarray | Overlay
+    pseudo: np.ndarray | Overlay
+
+    def __init__(self, observed: LabelMatrix) -> None:
+        if isinstance(observed, SparseLabels):
+            shape = observed.shape
+            self.observed = observed
+            self.state = Overlay(observed.__getitem__, shape)
+            self.value = Overlay(lambda index: (observed[index] == State.POSITIVE).astype(np.float32), shape)
+            self.pseudo = Overlay(lambda index: np.zeros((len(index), shape[1]), dtype=bool), shape)
+        else:
+            self.observed = np.ascontiguousarray(observed, dtype=np.int8)
+            self.observed.setflags(write=False)
+            self.state = self.observed.copy()
+            self.value = (self.state == State.POSITIVE).astype(np.float32)
+            self.pseudo = np.zeros(self.state.shape, dtype=bool)
         self.log: list[tuple[int, Change]] = []
 
     def __len__(self) -> int:

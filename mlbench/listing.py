@@ -91,19 +91,23 @@ def _protocol(name: str) -> str:
     protocol = load_protocol(name)
     lines = [f"{protocol.name}: {protocol.title}", protocol.description, f"source: {protocol.source}", ""]
     sections = {
-        "annotation": vars(protocol.annotation),
+        "annotation": protocol.annotation.table,
+        **({"stress sweep": vars(protocol.stress)} if protocol.stress else {}),
         "split": vars(protocol.split),
         "selection": {"rule": protocol.selection},
         "unspecified labels count as": vars(protocol.unspecified),
         "metrics": vars(protocol.metrics),
+        "table": vars(protocol.table),
         "training": protocol.train,
     }
     for title, table in sections.items():
         lines += [f"{title}:", *_entries(table, "  ")]
     for dataset, rules in protocol.datasets.items():
-        lines += [f"on {dataset}:", *_entries({k: v for k, v in vars(rules).items() if v}, "  ")]
-    if protocol.unverified:
-        lines += ["not verified:", *(f"  - {line}" for line in protocol.unverified)]
+        lines += [f"on {dataset}:", *_entries({k: v for k, v in vars(rules).items() if v and k != "unverified"}, "  ")]
+    unverified = [*protocol.unverified]
+    unverified += [f"{dataset}: {line}" for dataset, rules in protocol.datasets.items() for line in rules.unverified]
+    if unverified:
+        lines += ["not verified:", *(f"  - {line}" for line in unverified)]
     return "\n".join(lines)
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from mlbench.errors import MlbenchError
 
 
 @contextmanager
 def locked(path: Path, wait: bool, busy: str = "") -> Iterator[None]:
-    """Hold the lock file `path`; without `wait`, MlbenchError(`busy`) if another process holds it."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock file `path`; without `wait`, MlbenchError(`busy`) if another process holds it.
+
+    The lock is `flock` where there is one and `LockFileEx` or its like on Windows (filelock, which torch needs too).
+    """
+    lock = FileLock(path, timeout=-1 if wait else 0)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MlbenchError(busy) from None
+        lock.acquire()
+    except Timeout:
+        raise MlbenchError(busy) from None
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()

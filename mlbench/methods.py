@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError, nearest, unknown
+from mlbench.images.placement import Placement
 from mlbench.images.views import View
 from mlbench.labels import Labels
 from mlbench.models.heads import HeadSpec
@@ -112,6 +113,7 @@ class Batch:
     inputs : float [B, 3, H, W] images, or feature maps [B, D, h, w] on track `head`.
     index : int64 [B] rows of the part the batch is from. labels : training labels; None in inference.
     views : inputs by view name, where the method declares views (`inputs` is then the first view).
+    placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
     side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
         they are tensors or lists of tensors. "boxes" are ground truth: empty in inference.
     """
@@ -120,6 +122,7 @@ class Batch:
     index: Tensor
     labels: Labels | None = None
     views: Mapping[str, Tensor] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
     side: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -249,6 +252,16 @@ class Method:
         return network(batch.inputs).logits
 
     # -- declarations, resolved ---------------------------------------------------------------------------------
+
+    @classmethod
+    def views_for(cls, hyper: Mapping[str, Any]) -> tuple[View, ...]:
+        """The views of a training batch under these hyperparameters, the plain one first; `views` by default."""
+        return cls.views
+
+    @classmethod
+    def uses_for(cls, hyper: Mapping[str, Any]) -> Mapping[str, Uses]:
+        """The runs built on under these hyperparameters; `uses` by default."""
+        return cls.uses
 
     @classmethod
     def declared(cls) -> dict[str, Hyper]:

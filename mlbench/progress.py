@@ -13,10 +13,11 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Images, or other units, a second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} images/s" if task.speed else "", style="progress.data.speed")
+        speed = f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else ""
+        return Text(speed, style="progress.data.speed")
 
 
 class Reporter:
@@ -52,11 +53,14 @@ class Reporter:
             self.console.print(text, markup=False)
             sys.stderr.flush()
 
-    def bar(self, title: str, total: int, done: int = 0, note: str = "") -> Callable[[int], None]:
-        """A bar over `total` images; returns what advances it. Without a terminal it stays silent."""
+    def bar(self, title: str, total: int, done: int = 0, note: str = "", unit: str = "images") -> Callable[[int], None]:
+        """A bar over `total` images (or other units); returns what advances it. Without a terminal it stays silent."""
         if self._progress is None:
             return lambda count: None
-        progress, bar = self._progress, self._progress.add_task(title, total=total, completed=done, note=note)
+        progress, bar = (
+            self._progress,
+            self._progress.add_task(title, total=total, completed=done, note=note, unit=unit),
+        )
 
         def advance(count: int) -> None:
             progress.advance(bar, count)
@@ -65,7 +69,7 @@ class Reporter:
 
         return advance
 
-    def counter(self, title: str) -> Callable[[int, int], None]:
+    def counter(self, title: str, unit: str = "images") -> Callable[[int, int], None]:
         """For work that reports (done, total): a bar on a terminal, a line every ten seconds elsewhere.
 
         A count that does not grow is the first of another array.
@@ -76,7 +80,7 @@ class Reporter:
         def advance(done: int, total: int) -> None:
             nonlocal forward, reached, begun
             if forward is None or done <= reached:
-                forward, reached = self.bar(title, total), 0
+                forward, reached = self.bar(title, total, unit=unit), 0
             forward(done - reached)
             reached = done
             now = time.monotonic()
@@ -85,6 +89,6 @@ class Reporter:
             elif self._progress is None and now - self._spoken > 10:
                 self._spoken = now
                 rate = done / (now - begun + 1e-9)
-                self.say(f"{title}: {done}/{total}, {rate:,.0f} images/s, {(total - done) / rate:,.0f} s left")
+                self.say(f"{title}: {done}/{total}, {rate:,.0f} {unit}/s, {(total - done) / rate:,.0f} s left")
 
         return advance

@@ -10,13 +10,13 @@ import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.settings import TrainSettings, build, to_plain
+from mlbench.settings import TrainSettings, build, coerce, to_plain
 
 TRACKS = ("head", "full")
 _COUNTS = ("classes", "train", "val", "test")
@@ -24,11 +24,37 @@ _COUNTS = ("classes", "train", "val", "test")
 
 @dataclass(frozen=True)
 class Annotation:
-    """Which labels of the training part are shown. `keep` is the share of entries kept (partial processes)."""
+    """Which labels of the training part are shown: a process of ``mlbench.annotation.PROCESSES``.
+
+    In a file the process's parameters stand beside `process` and `seed`.
+    """
 
     process: str
-    keep: float | None = None
     seed: int | None = None  # a published draw's own seed; without it the run's mask seed decides
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        return {"process": self.process, **self.params} | ({} if self.seed is None else {"seed": self.seed})
+
+    def changed(self, params: Mapping[str, Any], where: str) -> Annotation:
+        """This annotation with other parameters; UsageError, beginning with `where`, for a wrong name or value."""
+        from mlbench.annotation import check_process
+
+        try:
+            check_process(self.process, {**self.params, **params})
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+        return replace(self, params={**self.params, **params})
+
+
+@dataclass(frozen=True)
+class Stress:
+    """A sweep: the values that parameter `key` ("annotation.bias") takes in turn, a run each."""
+
+    key: str
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -59,24 +85,47 @@ class Unspecified:
 
 @dataclass(frozen=True)
 class MetricRules:
-    """Which of the published definitions make this protocol's numbers."""
+    """Which of the published definitions make this protocol's numbers (`mlbench.metrics` names them).
+
+    `groups` cuts the classes, ordered by what `groups_by` counts on the training images, into so many groups of equal
+    size with a mean AP each, "mAP_G1" being that of the rarest (`mlbench.class_groups`).
+    """
 
     headline: str = "mAP"
     ap: Literal["step", "envelope", "eleven_point"] = "step"
-    empty_class: Literal["zero", "skip"] = "skip"
+    empty_class: Literal["zero", "skip", "zero_if_known"] = "skip"
     decision: float = 0.5
     top_k: int = 3
+    groups: int | None = None
+    groups_by: Literal["train_annotations", "train_positives"] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.decision <= 1:
             raise UsageError(f"decision = {self.decision}: expected a probability from 0 to 1")
         if self.top_k < 1:
             raise UsageError(f"top_k = {self.top_k}: expected at least 1")
+        if (self.groups is None) != (self.groups_by is None):
+            raise UsageError("groups and groups_by go together: one of them is missing")
+        if self.groups is not None and self.groups < 1:
+            raise UsageError(f"groups = {self.groups}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """The published table this protocol makes: metrics (of results) and data sets, in the order of its columns."""
+
+    metrics: tuple[str, ...] = ("mAP",)
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetRules:
-    """What a protocol says of one data set: expected counts (classes, train, val, test) and training settings."""
+    """What a protocol says of one data set.
+
+    `version` is that of the data set's labels, `expect` the counts (classes, train, val, test) after the split;
+    `train`, `unspecified` and `annotation` replace the protocol's own. `unverified` lists what stands in its `source`
+    without proof.
+    """
 
     version: str | None = None
     expect: Mapping[str, int] = field(default_factory=dict)
@@ -84,6 +133,7 @@ class DatasetRules:
     unspecified: Mapping[str, str] = field(default_factory=dict)
     annotation: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    unverified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +155,9 @@ class Protocol:
     split: SplitRule = SplitRule()
     unspecified: Unspecified = Unspecified()
     metrics: MetricRules = MetricRules()
+    table: TableLayout = TableLayout()
     datasets: Mapping[str, DatasetRules] = field(default_factory=dict)
+    stress: Stress | None = None
     unverified: tuple[str, ...] = ()
     sha256: str = ""
     where: str = ""
@@ -129,13 +181,16 @@ class Protocol:
     def annotation_for(self, dataset: str) -> Annotation:
         """The annotation process on `dataset`."""
         own = self.datasets.get(dataset, DatasetRules()).annotation
-        general = {k: v for k, v in vars(self.annotation).items() if v is not None}
-        return build(Annotation, general | dict(own), f"{self.where}: [datasets.{dataset}.annotation]")
+        return _annotation(self.annotation.table | dict(own), f"{self.where}: [datasets.{dataset}.annotation]")
 
-    def check_counts(self, dataset: str, counts: Mapping[str, int]) -> None:
-        """Compare `counts` (classes, train, val, test) with what the protocol expects of `dataset`."""
-        expected = self.datasets.get(dataset, DatasetRules()).expect
-        wrong = [f"{k}: expected {v}, found {counts.get(k, 0)}" for k, v in expected.items() if counts.get(k, 0) != v]
+    def check_counts(self, dataset: str, counts: Mapping[str, int], version: str | None = None) -> None:
+        """Compare `counts` (classes, train, val, test) and `version` with what the protocol expects of `dataset`."""
+        rules = self.datasets.get(dataset, DatasetRules())
+        wrong = [
+            f"{k}: expected {v}, found {counts.get(k, 0)}" for k, v in rules.expect.items() if counts.get(k, 0) != v
+        ]
+        if None not in (rules.version, version) and rules.version != version:
+            wrong.append(f"version: expected {rules.version}, found {version}")
         if wrong:
             raise DataError(
                 f"data set '{dataset}' is not what protocol '{self.name}' was defined on ({'; '.join(wrong)}). "
@@ -197,12 +252,18 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def _validate(table: dict[str, Any], where: str) -> Protocol:
     from mlbench.store import canonical_json
 
-    sections = {"annotation": Annotation, "split": SplitRule, "unspecified": Unspecified, "metrics": MetricRules}
+    sections = {
+        **{"split": SplitRule, "unspecified": Unspecified, "stress": Stress},
+        **{"metrics": MetricRules, "table": TableLayout},
+    }
     values = dict(table)
+    for key in ("annotation", *sections):
+        if not isinstance(values.get(key, {}), dict):
+            raise UsageError(f"{where}: '{key}' must be a table")
+    if "annotation" in values:
+        values["annotation"] = _annotation(values["annotation"], f"{where}: [annotation]")
     for key, cls in sections.items():
         if key in values:
-            if not isinstance(values[key], dict):
-                raise UsageError(f"{where}: '{key}' must be a table")
             values[key] = build(cls, values[key], f"{where}: [{key}]")  # type: ignore[arg-type]
     datasets = values.get("datasets", {})
     if not isinstance(datasets, dict) or not all(isinstance(rules, dict) for rules in datasets.values()):
@@ -219,10 +280,11 @@ def _validate(table: dict[str, Any], where: str) -> Protocol:
     values |= {"sha256": hashlib.sha256(canonical_json(meaning)).hexdigest(), "where": where}
     protocol = build(Protocol, values, where)
     _check_train(protocol.train, f"{where}: [train]")
-    _check_annotation(protocol.annotation, f"{where}: [annotation]")
+    if protocol.stress is not None:
+        _check_stress(protocol.stress, protocol.annotation, f"{where}: [stress]")
     for name, rules in protocol.datasets.items():
         _check_train(rules.train, f"{where}: [datasets.{name}.train]")
-        _check_annotation(protocol.annotation_for(name), f"{where}: [datasets.{name}.annotation]")
+        protocol.annotation_for(name)
         for key in rules.expect:
             if key not in _COUNTS:
                 raise unknown("key", key, _COUNTS, f"{where}: [datasets.{name}.expect]")
@@ -245,12 +307,33 @@ def _check_train(table: Mapping[str, Any], where: str) -> None:
             _check_train(value, f"{where} {key}")
 
 
-def _check_annotation(annotation: Annotation, where: str) -> None:
-    from mlbench.annotation import check_process
+def _annotation(table: Mapping[str, Any], where: str) -> Annotation:
+    """Read an annotation table; it may hold the parameters of its process and no others."""
+    from mlbench.annotation import PROCESSES, check_process
 
-    if annotation.keep is not None and not 0 < annotation.keep <= 1:
-        raise UsageError(f"{where} keep = {annotation.keep:g}: expected a share above 0, at most 1")
+    params = dict(table)
+    annotation = build(Annotation, {key: params.pop(key) for key in ("process", "seed") if key in params}, where)
+    if annotation.process not in PROCESSES:
+        raise unknown("annotation process", annotation.process, PROCESSES, where)
+    known = PROCESSES[annotation.process].params
+    for key, value in params.items():
+        if key not in known:
+            raise unknown("key", key, ["process", "seed", *known], f"{where} of process '{annotation.process}'")
+        params[key] = coerce(value, known[key].kind, f"{where} {key}")
+    if not 0 < params.get("keep", 1) <= 1:
+        raise UsageError(f"{where} keep = {params['keep']:g}: expected a share above 0, at most 1")
     try:
-        check_process(annotation.process, {} if annotation.keep is None else {"keep": annotation.keep})
+        check_process(annotation.process, params)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+    return replace(annotation, params=params)
+
+
+def _check_stress(stress: Stress, annotation: Annotation, where: str) -> None:
+    section, _, name = stress.key.partition(".")
+    if section != "annotation" or not name:
+        raise UsageError(f"{where} key = '{stress.key}': expected annotation.PARAMETER")
+    if not stress.values:
+        raise UsageError(f"{where} values: expected at least one")
+    for value in stress.values:
+        annotation.changed({name: value}, where)

@@ -58,7 +58,7 @@ def collect_provenance(
     threads : threads of each process; by default what torch uses if it is loaded, else the usable cores.
     images_per_s : training images a second, over all processes.
     argv : the command, by default ``sys.argv``; recorded by `shorten_argv`.
-    pixels_sha256 : hashes of the pixels read, by split.
+    pixels_sha256 : hashes of the pixels read, by split (``split@side`` where `side` is not the run's image size).
     packages : distributions whose versions to state; those not installed are left out.
     """
     if started.tzinfo is None:

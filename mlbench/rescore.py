@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlbench.class_groups import groups_for
 from mlbench.datasets import load_dataset
 from mlbench.errors import DataError
 from mlbench.paths import store_dir
@@ -55,7 +56,8 @@ def score(
     predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
     test = data.splits["test"]
     unspecified = rules.unspecified_for(data.id)
-    results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified)
+    groups = groups_for(rules.metrics, data.splits["train"].labels, data.classes)
+    results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified, groups)
     differences = {}
     if protocol is None:
         recorded = record["results"]["test"]

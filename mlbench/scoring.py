@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from mlbench.annotation import State, map_unspecified
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels
 from mlbench.errors import DataError
 from mlbench.metrics import (
+    Scores,
     average_precision,
+    average_precision_of_known,
+    group_means,
     mean_accuracy,
     mean_average_precision,
     precision_recall_f1,
@@ -26,10 +30,25 @@ from mlbench.protocol import MetricRules, Unspecified
 _AP_NAMES = {"step": "mAP_step", "envelope": "mAP_envelope", "eleven_point": "mAP_11point"}
 
 
-def targets_of(labels: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
+def targets_of(labels: LabelMatrix, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Bool (targets, known) of raw states [N, C] under the protocol's rule for UNSPECIFIED."""
-    mapped = map_unspecified(labels, rule)
+    mapped = map_unspecified(np.asarray(labels), rule)
     return mapped == State.POSITIVE, (mapped == State.POSITIVE) | (mapped == State.NEGATIVE)
+
+
+def ap_by_class(scores: Scores, labels: LabelMatrix, rule: str, flavour: str) -> tuple[np.ndarray, np.ndarray]:
+    """AP [C] on what is known of raw states [N, C] under `rule` for UNSPECIFIED, and bool [n, C]: what is known.
+
+    Of sparse labels only the known entries are looked at; n is 1 then, True for a class with a known entry.
+    """
+    if not isinstance(labels, SparseLabels):
+        targets, known = targets_of(labels, rule)
+        return average_precision(scores, targets, known, flavour), known
+    rows, classes, states = labels.map_unspecified(rule).entries()
+    counted = states != State.UNSPECIFIED
+    rows, classes, present = rows[counted], classes[counted], states[counted] == State.POSITIVE
+    known = np.bincount(classes, minlength=labels.n_classes)[None] > 0
+    return average_precision_of_known(scores, rows, classes, present, flavour), known
 
 
 def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -49,27 +68,30 @@ def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) 
 
 def score_predictions(
     predictions: Predictions,
-    labels: np.ndarray,
+    labels: LabelMatrix,
     ids: Sequence[str],
     classes: Sequence[str],
     rules: MetricRules,
     unspecified: Unspecified,
+    groups: Sequence[np.ndarray] = (),
 ) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
     """All numbers of one prediction file against raw labels int8 [N, C].
 
     Returns (results, per_class), in percent; None where a number is undefined. "mAP" is the protocol's own flavour
-    and rule for empty classes; the other flavours stand beside it under their names.
+    and rule for empty classes; the other flavours stand beside it under their names. "mAP_G1", "mAP_G2", ... are its
+    means over `groups` of class indices, if there are any (`mlbench.class_groups`).
     """
     order = align(predictions, ids, classes)
     scores = scores_of_kind(predictions.kind, predictions.scores[order])
     results: dict[str, float] = {}
-    targets, known = targets_of(labels, unspecified.ap)
     per_class: dict[str, dict[str, float | None]] = {}
     for flavour, name in _AP_NAMES.items():
-        ap = average_precision(scores, targets, known, flavour)
-        results[name] = mean_average_precision(ap, rules.empty_class)
+        ap, known = ap_by_class(scores, labels, unspecified.ap, flavour)
+        means = group_means(ap, groups, rules.empty_class, known)
+        results[name] = means.overall
         if flavour == rules.ap:
-            results["mAP"] = results[name]
+            results["mAP"] = means.overall
+            results |= {f"mAP_G{number}": mean for number, mean in enumerate(means.groups, start=1)}
             per_class["AP"] = _by_class(classes, ap)
     targets, known = targets_of(labels, unspecified.f1)
     decisions = {}
@@ -91,10 +113,12 @@ def score_predictions(
     return {name: _percent(value) for name, value in sorted(results.items())}, per_class
 
 
-def observed_map(scores: np.ndarray, kind: str, observed: np.ndarray, empty_class: str) -> float:
+def observed_map(scores: np.ndarray, kind: str, observed: LabelMatrix, empty_class: str) -> float:
     """Validation mAP in percent on observed labels, unknown counted as negative (UNSPECIFIED left out)."""
-    ap = average_precision(scores_of_kind(kind, scores), observed == State.POSITIVE, observed != State.UNSPECIFIED)
-    return 100.0 * mean_average_precision(ap, empty_class)
+    observed = np.asarray(observed)
+    known = observed != State.UNSPECIFIED
+    ap = average_precision(scores_of_kind(kind, scores), observed == State.POSITIVE, known)
+    return 100.0 * mean_average_precision(ap, empty_class, known)
 
 
 def _percent(value: float) -> float | None:

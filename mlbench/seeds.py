@@ -7,6 +7,7 @@ method, so that methods are compared on the same draws; a method's private strea
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def derive(*names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def id_hashes(ids: tuple[str, ...]) -> np.ndarray:
+def id_hashes(ids: Sequence[str]) -> np.ndarray:
     """One uint64 a sample id, the same on every machine: the sample's part of a keyed draw."""
     digests = (hashlib.blake2b(sample.encode(), digest_size=8).digest() for sample in ids)
     return np.frombuffer(b"".join(digests), dtype="<u8").copy()

@@ -52,6 +52,7 @@ def with_other_hidden_labels(dataset: Dataset, observed: np.ndarray) -> Dataset:
     """`dataset` with every training label inverted that `observed` [N, C] does not show: nobody allowed to see only
     `observed` can tell the two apart."""
     train = dataset.splits["train"]
-    labels = np.where(observed == State.UNKNOWN, -train.labels, train.labels).astype(np.int8)
+    truth = np.asarray(train.labels)
+    labels = np.where(observed == State.UNKNOWN, -truth, truth).astype(np.int8)
     other = Split(train.ids, labels, train.images, train.groups, train.boxes)
     return Dataset(dataset.id, dataset.version, dataset.classes, {**dataset.splits, "train": other})

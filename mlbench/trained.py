@@ -62,8 +62,7 @@ def request_of(
     identity = record["identity"]
     changes = {f"train.{name}": value for name, value in identity["train"].items()}
     changes |= identity["method"]["hyperparameters"]
-    if "keep" in identity["mask"].get("params", {}):
-        changes["annotation.keep"] = identity["mask"]["params"]["keep"]
+    changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
         protocol=identity["protocol"],
         method=identity["method"]["name"],

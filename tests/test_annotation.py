@@ -29,7 +29,20 @@ from mlbench.annotation import (
 )
 from mlbench.errors import DataError, UsageError
 
-PARAMS = {"partial": {"keep": 0.3}, "partial_exact": {"keep": 0.3}}
+PARAMS = {
+    "partial": {"keep": 0.3},
+    "partial_exact": {"keep": 0.3},
+    "partial_per_class": {"n": 5},
+    "partial_fraction": {"keep": 0.3},
+    "single_positive_size": {"bias": 2},
+    "single_positive_frequency": {"bias": -1},
+    "single_positive_cooccurrence": {"bias": 2},
+    "per_class_missing": {"mean": 0.5},
+    "label_noise": {"false_negative": 0.3, "false_positive": 0.1},
+    "annotator_budget": {"budget": 0.4},
+}
+#: Processes in which the other rows of a part decide about a row: one generator, or numbers counted over rows.
+WHOLE = {"single_positive_spml", "partial_per_class", "partial_fraction", "annotator_budget"}
 
 
 def names(n: int) -> list[str]:
@@ -39,6 +52,13 @@ def names(n: int) -> list[str]:
 def random_labels(n: int = 60, c: int = 9, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.choice(np.array([1, -1, -1, 2], dtype=np.int8), size=(n, c))
+
+
+def some_boxes(n: int = 60, c: int = 9) -> np.ndarray:
+    """A box of its own size for each class in each of `n` images."""
+    cells = np.array([(row, k) for row in range(n) for k in range(c)], dtype=np.float32).reshape(-1, 2)
+    side = 1 + (7 * cells[:, :1] + 3 * cells[:, 1:]) % 11
+    return np.concatenate([cells, np.zeros_like(cells), side, side], axis=1)
 
 
 def pattern() -> np.ndarray:
@@ -111,29 +131,45 @@ def test_spml_draw_on_the_voc2007_labels_equals_the_papers_code() -> None:
 # --- our own draws ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", sorted(PROCESSES))
+@pytest.mark.parametrize("process", sorted(name for name, rule in PROCESSES.items() if not rule.noisy))
 def test_a_mask_shows_true_labels_or_unknown_and_never_hides_unspecified(process: str) -> None:
     labels = random_labels()
-    observed = draw_mask(labels, process, PARAMS.get(process), ids=names(60)).observed
+    observed = draw_mask(labels, process, PARAMS.get(process), ids=names(60), boxes=some_boxes()).observed
     assert observed.dtype == np.int8
     assert ((observed == labels) | ((observed == State.UNKNOWN) & (labels != State.UNSPECIFIED))).all()
     assert ((observed == State.UNSPECIFIED) == (labels == State.UNSPECIFIED)).all()
 
 
-@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"single_positive_spml"}))
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - WHOLE))
 def test_a_row_keeps_its_draw_in_any_subset_and_order(process: str) -> None:
-    labels = random_labels()
+    labels, boxes = random_labels(), some_boxes()
     ids = names(60)
     rows = np.array([41, 3, 17, 59])
-    whole = draw_mask(labels, process, PARAMS.get(process), 7, ids=ids).observed
-    part = draw_mask(labels[rows], process, PARAMS.get(process), 7, ids=[ids[r] for r in rows]).observed
+    own = np.concatenate([boxes[boxes[:, 0] == row] for row in rows])
+    own[:, 0] = np.repeat(np.arange(4), 9)
+    params = PARAMS.get(process)
+    whole = draw_mask(labels, process, params, 7, ids=ids, boxes=boxes).observed
+    chosen = [ids[r] for r in rows]
+    part = draw_mask(labels[rows], process, params, 7, ids=chosen, boxes=own, train_labels=labels).observed
     assert (part == whole[rows]).all()
 
 
-@pytest.mark.parametrize("process", ["partial", "partial_exact", "single_positive", "single_positive_spml"])
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"single_positive_spml"}))
+def test_the_order_of_the_rows_changes_nothing(process: str) -> None:
+    labels, boxes, ids = random_labels(), some_boxes(), names(60)
+    order = np.random.default_rng(1).permutation(60)
+    moved = boxes.copy()
+    moved[:, 0] = np.argsort(order)[boxes[:, 0].astype(int)]
+    first = draw_mask(labels, process, PARAMS.get(process), 7, ids=ids, boxes=boxes).observed
+    other = draw_mask(labels[order], process, PARAMS.get(process), 7, ids=[ids[r] for r in order], boxes=moved).observed
+    assert (other == first[order]).all()
+
+
+@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"full"}))
 def test_another_seed_gives_another_draw_and_the_same_seed_the_same(process: str) -> None:
-    labels = pattern()
-    first, again, other = (draw_mask(labels, process, PARAMS.get(process), s, ids=names(40)) for s in (1, 1, 2))
+    labels, boxes = pattern(), some_boxes(40, 7)
+    params = PARAMS.get(process)
+    first, again, other = (draw_mask(labels, process, params, s, ids=names(40), boxes=boxes) for s in (1, 1, 2))
     assert first.sha256 == again.sha256
     assert (first.observed != other.observed).any()
 
@@ -206,9 +242,18 @@ def test_full_hides_nothing() -> None:
 
 def test_an_empty_part_gives_an_empty_mask() -> None:
     for process in PROCESSES:
-        mask = draw_mask(np.zeros((0, 3), dtype=np.int8), process, PARAMS.get(process), ids=[])
+        mask = draw_mask(np.zeros((0, 3), dtype=np.int8), process, PARAMS.get(process), ids=[], boxes=some_boxes(0))
         assert mask.observed.shape == (0, 3)
         assert "0 samples" in describe(mask)
+
+
+@pytest.mark.parametrize("process", sorted(PROCESSES))
+def test_a_mask_of_any_process_survives_the_file(process: str, tmp_path: Path) -> None:
+    mask = draw_mask(random_labels(), process, PARAMS.get(process), ids=names(60), boxes=some_boxes())
+    save_mask(mask, tmp_path / "mask.safetensors")
+    back = load_mask(tmp_path / "mask.safetensors", ids=names(60))
+    assert (back.sha256, back.params) == (mask.sha256, mask.params)
+    assert ("may contradict" in describe(back)) == PROCESSES[process].noisy
 
 
 # --- wrong input ------------------------------------------------------------------------------------------------------
@@ -226,6 +271,20 @@ def test_an_empty_part_gives_an_empty_mask() -> None:
         ("single_positive_spml", {"num_pos": -2}, "expected a whole number"),
         ("single_positive_spml", {"num_neg": 0.5}, "expected a whole number"),
         ("full", {"keep": 1}, "unknown parameter 'keep'"),
+        ("single_positive_size", {"bias": -0.1}, "'bias' is -0.1, expected a number from 0 up"),
+        ("single_positive_size", {}, "'bias' is missing"),
+        ("single_positive_frequency", {"bias": float("inf")}, "'bias' is inf, expected a number"),
+        ("single_positive_frequency", {"bias": True}, "'bias' is True"),
+        ("single_positive_frequency", {"bais": 1}, "Did you mean 'bias'"),
+        ("per_class_missing", {"mean": 1.5}, "'mean' is 1.5, expected a fraction"),
+        (
+            "per_class_missing",
+            {"mean": 0.5, "by": "rarest"},
+            "expected one of beta, rare, frequent. Did you mean 'rare'",
+        ),
+        ("per_class_missing", {"mean": 0.5, "by": 3}, "'by' is 3, expected one of"),
+        ("label_noise", {"false_negative": 0.1}, "'false_positive' is missing"),
+        ("annotator_budget", {"budget": 5000}, "'budget' is 5000, expected a fraction"),
     ],
 )
 def test_a_wrong_process_or_parameter_is_refused(process: str, params: dict | None, message: str) -> None:

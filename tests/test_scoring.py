@@ -210,7 +210,9 @@ def test_a_run_whose_validation_shows_no_positive_is_recorded_without_that_numbe
 
     shipped = load_protocol("single_positive")
     few = replace(
-        shipped, annotation=Annotation("partial", keep=0.01), metrics=replace(shipped.metrics, empty_class="skip")
+        shipped,
+        annotation=Annotation("partial", params={"keep": 0.01}),
+        metrics=replace(shipped.metrics, empty_class="skip"),
     )
     record = train(protocol=few, mask_seed=1)
     assert [row["val"]["mAP_observed"] for row in record["epochs"]] == [None, None]

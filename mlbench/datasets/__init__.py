@@ -12,21 +12,37 @@ __all__ = ["Dataset", "Split", "list_datasets", "load_dataset"]
 
 _BUILT_IN = {
     "coco2014": "MS-COCO 2014, train and val as test, from the official distribution (part of it: coco2014-partial)",
+    "coco2014-all": "MS-COCO 2014 with the images that have no annotation (part of it: coco2014-all-partial)",
     "coco2017": "MS-COCO 2017, train and val as test, from the official distribution (part of it: coco2017-partial)",
     "cub": "CUB-200-2011, 312 attributes, from the official distribution (part of it: cub-partial)",
     "nuswide-official": "NUS-WIDE, 81 concepts, official lists, labelled images (part of it: nuswide-official-partial)",
+    "nuswide-random150k": "NUS-WIDE, the labelled images split at random (part of it: nuswide-random150k-partial)",
+    "nuswide-spml": "NUS-WIDE, the single-positive papers' re-crawl, from their arrays (part of it: nuswide-spml-partial)",
+    "nuswide-srn": "NUS-WIDE, the images SRN had, from lists of yours (part of it: nuswide-srn-partial)",
+    "nuswide-tagged": "NUS-WIDE, images with labels and user tags (part of it: nuswide-tagged-partial)",
+    "openimages-v3": "OpenImages V3, 5,000 trainable classes, verified labels (part of it: openimages-v3-partial)",
+    "openimages-v4": "OpenImages, label files of V4 or later, classes of V3 (part of it: openimages-v4-partial)",
     "scenes": "embedded: 7,000 pictures of handwritten digits on photographs, made at first use, no files needed",
     "voc2007": "PASCAL VOC 2007, trainval and test, from the official distribution (part of it: voc2007-partial)",
     "voc2012": "PASCAL VOC 2012, train and val as test, from the official distribution (part of it: voc2012-partial)",
+    "wider": "WIDER Attribute, 14 attributes of persons, trainval and test (part of it: wider-partial)",
 }
 # What the folder of each official distribution holds, for the message about a missing one.
 _OFFICIAL = {
     "coco2014": "annotations/instances_train2014.json",
+    "coco2014-all": "annotations/instances_train2014.json",
     "coco2017": "annotations/instances_train2017.json",
     "cub": "CUB_200_2011",
     "nuswide-official": "ImageList/TrainImagelist.txt",
+    "nuswide-random150k": "ImageList/TrainImagelist.txt",
+    "nuswide-spml": "formatted_train_labels.npy",
+    "nuswide-srn": "ImageList/TrainImagelist.txt and srn/train.txt",
+    "nuswide-tagged": "ImageList/TrainImagelist.txt and Train_Tags1k.dat or All_Tags.txt",
+    "openimages-v3": "train/annotations-human.csv",
+    "openimages-v4": "train-annotations-human-imagelabels.csv",
     "voc2007": "VOCdevkit/VOC2007",
     "voc2012": "VOCdevkit/VOC2012",
+    "wider": "wider_attribute_annotation/wider_attribute_trainval.json",
 }
 _PARTIAL = tuple(f"{name}-partial" for name in _OFFICIAL)
 
@@ -82,10 +98,22 @@ def _load_official(name: str, root: Path, partial: bool) -> Dataset:
         from mlbench.datasets.cub import load_cub
 
         return load_cub(root, partial)
-    if name == "nuswide-official":
+    if name == "nuswide-spml":
+        from mlbench.datasets.nuswide_spml import load_spml
+
+        return load_spml(root, partial)
+    if name.startswith("nuswide"):
         from mlbench.datasets.nuswide import load_nuswide
 
-        return load_nuswide(root, partial)
+        return load_nuswide(name.removeprefix("nuswide-"), root, partial)
+    if name.startswith("openimages"):
+        from mlbench.datasets.openimages import load_openimages
+
+        return load_openimages(name.removeprefix("openimages-"), root, partial)
+    if name == "wider":
+        from mlbench.datasets.wider import load_wider
+
+        return load_wider(root, partial)
     if name.startswith("coco"):
         from mlbench.datasets.coco import load_coco
 

@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from mlbench.datasets.names import take_names
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels, take_labels
+
 
 class ImageSource(Protocol):
     """The images of one split, addressed by row."""
@@ -31,17 +34,18 @@ class Split:
     Parameters
     ----------
     ids : sample ids, unique within the split, in the fixed row order.
-    labels : int8 [N, C], raw `State` values as the source has them (POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED).
+    labels : int8 [N, C], raw `State` values as the source has them (POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED), or
+        `SparseLabels` where few of very many are known.
     images : the pictures, one a row.
     groups : image id of each sample where several samples share an image (persons of WIDER);
         the bootstrap resamples groups. Defaults to `ids`.
     boxes : float32 [M, 6] rows (sample row, class, x1, y1, x2, y2) in pixels of the decoded image, or None.
     """
 
-    ids: tuple[str, ...]
-    labels: np.ndarray
+    ids: Sequence[str]
+    labels: LabelMatrix
     images: ImageSource
-    groups: tuple[str, ...] = ()
+    groups: Sequence[str] = ()
     boxes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -62,10 +66,10 @@ class Split:
             kept[:, 0] = position[kept[:, 0].astype(np.int64)]
             boxes = kept[np.argsort(kept[:, 0], kind="stable")]
         return Split(
-            ids=tuple(self.ids[r] for r in rows),
-            labels=self.labels[rows],
+            ids=take_names(self.ids, rows),
+            labels=take_labels(self.labels, rows),
             images=SubsetImages(self.images, rows),
-            groups=tuple(self.groups[r] for r in rows),
+            groups=take_names(self.groups, rows),
             boxes=boxes,
         )
 
@@ -73,7 +77,10 @@ class Split:
         """Feed ids, groups, labels, boxes and image descriptions to `digest`, in row order."""
         for row, (sample, group) in enumerate(zip(self.ids, self.groups, strict=True)):
             digest.update(f"{sample}\0{group}\0{self.images.describe(row)}\n".encode())
-        digest.update(np.ascontiguousarray(self.labels, dtype=np.int8).tobytes())
+        if isinstance(self.labels, SparseLabels):
+            self.labels.update_hash(digest)
+        else:
+            digest.update(np.ascontiguousarray(self.labels, dtype=np.int8).tobytes())
         if self.boxes is not None:
             digest.update(np.ascontiguousarray(self.boxes, dtype=np.float32).tobytes())
 

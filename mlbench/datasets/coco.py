@@ -19,11 +19,12 @@ from mlbench.images.decode import FileImages, first_few
 #: Number of categories in every official instances file.
 N_CLASSES = 80
 
-#: Official part behind each split, and how many of its images have an annotation. 2014: partial-label facts 4.1
-#: [known] and attention facts 5.2 [recall]; confirmed by counting a list of annotations per image. 2017: commonly
-#: given as 117,266 and 4,952 [memory, unverified], in no fact file, therefore not checked.
+#: Official part behind each split, and how many of its images are used: those with an annotation, or all. 2014:
+#: partial-label facts 4.1 [known] and attention facts 5.2 [recall]; confirmed by counting a list of annotations per
+#: image. 2017: commonly given as 117,266 and 4,952 [memory, unverified], in no fact file, therefore not checked.
 PARTS: dict[str, dict[str, tuple[str, int | None]]] = {
     "2014": {"train": ("train2014", 82081), "test": ("val2014", 40137)},
+    "2014-all": {"train": ("train2014", 82783), "test": ("val2014", 40504)},
     "2017": {"train": ("train2017", None), "test": ("val2017", None)},
 }
 
@@ -37,7 +38,7 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
 
     Parameters
     ----------
-    year : "2014" or "2017".
+    year : "2014" or "2017"; "2014-all" keeps the images without an annotation too (VAC and SRN, attention facts 5.2).
     root : the folder that holds ``annotations/instances_{train,val}{year}.json`` and the image folders
         ``train{year}`` and ``val{year}``, or a folder that holds it as ``coco`` or ``coco{year}``.
     partial : accept a copy with fewer images; the data set is then called ``coco{year}-partial``. Without it such a
@@ -62,7 +63,8 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
     """
     if year not in PARTS:
         raise unknown("year of COCO", year, PARTS)
-    folder = find_folder(Path(root), f"annotations/instances_train{year}.json", "coco", f"coco{year}")
+    every, files = year.endswith("-all"), year.removesuffix("-all")
+    folder = find_folder(Path(root), f"annotations/instances_train{files}.json", "coco", f"coco{files}")
     splits: dict[str, Split] = {}
     notes: list[str] = []
     classes: tuple[str, ...] | None = None
@@ -72,11 +74,12 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
         if classes is not None and found.classes != classes:
             raise DataError(f"{path}: 'categories' differ from those of the training file")
         classes = found.classes
-        ids = sorted(found.boxes, key=str)
+        ids = sorted(found.images if every else found.boxes, key=str)
         names = [f"{part}/{found.images[image][0]}" for image in ids]
         bare = sorted(str(image) for image in found.images.keys() - found.boxes.keys())
         if bare:
-            notes.append(f"{len(bare)} {part} images without an annotation left out: {first_few(bare, 10)}")
+            done = "kept" if every else "left out"
+            notes.append(f"{len(bare)} {part} images without an annotation {done}: {first_few(bare, 10)}")
         rows = rows_present(folder, names, part, expected, f"coco{year}", partial, notes)
         ids = [ids[row] for row in rows]
         labels, boxes = _labels_and_boxes(found, ids, part, notes)
@@ -88,7 +91,7 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
         classes=classes or (),
         splits=splits,
         notes=tuple(notes),
-        source=f"MS-COCO {year}, instances_train{year}.json and instances_val{year}.json",
+        source=f"MS-COCO {files}, instances_train{files}.json and instances_val{files}.json",
     )
 
 
@@ -181,7 +184,7 @@ def _labels_and_boxes(found: _Instances, ids: list[int], part: str, notes: list[
     crowds, empty, clipped = 0, [], []
     for row, image in enumerate(ids):
         _, width, height = found.images[image]
-        for column, (x1, y1, x2, y2), crowd in found.boxes[image]:
+        for column, (x1, y1, x2, y2), crowd in found.boxes.get(image, ()):
             labels[row, column] = State.POSITIVE
             inside = (max(x1, 0), max(y1, 0), min(x2, width), min(y2, height))
             if np.float32(inside[0]) >= np.float32(inside[2]) or np.float32(inside[1]) >= np.float32(inside[3]):

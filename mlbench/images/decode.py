@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlbench.errors import DataError
+from mlbench.store.files import sha256_file
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error)
@@ -110,6 +111,18 @@ class FileImages:
         """File name, its size in bytes, and the crop if there is one."""
         crop = "" if self.crops is None else " crop " + " ".join(f"{float(v):g}" for v in self.crops[row])
         return f"{self.names[row]} {self._sizes[row]}{crop}"
+
+    def digest(self, row: int) -> str:
+        """SHA-256 of the file's bytes."""
+        return sha256_file(Path(self.root) / self.names[row])
+
+    def modified(self, row: int) -> float:
+        """When the file was last written, in seconds since 1970; DataError if it is gone."""
+        path = Path(self.root) / self.names[row]
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            raise DataError(f"{path}: no such image") from None
 
 
 def file_size(path: Path) -> int:

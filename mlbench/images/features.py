@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mlbench.datasets.base import Split
-from mlbench.images.cache import Advance, cached_array
-from mlbench.images.pixels import load_pixels, pixel_key
+from mlbench.images.cache import Advance, Recipe, array_sha256, cached_array
+from mlbench.images.pixels import load_pixels, pixel_key, pixels_sha256
 from mlbench.images.tensors import normalise
 from mlbench.paths import cache_dir
 
@@ -48,12 +48,15 @@ def load_features(
         return backbone(images).half().cpu().numpy()
 
     key = hashlib.sha256(f"{pixel_key(split, size)}\0{name}".encode()).hexdigest()[:32]
-    folder = cache_dir() / "features"
+    path = cache_dir() / "features" / f"{key}-maps.npy"
     shape = extract(0, 1).shape[1:] if len(split) else (1, 1, 1)
-    maps = cached_array(folder / f"{key}-maps.npy", (len(split), *shape), np.float16, extract, 32, advance)
+    about = {"backbone": name, "size": size, "versions": {"torch": torch.__version__}}
+    recipe = Recipe(extract, origin=pixels_sha256(split, size), about=about)
+    maps = cached_array(path, (len(split), *shape), np.float16, recipe, 32, advance)
 
     def pool(start: int, stop: int) -> np.ndarray:
         return maps[start:stop].astype(np.float32).mean(axis=(2, 3))
 
-    pooled = cached_array(folder / f"{key}-pooled.npy", (len(split), shape[0]), np.float32, pool)
+    recipe = Recipe(pool, origin=array_sha256(path, maps), about=about)
+    pooled = cached_array(path.with_name(f"{key}-pooled.npy"), (len(split), shape[0]), np.float32, recipe)
     return Features(maps, pooled)

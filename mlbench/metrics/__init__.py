@@ -9,11 +9,13 @@ from mlbench.metrics.average_precision import (
     EmptyClasses,
     GroupMeans,
     average_precision,
+    average_precision_of_known,
     empty_classes,
     group_means,
     mean_average_precision,
 )
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
+from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
 from mlbench.metrics.label_metrics import (
     Counts,
     MeanAccuracy,
@@ -25,9 +27,14 @@ from mlbench.metrics.label_metrics import (
 from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
 
 __all__ = [
+    "AXES",
+    "PUBLISHED",
+    "ClassMeans",
     "Counts",
+    "Definition",
     "EmptyClasses",
     "GroupMeans",
+    "Lens",
     "Logits",
     "MeanAccuracy",
     "PrecisionRecallF1",
@@ -35,6 +42,8 @@ __all__ = [
     "Ranks",
     "Scores",
     "average_precision",
+    "average_precision_of_known",
+    "class_means",
     "empty_classes",
     "group_means",
     "harmonic_mean",
@@ -45,4 +54,5 @@ __all__ = [
     "threshold",
     "top_k",
     "top_k_thresholded",
+    "users",
 ]

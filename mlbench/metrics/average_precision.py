@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from mlbench.errors import DataError, unknown
 from mlbench.metrics._checks import bool_matrix, known_matrix
 from mlbench.metrics.scores import Scores, require_scores
 
-EMPTY_CLASS_RULES = ("zero", "skip")
+EMPTY_CLASS_RULES = ("zero", "skip", "zero_if_known")
 
 
 def average_precision(
@@ -67,6 +68,36 @@ def average_precision(
     return result
 
 
+def average_precision_of_known(
+    scores: Scores, rows: np.ndarray, classes: np.ndarray, present: np.ndarray, flavour: str = "step"
+) -> np.ndarray:
+    """`average_precision` of M known entries among N x C: its cost grows with M, and no matrix of labels is needed.
+
+    Parameters
+    ----------
+    scores, flavour : as for `average_precision`.
+    rows, classes : int [M], which entries are known, each once and in any order.
+    present : bool [M], True where the entry is positive.
+
+    Returns
+    -------
+    float64 [C]; NaN for a class without known positives. UsageError and DataError as for `average_precision`.
+    """
+    if flavour not in _FLAVOURS:
+        raise unknown("flavour of average precision", flavour, _FLAVOURS)
+    values = require_scores(scores).values
+    if present.dtype != np.bool_ or not rows.shape == classes.shape == present.shape == (len(rows),):
+        raise DataError("known entries: expected rows, classes and bool present of one length")
+    order = np.argsort(classes, kind="stable")
+    known, present = values[rows[order], classes[order]], present[order]
+    ends = np.concatenate([[0], np.cumsum(np.bincount(classes, minlength=values.shape[1]))])
+    result = np.full(values.shape[1], np.nan)
+    for c, (start, end) in enumerate(pairwise(ends)):
+        if present[start:end].any():
+            result[c] = _FLAVOURS[flavour](_precision_at_positives(known[start:end], present[start:end]))
+    return result
+
+
 def _precision_at_positives(column: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Precision when the threshold is each positive's own score, positives in order of ascending score; float64 [G].
 
@@ -103,17 +134,38 @@ _FLAVOURS: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
-def mean_average_precision(ap: np.ndarray, empty_class: str) -> float:
+def mean_average_precision(ap: np.ndarray, empty_class: str, known: np.ndarray | None = None) -> float:
     """Mean of per-class values `ap` [C]; NaN if no class is left to average.
 
-    `empty_class` says what a NaN (a class without known positives) counts as: "zero" keeps it in the mean as 0
-    (SPML, LL, BoostLU), "skip" leaves it out. BoostLU's OpenImages rule, which skips classes without known entries
-    but counts those without positives as 0, is "zero" on the classes not in `empty_classes(...).no_known`.
+    `empty_class` says what a NaN (a class without known positives) counts as:
+
+    "zero"
+        0, and the class stays in the mean (SPML, LL, BoostLU).
+    "skip"
+        The class leaves the mean.
+    "zero_if_known"
+        0 where the class has a known entry, and no part in the mean where it has none: LL and BoostLU on OpenImages
+        (partial-label facts 4.4; BoostLU: instrumentation.py:187-215). `known`, bool [N, C], is that of the AP;
+        None means that all is known.
     """
+    return _mean(_settle(ap, empty_class, known))
+
+
+def _settle(ap: np.ndarray, empty_class: str, known: np.ndarray | None) -> np.ndarray:
+    """`ap` [C] with 0 for each class that counts as 0, and NaN left where a class is skipped."""
     if empty_class not in EMPTY_CLASS_RULES:
         raise unknown("rule for empty classes", empty_class, EMPTY_CLASS_RULES)
     ap = np.asarray(ap, dtype=np.float64)
-    kept = np.nan_to_num(ap, nan=0.0) if empty_class == "zero" else ap[~np.isnan(ap)]
+    if empty_class == "skip":
+        return ap
+    if empty_class == "zero" or known is None:
+        return np.nan_to_num(ap, nan=0.0)
+    known_matrix(known, (len(known), len(ap)))
+    return np.where(np.isnan(ap) & known.any(axis=0), 0.0, ap)
+
+
+def _mean(settled: np.ndarray) -> float:
+    kept = settled[~np.isnan(settled)]
     return float(kept.mean()) if kept.size else float("nan")
 
 
@@ -162,13 +214,16 @@ class GroupMeans:
     overall: float
 
 
-def group_means(ap: np.ndarray, groups: Sequence[np.ndarray], empty_class: str) -> GroupMeans:
-    """Mean of `ap` [C] within each group of class indices, and over all classes; empty classes as `empty_class` says.
+def group_means(
+    ap: np.ndarray, groups: Sequence[np.ndarray], empty_class: str, known: np.ndarray | None = None
+) -> GroupMeans:
+    """Mean of `ap` [C] within each group of class indices, and over all classes.
 
-    Groups may overlap; a group that is empty, or empty after skipping, gives NaN. DataError if an index is not a
-    whole number in 0 .. C - 1 or stands twice in its group.
+    Empty classes count as `empty_class` and `known` say, as in `mean_average_precision`. Groups may overlap; a group
+    that is empty, or empty after skipping, gives NaN. DataError if an index is not a whole number in 0 .. C - 1 or
+    stands twice in its group.
     """
-    ap = np.asarray(ap, dtype=np.float64)
+    ap = _settle(ap, empty_class, known)
     means = []
     for number, group in enumerate(groups):
         index = np.asarray(group)
@@ -181,5 +236,5 @@ def group_means(ap: np.ndarray, groups: Sequence[np.ndarray], empty_class: str) 
             raise DataError(f"group {number}: class index {outside[0]}, expected 0 to {len(ap) - 1}")
         if len(np.unique(index)) != len(index):
             raise DataError(f"group {number}: a class index stands twice, expected each once")
-        means.append(mean_average_precision(ap[index], empty_class))
-    return GroupMeans(groups=tuple(means), overall=mean_average_precision(ap, empty_class))
+        means.append(_mean(ap[index]))
+    return GroupMeans(groups=tuple(means), overall=_mean(ap))

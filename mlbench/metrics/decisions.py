@@ -8,12 +8,14 @@ from mlbench.errors import UsageError
 from mlbench.metrics.scores import Scores, require_scores
 
 
-def threshold(scores: Scores, probability: float = 0.5) -> np.ndarray:
-    """Decide for every entry whose probability is strictly greater than `probability`; bool [N, C].
+def threshold(scores: Scores, probability: float = 0.5, inclusive: bool = False) -> np.ndarray:
+    """Decide for every entry whose probability is greater than `probability` (or, `inclusive`, equal); bool [N, C].
 
-    The rule of VAC (logit > 0, test.py:162-164) and SRN (p > 0.5). UsageError for Ranks.
+    Strictly greater is the rule of VAC (logit > 0, test.py:162-164), SRN (p > 0.5) and ASL (p > 0.8); MLGCN
+    (logit >= 0) and CSRA (p >= 0.5) take equality in. UsageError for Ranks.
     """
-    return require_scores(scores).above(probability)
+    scores = require_scores(scores)
+    return scores.at_least(probability) if inclusive else scores.above(probability)
 
 
 def top_k(scores: Scores, k: int) -> np.ndarray:

@@ -42,9 +42,21 @@ class Scores(ABC):
         rows, classes = self.values.shape
         return rows, classes
 
-    @abstractmethod
     def above(self, probability: float) -> np.ndarray:
-        """Entries whose probability is strictly greater than `probability`; bool [N, C]."""
+        """Entries whose probability is strictly greater than `probability`; bool [N, C].
+
+        `probability` lies in the open interval (0, 1). The limit that stands for it among `values` is rounded to
+        their type before comparing, so that 0.8 stored as float32 is not above 0.8. UsageError for Ranks.
+        """
+        return self.values > self.values.dtype.type(self._limit(probability))
+
+    def at_least(self, probability: float) -> np.ndarray:
+        """Entries whose probability is `probability` or greater, which `above` leaves out where equal; bool [N, C]."""
+        return self.values >= self.values.dtype.type(self._limit(probability))
+
+    @abstractmethod
+    def _limit(self, probability: float) -> float:
+        """What `probability` is on the scale of `values`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +65,10 @@ class Logits(Scores):
 
     kind: ClassVar[str] = "logit"
 
-    def above(self, probability: float) -> np.ndarray:
-        """Entries with logit > log(p / (1 - p)), for p = `probability` in the open interval (0, 1); bool [N, C].
-
-        For p = 0.5 this is logit > 0, exactly. The limit is rounded to the type of `values` before comparing.
-        """
+    def _limit(self, probability: float) -> float:
+        """log(p / (1 - p)); for p = 0.5 this is 0, exactly."""
         p = _open_unit(probability)
-        return self.values > self.values.dtype.type(math.log(p / (1.0 - p)))
+        return math.log(p / (1.0 - p))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +81,8 @@ class Probabilities(Scores):
         super().__post_init__()
         _refuse(self.kind, self.values, (self.values < 0) | (self.values > 1), "outside [0, 1]")
 
-    def above(self, probability: float) -> np.ndarray:
-        """Entries with value > `probability`, which lies in the open interval (0, 1); bool [N, C].
-
-        The limit is rounded to the type of `values` before comparing, so that 0.8 stored as float32 is not above 0.8.
-        """
-        return self.values > self.values.dtype.type(_open_unit(probability))
+    def _limit(self, probability: float) -> float:
+        return _open_unit(probability)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,7 @@ class Ranks(Scores):
 
     kind: ClassVar[str] = "rank"
 
-    def above(self, probability: float) -> np.ndarray:
+    def _limit(self, probability: float) -> float:
         """Always raises UsageError: such scores have no probability."""
         raise UsageError(
             f"scores of kind 'rank' have no probability, so none is above {probability}: "

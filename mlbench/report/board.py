@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
+from mlbench.protocol import load_protocol
 from mlbench.report.tables import Table, build_table
 from mlbench.store import find_records
 
@@ -19,9 +20,21 @@ def table(
     track: str | None = None,
     backbone: str | None = None,
     published: bool = True,
+    layout: bool = False,
 ) -> Table:
-    """Methods by data sets over the runs in `store`; `methods` and `datasets` are names separated by commas."""
+    """Methods by data sets over the runs in `store`.
+
+    `metric`, `methods` and `datasets` are names separated by commas. With `layout`, metrics and data sets are those of
+    the protocol's own table, where `metric` is left at "mAP" and `datasets` out.
+    """
     root = store or store_dir()
+    metrics, columns = _names(metric), _names(datasets)
+    if layout:
+        if protocol is None:
+            raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
+        own = load_protocol(protocol).table
+        metrics = list(own.metrics) if metrics == ["mAP"] else metrics
+        columns = columns or list(own.datasets) or None
     filters = {"protocol": protocol, "track": track, "backbone": backbone}
     records, problems = find_records(root, **{name: value for name, value in filters.items() if value is not None})
     if problems:
@@ -30,10 +43,10 @@ def table(
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
     return build_table(
         records,
-        metric=metric,
+        metric=metrics or "mAP",
         protocol=protocol,
         methods=_names(methods),
-        datasets=_names(datasets),
+        datasets=columns,
         published=published,
     )
 

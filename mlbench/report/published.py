@@ -30,6 +30,15 @@ PROTOCOLS = (
     *("single_positive", "openimages_groups", "wider_attribute"),
     *("coco_vac", "coco_kdwsd", "nuswide_kdwsd"),
 )
+#: Our data sets by the name they have in these files, where that differs. One printed name may stand for several of
+#: ours: ``dataset_version`` tells which images a printed number was made on.
+PRINTED_AS = {
+    "coco2014-all": "coco2014",
+    "nuswide-random150k": "nuswide",
+    "nuswide-spml": "nuswide",
+    "openimages-v3": "openimages_v3",
+    "wider": "wider_attribute",
+}
 _CHOICES = {
     "protocol": PROTOCOLS,
     "group": ("all", "top3", "G1", "G2", "G3", "G4", "G5", "All"),

@@ -5,15 +5,18 @@ A column holds runs that can be compared and nothing else: what differs is refus
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.report.published import load_published
+from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
 
 #: Rows in the papers' order; methods not listed follow by name.
@@ -37,6 +40,7 @@ _COLUMN = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions
 #: What runs of one cell may differ in: what a repetition draws anew.
 _DRAWN = ("key", "repetition", "mask_seed", "mask.seed", "mask.sha256", "split.seed", "split.sha256")
 _RESULT = "results.test."
+_GROUP = re.compile(r"G[0-9]+")
 
 
 def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -67,7 +71,7 @@ def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def build_table(
     records: Iterable[Mapping[str, Any]],
-    metric: str = "mAP",
+    metric: str | Sequence[str] = "mAP",
     protocol: str | None = None,
     methods: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
@@ -80,7 +84,8 @@ def build_table(
     Parameters
     ----------
     records : run records (schema 1).
-    metric : a name under ``results.test``, such as "mAP" or "top3_strict/F1-O"; values are percentages.
+    metric : a name under ``results.test``, such as "mAP" or "top3_strict/F1-O", or several, each with a column a data
+        set; values are percentages.
     protocol, methods, datasets : what to show, in this order; by default all there is, methods as in `METHOD_ORDER`.
         A method or data set without a run is shown as missing.
     published : show the published values of the same method, data set, protocol and metric beside ours, as
@@ -98,14 +103,15 @@ def build_table(
     papers = load_published()
     frame = _select(every, protocol, where)
     _known("method", methods, [*METHOD_ORDER, *every["method.name"], *papers["method"]])
-    _known("data set", datasets, [*every["dataset.id"], *papers["dataset"]])
+    _known("data set", datasets, [*every["dataset.id"], *papers["dataset"], *list_datasets()])
     if methods is not None:
         frame = frame[frame["method.name"].isin(methods)]
     if datasets is not None:
         frame = frame[frame["dataset.id"].isin(datasets)]
     if frame.empty:
         raise UsageError("no run record of the methods and data sets asked for")
-    _known("metric", [metric], [c.removeprefix(_RESULT) for c in frame if str(c).startswith(_RESULT)])
+    metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
+    _known("metric", metrics, [c.removeprefix(_RESULT) for c in frame if str(c).startswith(_RESULT)])
 
     lineage = _lineage(every)
     rows = list(dict.fromkeys(methods or sorted(set(frame["method.name"]), key=_rank)))
@@ -113,7 +119,9 @@ def build_table(
     header: list[Cell] = [(Part("method"),)]
     body: list[list[Cell]] = [[(Part(method),)] for method in rows]
     cells: list[dict[str, Any]] = []
-    for dataset in dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))):
+    shown = list(dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))))
+    for dataset, metric in itertools.product(shown, metrics):
+        title = dataset if len(metrics) == 1 else metric if len(shown) == 1 else f"{dataset} {metric}"
         runs = frame[frame["dataset.id"] == dataset]
         _check_column(runs, dataset)
         column = [_cell(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
@@ -121,20 +129,20 @@ def build_table(
             f"{c['mean']:.{digits}f}" for c in column if c["supervision"] == "observed" and not math.isnan(c["mean"])
         ]
         best = max(ours, key=float, default="")
-        header.append((Part(dataset, mark=marks(_describe(runs)) if len(runs) else ""),))
+        header.append((Part(title, mark=marks(_describe(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
             cell["best"] = cell["supervision"] == "observed" and f"{cell['mean']:.{digits}f}" == best
             line.append(_show(cell, digits, marks))
         under = runs["protocol"].iloc[0] if len(runs) else protocol
         theirs = [_published(papers, method, dataset, under, metric) if published else [] for method in rows]
         if any(theirs):
-            header.append((Part(f"{dataset} published"),))
+            header.append((Part(f"{title} published"),))
             for cell, line, found in zip(column, body, theirs, strict=True):
                 line.append(tuple(Part(r["printed"], r["bold"] == "bold", marks(_source(r))) for r in found))
                 cell["published"] = " / ".join(r["printed"] for r in found)
                 cell["published_source"] = " / ".join(_source(r) for r in found)
         cells += column
-    footer = _footer(metric, cells, any("published" in c for c in cells))
+    footer = _footer(metrics, cells, any("published" in c for c in cells))
     notes = tuple((mark, text) for text, mark in marks.items())
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
 
@@ -270,7 +278,8 @@ def _show(cell: Mapping[str, Any], digits: int, marks: _Marks) -> Cell:
 
 def _describe(runs: pd.DataFrame) -> str:
     first = runs.iloc[0]
-    scored = [f"{c.removeprefix('definitions.')} {_text(first[c])}" for c in runs if c.startswith("definitions.")]
+    named = {c.removeprefix("definitions."): _text(first[c]) for c in runs if c.startswith("definitions.")}
+    scored = [f"{name} {value}" for name, value in named.items() if value != "none"]
     return (
         f"{first['dataset.id']} version {first['dataset.version']} (fingerprint {first['dataset.fingerprint'][:12]}), "
         f"protocol {first['protocol']} ({first['protocol_sha256'][:12]}), track {first['track']}, "
@@ -283,9 +292,10 @@ def _published(
 ) -> list[dict[str, Any]]:
     """Rows of the published tables for one cell; a number that stands in several tables is taken once."""
     group, _, name = metric.rpartition("/")
-    name = name.split("_")[0]
-    groups = ["top3"] if group.startswith("top3") else ["all", "All"]
-    found = papers[(papers["method"] == method) & (papers["dataset"] == dataset) & (papers["metric"] == name)]
+    name, _, detail = name.partition("_")
+    groups = ["top3"] if group.startswith("top3") else [detail] if _GROUP.fullmatch(detail) else ["all", "All"]
+    printed = papers["dataset"] == PRINTED_AS.get(dataset, dataset)
+    found = papers[(papers["method"] == method) & printed & (papers["metric"] == name)]
     found = found[found["group"].isin(groups)]
     if protocol is not None:
         found = found[found["protocol"] == protocol]
@@ -300,13 +310,13 @@ def _source(row: Mapping[str, Any]) -> str:
     )
 
 
-def _footer(metric: str, cells: Sequence[Mapping[str, Any]], published: bool) -> tuple[str, ...]:
-    filled = [c for c in cells if c["n"]]
+def _footer(metrics: Sequence[str], cells: Sequence[Mapping[str, Any]], published: bool) -> tuple[str, ...]:
+    filled = [c for c in cells if c["n"] and c["metric"] == metrics[0]]
     draws = {(c["repetitions"], c["mask_seeds"]) for c in filled}
     listed = "; ".join(f"repetitions {r} with mask seeds {m}" for r, m in sorted(draws))
     lines = [
-        f"{metric} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose number "
-        "stands in brackets; one run shows no deviation.",
+        f"{', '.join(metrics)} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose "
+        "number stands in brackets; one run shows no deviation.",
         f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
         "Bold: the best of our methods that were given the observed labels only.",
     ]
@@ -314,6 +324,6 @@ def _footer(metric: str, cells: Sequence[Mapping[str, Any]], published: bool) ->
         lines.append(
             "Published values stand as printed, bold where the print is known to be; their marks tell the source."
         )
-    if len(filled) < len(cells):
+    if not all(c["n"] for c in cells):
         lines.append(f"{MISSING} : no run.")
     return tuple(lines)

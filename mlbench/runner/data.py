@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlbench.annotation import Mask, State, draw_mask, hash_ids, map_unspecified
+from mlbench.annotation import Mask, State, check_process, draw_mask, hash_ids, may_contradict
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels, SparseMask, map_labels, no_labels, take_labels
 from mlbench.errors import DataError
 from mlbench.images.features import Features
 from mlbench.images.tensors import flip_some, normalise
@@ -30,32 +32,56 @@ class Part:
     source: str
     split: Split
     rows: np.ndarray
-    labels: np.ndarray
-    observed: np.ndarray
+    labels: LabelMatrix
+    observed: LabelMatrix
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 def make_parts(
-    dataset: Dataset, protocol: Protocol, mask_seed: int, keep: float | None, mask: Mask | None = None
+    dataset: Dataset,
+    protocol: Protocol,
+    mask_seed: int,
+    changes: Mapping[str, Any] | None = None,
+    mask: Mask | None = None,
 ) -> tuple[dict[str, Part], Mask]:
-    """Draw the mask over the source's whole training split (or take `mask`), then cut the parts of the protocol."""
+    """Draw the mask over the source's whole training split (or take `mask`), then cut the parts of the protocol.
+
+    `changes` are parameters of the annotation process that differ from the protocol's.
+    """
     rule = protocol.unspecified_for(dataset.id)
     annotation = protocol.annotation_for(dataset.id)
-    params = {} if annotation.keep is None and keep is None else {"keep": annotation.keep if keep is None else keep}
+    params = {**annotation.params, **(changes or {})}
     seed = mask_seed if annotation.seed is None else annotation.seed
 
-    def draw(split: Split) -> Mask:
-        labels = map_unspecified(split.labels, rule.train)
-        return draw_mask(labels, annotation.process, params, seed, ids=split.ids)
-
     train = dataset.splits["train"]
+    train_labels = map_labels(train.labels, rule.train)
+
+    def draw(split: Split) -> Mask:
+        labels = train_labels if split is train else map_labels(split.labels, rule.train)
+        if isinstance(labels, SparseLabels) and annotation.process == "full":
+            return SparseMask("full", check_process("full", params), seed, labels, hash_ids(split.ids))
+        return draw_mask(
+            np.asarray(labels),
+            annotation.process,
+            params,
+            seed,
+            ids=split.ids,
+            boxes=split.boxes,
+            train_labels=np.asarray(train_labels),
+        )
+
     if mask is None:
         mask = draw(train)
     else:
-        check_mask(mask, train, map_unspecified(train.labels, rule.train))
-    observed = mask.observed
+        check_mask(mask, train, train_labels)
+    observed: LabelMatrix = mask.observed
+
+    def cut(name: str, rows: np.ndarray) -> Part:
+        split = train.take(rows)
+        return Part(name, "train", split, rows, split.labels, take_labels(observed, rows))
+
     everything = np.arange(len(train))
     official = "val" in dataset.splits
     parts: dict[str, Part] = {}
@@ -69,10 +95,10 @@ def make_parts(
         rows = everything
     else:
         rows, held = legacy_split(len(train), protocol.split.fraction, protocol.split.seed)
-        parts["val"] = Part("val", "train", train.take(held), held, train.labels[held], observed[held])
-    parts["train"] = Part("train", "train", train.take(rows), rows, train.labels[rows], observed[rows])
+        parts["val"] = cut("val", held)
+    parts["train"] = cut("train", rows)
     test = dataset.splits["test"]
-    hidden = np.zeros_like(test.labels)
+    hidden = no_labels(test.labels)
     parts["test"] = Part("test", "test", test, np.arange(len(test)), test.labels, hidden)
     for part in parts.values():
         if not len(part):
@@ -80,11 +106,22 @@ def make_parts(
     return parts, mask
 
 
-def check_mask(mask: Mask, split: Split, labels: np.ndarray) -> None:
-    """DataError unless `mask` was drawn for these samples and shows nothing that `labels` [N, C] deny."""
+def check_mask(mask: Mask, split: Split, labels: LabelMatrix) -> None:
+    """DataError unless `mask` was drawn for these samples and shows nothing that `labels` [N, C] deny.
+
+    A mask that declares noise may show a POSITIVE as NEGATIVE and the reverse, and nothing else.
+    """
     if mask.ids_sha256 != hash_ids(split.ids) or mask.observed.shape != labels.shape:
         raise DataError("the mask given was drawn for other samples or classes than the data set's training part")
+    if isinstance(labels, SparseLabels) and isinstance(mask, SparseMask):
+        if not labels.same_as(mask.observed):
+            raise DataError("the mask given does not show the labels that the data set knows")
+        return
+    labels = np.asarray(labels)
     wrong = (mask.observed != State.UNKNOWN) & (mask.observed != labels)
+    if may_contradict(mask):
+        # POSITIVE and NEGATIVE are each other's opposite.
+        wrong &= mask.observed != -labels
     if wrong.any():
         row, c = np.argwhere(wrong)[0]
         raise DataError(
@@ -93,9 +130,9 @@ def check_mask(mask: Mask, split: Split, labels: np.ndarray) -> None:
         )
 
 
-def training_labels(part: Part, supervision: tuple[str, ...], train_rule: str) -> np.ndarray:
+def training_labels(part: Part, supervision: tuple[str, ...], train_rule: str) -> LabelMatrix:
     """The label states a method is given: exactly what its declared supervision allows."""
-    truth = map_unspecified(part.labels, train_rule)
+    truth = map_labels(part.labels, train_rule)
     if "full" in supervision:
         return truth
     if "oracle_negatives" in supervision:
@@ -110,7 +147,7 @@ class ImageInputs:
         self,
         pixels: Mapping[int, np.ndarray],
         rows: np.ndarray,
-        ids: tuple[str, ...],
+        ids: Sequence[str],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         augment: tuple[str, ...],
@@ -124,10 +161,15 @@ class ImageInputs:
         """float32 [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None."""
         raw = torch.from_numpy(np.array(self.pixels[size][self.rows[index]]))
         images = normalise(raw.to(device, non_blocking=True), self.mean, self.std)
-        if epoch is not None and "flip" in self.augment:
-            bits = keyed_bits(self.hashes[index], derive("flip", *self.seed_names, epoch)) & np.uint64(1)
-            images = flip_some(images, torch.from_numpy(bits.astype(bool)).to(device))
-        return images
+        mirrored = self.mirrored(index, epoch)
+        return images if mirrored is None else flip_some(images, mirrored.to(device))
+
+    def mirrored(self, index: np.ndarray, epoch: int | None) -> Tensor | None:
+        """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is."""
+        if epoch is None or "flip" not in self.augment:
+            return None
+        bits = keyed_bits(self.hashes[index], derive("flip", *self.seed_names, epoch)) & np.uint64(1)
+        return torch.from_numpy(bits.astype(bool))
 
 
 class FeatureInputs:

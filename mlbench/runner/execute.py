@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mlbench.annotation import save_mask
+from mlbench.class_groups import groups_for
 from mlbench.errors import DataError, MlbenchError
 from mlbench.locks import locked
 from mlbench.methods import Method, Phase
@@ -25,12 +26,13 @@ from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from mlbench.runner.evaluate import predict_part
 from mlbench.runner.feed import Feed
+from mlbench.runner.forensics import rates
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, Run, resolve, used_requests
 from mlbench.runner.recording import compose_record, predictions_of
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
-from mlbench.scoring import observed_map, score_predictions, targets_of
+from mlbench.scoring import ap_by_class, observed_map, score_predictions
 from mlbench.seeds import derive
 from mlbench.selection import select
 from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir, sha256_file, write_record
@@ -221,6 +223,9 @@ class _Executor:
             bar = self.reporter.bar(title, len(run.parts["train"]), loop.position.images, note)
             row = loop.run_epoch(due, save, bar)
             row |= self._epoch_scores(method, network, phase, loop.position.epoch, final)
+            if final and loop.findings and world.main:
+                counts = {kind: torch.from_numpy(found) for kind, found in loop.findings.items()}
+                save_tensors(self._epoch_file(loop.position.epoch, "forensics"), counts, {"key": run.key})
             epochs.append(row)
             mine.append(row)
             position = select([r["val"] for r in mine], rule)
@@ -258,13 +263,13 @@ class _Executor:
         return method.task._feed
 
     def _quick_scores(self, scores: np.ndarray, name: str) -> dict[str, float | None]:
-        from mlbench.metrics import average_precision, mean_average_precision, scores_of_kind
+        from mlbench.metrics import mean_average_precision, scores_of_kind
 
         run, part = self.run, self.run.parts[name]
         rules = run.protocol.metrics
-        targets, known = targets_of(part.labels, run.protocol.unspecified_for(run.dataset.id).ap)
-        ap = average_precision(scores_of_kind(run.method.scores, scores), targets, known, rules.ap)
-        found = {"mAP": 100.0 * mean_average_precision(ap, rules.empty_class)}
+        rule = run.protocol.unspecified_for(run.dataset.id).ap
+        ap, known = ap_by_class(scores_of_kind(run.method.scores, scores), part.labels, rule, rules.ap)
+        found = {"mAP": 100.0 * mean_average_precision(ap, rules.empty_class, known)}
         if name == "val":
             found["mAP_observed"] = observed_map(scores, run.method.scores, part.observed, rules.empty_class)
         return {key: None if math.isnan(value) else value for key, value in found.items()}
@@ -309,12 +314,14 @@ class _Executor:
                     run.dataset.classes,
                     run.protocol.metrics,
                     run.protocol.unspecified_for(run.dataset.id),
+                    groups_for(run.protocol.metrics, run.dataset.splits["train"].labels, run.dataset.classes),
                 )
                 if name == "test":
                     per_class = classes
                 files[name] = {"file": target.name, "sha256": digest, "kind": run.method.scores}
         record: dict[str, Any] | None = None
         if world.main:
+            per_class |= self._findings(selected["epoch"])
             weights = self.folder / "weights.safetensors"
             save_tensors(weights, network.state_dict(), {"key": run.key, "method": run.method.name})
             record = compose_record(
@@ -331,6 +338,7 @@ class _Executor:
                 seconds=before + time.perf_counter() - clock,
                 processes=world.size,
                 argv=self.options.command or sys.argv,
+                pixels_sha256=task._feed.pixels_sha256(),
             )
             write_record(self.options.store, record)
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -338,6 +346,17 @@ class _Executor:
                 (self.folder / f"best-{phase.name}.safetensors").unlink(missing_ok=True)
             self._tell(record)
         return world.agree(record)  # type: ignore[return-value]
+
+    def _findings(self, epoch: int) -> dict[str, Any]:
+        """Per class, what the method did to unknown labels in the selected epoch (see `Forensics`)."""
+        path = self._epoch_file(epoch, "forensics")
+        found: dict[str, Any] = {}
+        for kind, counts in load_tensors(path).items() if path.exists() else ():
+            by_class = [rates(column) for column in counts.numpy().T]
+            for name in ("precision", "recall"):
+                values = zip(self.run.dataset.classes, by_class, strict=True)
+                found[f"{kind}_{name}"] = {c: value[name] for c, value in values}
+        return found
 
     def _tell(self, record: dict[str, Any]) -> None:
         test = record["results"]["test"]

@@ -13,27 +13,15 @@ from torch import Tensor, nn
 from mlbench.errors import MlbenchError, unknown
 from mlbench.images.cache import Advance
 from mlbench.images.features import load_features
-from mlbench.images.pixels import load_pixels
+from mlbench.images.pixels import load_pixels, pixels_sha256
 from mlbench.labels import LabelStore
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.weights import load_weights
-from mlbench.runner.data import FeatureInputs, ImageInputs, Part
+from mlbench.runner.data import FeatureInputs, ImageInputs
 from mlbench.runner.plan import Run
+from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
 from mlbench.seeds import derive
-
-#: Loads one kind of side input for rows of a part: ``loader(index) -> value``.
-SideLoader = Callable[[np.ndarray], Any]
-
-
-def boxes_of(part: Part) -> SideLoader:
-    """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in decoded pixels."""
-    boxes = part.split.boxes if part.split.boxes is not None else np.zeros((0, 6), np.float32)
-    return lambda index: [torch.from_numpy(boxes[boxes[:, 0] == row, 1:].copy()) for row in index]
-
-
-#: Side inputs by name; a package that brings another kind (proposals, tags) adds its loader's maker here.
-SIDE_INPUTS: dict[str, Callable[[Part], SideLoader]] = {"boxes": boxes_of}
 
 
 def start_backbone(run: Run) -> nn.Module:
@@ -54,6 +42,9 @@ class Feed:
 
     def __init__(self, run: Run, device: torch.device, advance: Callable[[str], Advance] | None = None) -> None:
         self.run, self.device, self.settings = run, device, run.train
+        self.views = run.method.views_for(run.hyper)
+        if len({view.name for view in self.views}) < len(self.views):
+            raise MlbenchError(f"method '{run.method.name}' has two views of one name")
         self._advance = advance
         self._images: dict[tuple[str, int, tuple[str, ...]], ImageInputs] = {}
         self._features: dict[tuple[str, int], FeatureInputs] = {}
@@ -74,32 +65,55 @@ class Feed:
             else:
                 self._image_inputs(name)
 
+    def pixels_sha256(self) -> dict[str, str]:
+        """SHA-256 of the pixels read so far, by split; ``split@side`` where `side` is not the run's image size."""
+        run = self.run
+        read = {
+            (run.parts[name].source, side) for (name, _, _), inputs in self._images.items() for side in inputs.pixels
+        }
+        read |= {(run.parts[name].source, side) for name, side in self._features}
+        found = {}
+        for source, side in sorted(read):
+            name = source if side == run.train.image_size else f"{source}@{side}"
+            found[name] = pixels_sha256(run.dataset.splits[source], side)
+        return found
+
     def batch(
         self, name: str, index: np.ndarray, epoch: int | None, pooled: bool = False, source: str = "images"
     ) -> Batch:
         """Rows `index` of part `name`; augmented for `epoch` (None: not), pooled where maps are not needed."""
         run, size = self.run, self.settings.image_size
         rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.device)
-        side = {kind: self._on_device(self._side_loader(kind, name)(index)) for kind in run.method.inputs}
+        side = self._side_inputs(name, index, epoch, source)
         if source == "pooled" or run.track == "head":
             inputs = self._feature_inputs(name)
             inputs.pooled = pooled or source == "pooled"
             return Batch(inputs.load(index, size, self.device, epoch), rows, side=side)
         images = self._image_inputs(name)
-        if not run.method.views or epoch is None:
+        if not self.views or epoch is None:
             return Batch(images.load(index, size, self.device, epoch), rows, side=side)
-        views = {v.name: v.image(images.load(index, v.size or size, self.device, epoch)) for v in run.method.views}
-        return Batch(next(iter(views.values())), rows, views=views, side=side)
+        stride, seed = BACKBONES[run.backbone].stride, derive(*images.seed_names, epoch)
+        loaded = {length: images.load(index, length, self.device, epoch) for length in self._sides()}
+        views, placements = {}, {}
+        for view in self.views:
+            length = view.side(size, stride)
+            placement = view.place(len(index), length / stride, images.hashes[index], seed)
+            views[view.name], placements[view.name] = placement.image(loaded[length]), placement
+        return Batch(next(iter(views.values())), rows, views=views, placements=placements, side=side)
 
     def with_labels(self, batch: Batch, index: np.ndarray, labels: LabelStore) -> Batch:
         batch.labels = labels.rows(index, self.device)
         return batch
 
+    def _sides(self) -> set[int]:
+        """Sides in pixels of the views."""
+        return {view.side(self.settings.image_size, BACKBONES[self.run.backbone].stride) for view in self.views}
+
     def _image_inputs(self, name: str) -> ImageInputs:
         size, augment = self.settings.image_size, self.settings.augment
         if (name, size, augment) not in self._images:
             run, part = self.run, self.run.parts[name]
-            sizes = {size} | {view.size for view in run.method.views if view.size}
+            sizes = {size} | self._sides()
             split = run.dataset.splits[part.source]
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]
@@ -132,12 +146,24 @@ class Feed:
             self._features[name, size] = FeatureInputs(features, part.rows)
         return self._features[name, size]
 
+    def _side_inputs(self, name: str, index: np.ndarray, epoch: int | None, source: str) -> LazySide:
+        mirrored = None
+        if self.run.method.inputs and source == "images" and self.run.track == "full":
+            mirrored = self._image_inputs(name).mirrored(index, epoch)
+
+        def make(kind: str) -> Any:
+            value, mirror = self._side_loader(kind, name)(index), side_input(kind).mirror
+            return self._on_device(value if mirrored is None or mirror is None else mirror(value, mirrored))
+
+        return LazySide(self.run.method.inputs, make)
+
     def _side_loader(self, kind: str, name: str) -> SideLoader:
         if (kind, name) not in self._side:
             part = self.run.parts[name]
             if kind == "boxes" and name != "train":  # they tell the labels that are to be predicted
                 part = dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=None))
-            self._side[kind, name] = SIDE_INPUTS[kind](part)
+            progress = self._advance(f"{kind} of {part.source}") if self._advance else None
+            self._side[kind, name] = side_input(kind).make(self.run, part, progress)
         return self._side[kind, name]
 
     def _on_device(self, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlbench.datasets.sparse import map_labels
 from mlbench.errors import MlbenchError, UsageError, unknown
-from mlbench.labels import Labels
+from mlbench.labels import Change, Labels, Note
 from mlbench.methods import Batch, Method, Phase, Step
 from mlbench.runner.feed import Feed, takes_maps
+from mlbench.runner.forensics import Forensics, summary
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
 from mlbench.seeds import derive, id_hashes, keyed_bits
@@ -46,7 +48,7 @@ class Position:
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
-def epoch_order(ids: tuple[str, ...], names: tuple[str | int, ...]) -> np.ndarray:
+def epoch_order(ids: Sequence[str], names: tuple[str | int, ...]) -> np.ndarray:
     """Row order of one epoch: sorted by a draw keyed by (names, sample id), so no library's shuffle is involved."""
     return np.argsort(keyed_bits(id_hashes(ids), derive("order", *names)), kind="stable")
 
@@ -129,6 +131,9 @@ class PhaseLoop:
         self.optimizer = make_optimizer(network, self.settings)
         self.scheduler = make_scheduler(self.optimizer, self.settings, self.steps)
         self.position = Position()
+        rule = feed.run.protocol.unspecified_for(feed.run.dataset.id).train
+        self.forensics = Forensics(map_labels(self.part.labels, rule), task.labels.observed)
+        self.findings: dict[str, np.ndarray] = {}
 
     def run_epoch(self, due: Callable[[], bool], save: Callable[[], None], advance: Callable[[int], None]) -> dict:
         """Finish the present epoch; returns its training record. The caller moves on to the next."""
@@ -149,6 +154,8 @@ class PhaseLoop:
                 save()
         self.method.after_epoch(self.network, self._context(len(order), [], order))
         self._apply(self.task.take_changes(), replicated=True)
+        self.findings = self.forensics.by_class(self.task.labels)
+        self.forensics.clear()
         terms = {name: (total / here.images).item() for name, total in sorted(here.terms.items())}
         bad = [name for name, value in terms.items() if not math.isfinite(value)]
         if bad:
@@ -164,6 +171,7 @@ class PhaseLoop:
             "seconds": seconds,
             "images_per_s": here.images / seconds,
             "log": terms | {"pseudo_labels": int(self.task.labels.pseudo.sum())},
+            "forensics": summary(self.findings),
         }
 
     def next_epoch(self) -> None:
@@ -198,7 +206,8 @@ class PhaseLoop:
         run = self.feed.run
         pieces = np.array_split(rows, self.settings.accumulate) if self.settings.accumulate > 1 else [rows]
         pieces = [piece for piece in pieces if len(piece)]
-        changes = []
+        changes: list[Change] = []
+        notes: list[Note] = []
         for number, piece in enumerate(pieces):
             local, sizes = self.world.share(piece)
             dummy = not len(local)
@@ -215,14 +224,15 @@ class PhaseLoop:
                 with self.world.accelerator.no_sync(self.module):
                     terms = self.module(batch, step)
                     self._backward(terms, len(index), dummy, len(rows))
-            if run.method.batch_global:
-                changes += [c for labels in whole for c in labels.pending]
-            elif batch.labels is not None and not dummy:
-                changes += batch.labels.pending
+            own = [] if batch.labels is None or dummy else [batch.labels]
+            touched = whole if run.method.batch_global else own
+            changes += [change for labels in touched for change in labels.pending]
+            notes += [note for labels in touched for note in labels.notes]
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._apply(changes, replicated=run.method.batch_global)
+        self.forensics.add(self.world.gather_items(notes, replicated=run.method.batch_global))
         self.method.after_step(self.network, step)
 
     def _backward(self, terms: dict[str, Tensor], local: int, dummy: bool, total: int) -> None:
@@ -264,8 +274,8 @@ class PhaseLoop:
             whole=whole_labels,
         )
 
-    def _apply(self, changes: list, replicated: bool) -> None:
-        for change in self.world.gather_changes(changes, replicated):
+    def _apply(self, changes: list[Change], replicated: bool) -> None:
+        for change in self.world.gather_items(changes, replicated):
             self.task.labels.apply(change, self.position.epoch)
 
     # -- what a checkpoint holds --------------------------------------------------------------------------------
@@ -279,6 +289,7 @@ class PhaseLoop:
             "labels": self.task.labels.state_dict(),
             "method": self.method.state_dict(),
             "position": vars(here) | {"terms": dict(here.terms)},
+            "forensics": self.forensics.state_dict(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -289,3 +300,4 @@ class PhaseLoop:
         self.method.load_state_dict(saved["method"])
         terms = {name: total.to(self.world.device) for name, total in saved["position"]["terms"].items()}
         self.position = Position(**(saved["position"] | {"terms": terms}))
+        self.forensics.load_state_dict(saved["forensics"])

@@ -20,6 +20,7 @@ from mlbench.models.weights import StartWeights, WeightsFile, find_weights
 from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.data import Part, make_parts
+from mlbench.runner.side import side_identity
 from mlbench.settings import TrainSettings, build, to_plain
 from mlbench.store import run_key
 
@@ -66,6 +67,7 @@ class Run:
     selection: str
     uses: Mapping[str, str]
     notes: tuple[str, ...]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -110,6 +112,7 @@ class Run:
             "precision": self.request.precision,
             "selection": self.selection,
             "uses": dict(self.uses),
+            **({"inputs": dict(self.inputs)} if self.inputs else {}),
             "repetition": self.seed,
             "mask_seed": self.request.mask_seed,
         }
@@ -144,7 +147,7 @@ def used_requests(run: Run) -> dict[str, Request]:
     )
     return {
         name: dataclasses.replace(same, method=use.method, changes={**shared, **use.hyperparameters})
-        for name, use in run.method.uses.items()
+        for name, use in run.method.uses_for(run.hyper).items()
     }
 
 
@@ -169,21 +172,27 @@ def _resolve(request: Request) -> Run:
         if asked.get("train.epochs", request.epochs) != request.epochs:
             raise UsageError("--epochs and --set train.epochs disagree: give one of them")
         asked["train.epochs"] = request.epochs
-    keep = asked.pop("annotation.keep", None)
+    hidden = {k.removeprefix("annotation."): asked.pop(k) for k in list(asked) if k.startswith("annotation.")}
     merged = settings | asked
     train_changes = {k.removeprefix("train."): v for k, v in merged.items() if k.startswith("train.")}
     hyper = method.resolve({k: v for k, v in merged.items() if not k.startswith("train.")})
     train = protocol.train_settings(dataset.id, track, train_changes)
     if track == "full" and "flip" in train.augment and not dataset.flippable:
         notes.append(f"images of '{dataset.id}' are not mirrored: a mirrored one is another class")
+    if track == "full" and not dataset.flippable and any(view.flip for view in method.views_for(hyper)):
+        notes.append(
+            f"'{method.name}' learns on mirrored images of '{dataset.id}', where a mirrored one is another class"
+        )
     train = allowed_settings(train, method, dataset, track)
-    if keep is not None and protocol.annotation_for(dataset.id).keep is None:
+    annotation = protocol.annotation_for(dataset.id)
+    if "keep" in hidden and "keep" not in annotation.params:
         raise UsageError(f"--set annotation.keep: protocol '{protocol.name}' does not hide a share of the labels")
-    if request.mask_seed and protocol.annotation_for(dataset.id).seed is not None:
+    annotation.changed(hidden, "--set annotation")
+    if request.mask_seed and annotation.seed is not None:
         raise UsageError(f"--mask-seed: protocol '{protocol.name}' uses one published draw for all runs")
-    parts, mask = make_parts(dataset, protocol, request.mask_seed, keep, request.mask)
+    parts, mask = make_parts(dataset, protocol, request.mask_seed, hidden, request.mask)
     counts = {"classes": len(dataset.classes)} | {name: len(part) for name, part in parts.items()}
-    protocol.check_counts(dataset.id, counts)
+    protocol.check_counts(dataset.id, counts, dataset.version)
     selection: str = protocol.selection
     if selection != "last" and "val" not in parts:
         raise UsageError(f"protocol '{protocol.name}' selects by '{selection}' but has no validation part")
@@ -202,6 +211,7 @@ def _resolve(request: Request) -> Run:
         selection,
         {},
         tuple(notes),
+        side_identity(method.inputs, dataset, hyper),
     )
 
 

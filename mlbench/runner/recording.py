@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import LabelMatrix, count_states
 from mlbench.errors import MlbenchError
 from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
@@ -28,8 +28,8 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
     return Predictions(
         scores=seen.scores.numpy(),
         kind=run.method.scores,  # type: ignore[arg-type]  # Predictions checks it
-        ids=part.split.ids,
-        groups=part.split.groups,
+        ids=tuple(part.split.ids),
+        groups=tuple(part.split.groups),
         classes=run.dataset.classes,
         decisions=None if seen.decisions is None else seen.decisions.numpy(),
         decision_rule=run.method.decision_rule or None,
@@ -37,11 +37,11 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
     )
 
 
-def labels_consumed(run: Run, given: np.ndarray) -> dict[str, Any]:
+def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
     """How many labels the run consumed: in training (int8 states `given`), and in choosing the epoch."""
 
-    def count(states: np.ndarray) -> int:
-        return int(((states == State.POSITIVE) | (states == State.NEGATIVE)).sum())
+    def count(states: LabelMatrix) -> int:
+        return int(sum(count_states(states, state).sum() for state in (State.POSITIVE, State.NEGATIVE)))
 
     looked = 0
     if run.selection != "last":
@@ -53,7 +53,7 @@ def labels_consumed(run: Run, given: np.ndarray) -> dict[str, Any]:
 
 def compose_record(
     run: Run,
-    given: np.ndarray,
+    given: LabelMatrix,
     phases: Sequence[Phase],
     epochs: list[dict[str, Any]],
     selected: dict[str, Any],
@@ -66,6 +66,7 @@ def compose_record(
     seconds: float,
     processes: int,
     argv: Sequence[str],
+    pixels_sha256: Mapping[str, str],
 ) -> dict[str, Any]:
     """The record of a finished run, in the shape of ``schema/record.json``."""
     rules = run.protocol.unspecified_for(run.dataset.id)
@@ -99,5 +100,6 @@ def compose_record(
             seconds=seconds,
             images_per_s=trained / spent if spent else None,
             argv=argv,
+            pixels_sha256=pixels_sha256,
         ),
     }

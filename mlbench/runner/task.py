@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.annotation import State, map_unspecified
+from mlbench.annotation import State
+from mlbench.datasets.sparse import count_states, map_labels
 from mlbench.errors import MlbenchError
 from mlbench.labels import Change, LabelStore
-from mlbench.methods import Phase, private_generator
+from mlbench.methods import Batch, Phase, private_generator
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.runner.data import training_labels
-from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed, start_backbone
-from mlbench.runner.plan import Run, phase_settings
+from mlbench.runner.evaluate import evaluation_batch, predict_part
+from mlbench.runner.feed import Feed, start_backbone, takes_maps
+from mlbench.runner.plan import Run, phase_settings, resolve, used_requests
 from mlbench.runner.world import World
 from mlbench.seeds import derive
 from mlbench.settings import TrainSettings
+
+
+class Used(NamedTuple):
+    """Hyperparameters and training settings of a run that another one builds on."""
+
+    hyper: Mapping[str, Any]
+    train: TrainSettings
 
 
 class Task:
@@ -30,6 +38,7 @@ class Task:
     Attributes
     ----------
     classes : class names. num_train : training rows. track : "head" or "full". device : where tensors go.
+    processes : how many processes train together.
     hyper : hyperparameters by name. train : training settings of the present phase.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
     """
@@ -43,13 +52,14 @@ class Task:
         self.num_train = len(part)
         self.track = run.track
         self.device = world.device
+        self.processes = world.size
         self.hyper: Mapping[str, Any] = run.hyper
         self.train: TrainSettings = run.train
         self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
         self.artefacts: dict[str, dict[str, Tensor]] = {}
         self._changes: list[Change] = []
         self._source = "images"
-        self._mean_positives = float((map_unspecified(part.labels, rule) == State.POSITIVE).sum(axis=1).mean())
+        self._mean_positives = float(count_states(map_labels(part.labels, rule), State.POSITIVE).sum() / len(part))
 
     @property
     def label_count(self) -> float:
@@ -60,6 +70,11 @@ class Task:
                 "without declaring it in `supervision`"
             )
         return self._mean_positives
+
+    def used(self, name: str) -> Used:
+        """How the run whose weights are in ``artefacts[name]`` was made."""
+        run = resolve(used_requests(self._run)[name])
+        return Used(run.hyper, run.train)
 
     def backbone(self) -> nn.Module:
         """The run's backbone at its start; on track `head`, whose inputs are features already, only their width."""
@@ -86,6 +101,26 @@ class Task:
             network, self._method.predict, self._feed, "train", self._world, epoch if augment else None, self._source
         )
         return seen.scores
+
+    def look(self, network: nn.Module, rows: np.ndarray, compute: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+        """``compute(network, batch)`` [n, ...] of the training rows `rows` [n], in their order, on every process.
+
+        Images are not augmented; `network` is in evaluation mode; there is no gradient. All processes must call it.
+        """
+        local, sizes = self._world.share(rows)
+        local = local if len(local) else rows[:1]  # a process without rows takes part in joining them
+        was_training = network.training
+        network.eval()
+        pooled = not takes_maps(network)
+        size = evaluation_batch(self.train.image_size if self.track == "full" else 64)
+        pieces = [local[start : start + size] for start in range(0, len(local), size)]
+        with torch.no_grad(), self._world.accelerator.autocast():
+            found = [
+                compute(network, self._feed.batch("train", piece, None, pooled, self._source)).float()
+                for piece in pieces
+            ]
+        network.train(was_training)
+        return self._world.gather(torch.cat(found), sizes)
 
     def change_labels(self, rows: Tensor, classes: Tensor, state: State, values: Tensor) -> None:
         """Ask for label changes outside a step (`after_epoch`); every process must ask for the same."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -10,7 +12,8 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
-from mlbench.labels import Change
+
+Item = TypeVar("Item")
 
 
 class World:
@@ -71,11 +74,11 @@ class World:
             joined = joined + 0.0 * local.sum()
         return joined
 
-    def gather_changes(self, changes: list[Change], replicated: bool) -> list[Change]:
-        """All processes' label changes; `replicated` says that each already has the same ones."""
+    def gather_items(self, items: list[Item], replicated: bool) -> list[Item]:
+        """All processes' items, in rank order; `replicated` says that each already has the same ones."""
         if self.size == 1 or replicated:
-            return changes
-        return [change for part in gather_object([changes]) for change in part]
+            return items
+        return [item for part in gather_object([items]) for item in part]
 
     def agree(self, value: object) -> object:
         """The main process's `value`, on all processes."""

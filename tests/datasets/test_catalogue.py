@@ -35,6 +35,11 @@ def test_listing_needs_no_torch() -> None:
         ("coco2017-partial", "annotations/instances_train2017.json"),
         ("cub", "CUB_200_2011"),
         ("nuswide-official-partial", "ImageList/TrainImagelist.txt"),
+        ("nuswide-random150k", "ImageList/TrainImagelist.txt"),
+        ("nuswide-spml", "formatted_train_labels.npy"),
+        ("nuswide-srn-partial", "ImageList/TrainImagelist.txt and srn/train.txt"),
+        ("nuswide-tagged", "ImageList/TrainImagelist.txt and Train_Tags1k.dat or All_Tags.txt"),
+        ("coco2014-all", "annotations/instances_train2014.json"),
     ],
 )
 def test_a_missing_root_says_what_to_pass(name: str, inside: str) -> None:

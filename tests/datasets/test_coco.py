@@ -147,6 +147,24 @@ def test_an_image_without_annotations_need_not_be_there(root: Path) -> None:
     assert len(load_dataset("coco2014", root).splits["train"]) == 3
 
 
+def test_images_without_annotations_are_negative_rows_of_the_version_with_all_images(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(coco.PARTS, "2014-all", {"train": ("train2014", 4), "test": ("val2014", 1)})
+    dataset = load_dataset("coco2014-all", root)
+    fewer = load_dataset("coco2014", root)
+    assert dataset.id == "coco2014-all"
+    assert dataset.splits["train"].ids == ("100", "25", "30", "9")
+    assert dataset.splits["train"].labels.tolist() == [[-1, 1, -1], [1, 1, -1], [-1, -1, -1], [-1, -1, 1]]
+    assert dataset.notes[0] == "1 train2014 images without an annotation kept: 30"
+    assert dataset.splits["test"].ids == fewer.splits["test"].ids
+    assert dataset.fingerprint != fewer.fingerprint
+    (root / "train2014" / "COCO_train2014_000000000030.jpg").unlink()
+    with pytest.raises(DataError, match="ask for 'coco2014-all-partial'"):
+        load_dataset("coco2014-all", root)
+    assert load_dataset("coco2014-all-partial", root).splits["train"].ids == ("100", "25", "9")
+
+
 def test_another_number_of_annotated_images_is_no_full_copy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(coco, "N_CLASSES", 3)
@@ -230,3 +248,4 @@ def test_the_real_lists_hold_the_expected_number_of_annotated_images() -> None:
             counts = [int(line.split()[1]) for line in file]
         assert len(counts) == listed
         assert sum(count > 0 for count in counts) == coco.PARTS["2014"][split][1]
+        assert len(counts) == coco.PARTS["2014-all"][split][1]

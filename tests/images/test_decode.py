@@ -122,6 +122,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turn) -> 
     assert image_size(tmp_path / "a.png") == (image.shape[1], image.shape[0])
 
 
+def test_a_photograph_held_upright_is_turned_as_its_jpeg_says(tmp_path: Path) -> None:
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:, :16] = 255  # left half white: turned a quarter clockwise, it is the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    image = decode_image(tmp_path / "a.jpg")
+    assert image.shape == (32, 16, 3)
+    assert image[:14].min() > 240
+    assert image[18:].max() < 15
+
+
 def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (3, 3), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from mlbench.errors import DataError
 from mlbench.images.features import load_features
+from mlbench.images.sidecar import read_sidecar, write_sidecar
 from mlbench.images.tensors import normalise
 from mlbench.testing import tiny_dataset
 
@@ -72,8 +76,29 @@ def test_progress_is_told_in_images() -> None:
     assert steps == [(32, 40), (40, 40)]
 
 
+def test_features_of_other_pixels_are_refused_and_older_ones_kept(own_cache: Path) -> None:
+    split, backbone = tiny_dataset().splits["test"], Backbone()
+    load_features(split, 64, backbone, "net", CPU)
+    (maps,) = (own_cache / "features").glob("*-maps.npy")
+    sidecar = read_sidecar(maps)
+    assert sidecar.origin == hashlib.sha256(split.images.array.tobytes()).hexdigest()
+    assert sidecar.about["backbone"] == "net"
+    write_sidecar(maps, replace(sidecar, origin="of other pixels"))
+    with pytest.raises(DataError, match="computed from other data"):
+        load_features(split, 64, backbone, "net", CPU)
+    for path in (own_cache / "features").glob("*.json"):
+        path.unlink()
+    seen = backbone.seen
+    found = load_features(split, 64, backbone, "net", CPU)
+    assert backbone.seen == seen + 1  # the one image that tells the shape
+    assert read_sidecar(maps).sha256 == hashlib.sha256(found.maps.tobytes()).hexdigest()
+
+
 def test_the_head_track_trains_on_these_features_and_not_on_images(train) -> None:
     record = train(track="head")
     assert record["identity"]["track"] == "head"
     assert len(record["identity"]["backbone"]["weights"]) == 64
     assert record["results"]["test"]["mAP"] > 0
+    splits = tiny_dataset().splits
+    expected = {name: hashlib.sha256(splits[name].images.array.tobytes()).hexdigest() for name in splits}
+    assert record["provenance"]["pixels_sha256"] == expected

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
+from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Split
 from mlbench.errors import DataError
 from mlbench.images.decode import FileImages
-from mlbench.images.pixels import load_pixels, pixel_key, squash
+from mlbench.images.pixels import (
+    LivePixels,
+    files_sha256,
+    load_pixels,
+    pixel_file,
+    pixel_key,
+    pixels_sha256,
+    squash,
+    verify_pixels,
+)
+from mlbench.images.sidecar import read_sidecar, sidecar_file
 from mlbench.images.tensors import flip_some, normalise
 from mlbench.images.views import View
+from mlbench.runner.data import ImageInputs
 from mlbench.testing import ArrayImages
 
 
@@ -113,6 +128,148 @@ def test_a_broken_picture_is_named_and_the_others_are_not_decoded_again(split: S
         load_pixels(split, 8)
     path.write_bytes(content)
     assert load_pixels(split, 8).shape == (5, 8, 8, 3)
+
+
+# --- the same pixels, and the same files behind them ------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(split: Split, tmp_path: Path) -> Split:
+    """`split` read by `FileImages` itself, its files written an hour ago."""
+    hour_ago = time.time() - 3600
+    for name in split.ids:
+        os.utime(tmp_path / "pictures" / name, (hour_ago, hour_ago))
+    return replace(split, images=FileImages(tmp_path / "pictures", split.ids))
+
+
+def overwrite(path: Path, when: float | None = None) -> None:
+    """Replace a PNG by another picture in a file of the same size."""
+    size = path.stat().st_size
+    with Image.open(path) as image:
+        other = Image.new("RGB", image.size, "red")
+    other.save(path)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    assert path.stat().st_size == size
+    if when is not None:
+        os.utime(path, (when, when))
+
+
+def test_live_pixels_are_those_of_the_cache(files: Split) -> None:
+    cached, live = load_pixels(files, 8), LivePixels(files, 8)
+    assert live.shape == cached.shape
+    for rows in (slice(0, 5), slice(1, 3), np.array([4, 0, 0, 2]), np.array([], dtype=np.int64)):
+        assert live[rows].dtype == np.uint8
+        assert np.array_equal(live[rows], cached[rows])
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_a_cached_epoch_gives_the_tensors_of_an_uncached_one(files: Split, augment: tuple[str, ...]) -> None:
+    def tensors(pixels: object) -> list[torch.Tensor]:
+        rows, ids = np.array([3, 1, 4, 0]), tuple(files.ids[row] for row in (3, 1, 4, 0))
+        inputs = ImageInputs({8: pixels}, rows, ids, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), augment, ("d", 0))
+        batches = [np.array([2, 0, 3]), np.array([1])]  # the last one smaller
+        return [inputs.load(index, 8, torch.device("cpu"), epoch) for epoch in range(6) for index in batches]
+
+    cached, live = tensors(load_pixels(files, 8)), tensors(LivePixels(files, 8))
+    assert all(torch.equal(a, b) for a, b in zip(cached, live, strict=True))
+    repeated = all(torch.equal(a, cached[0]) for a in cached[::2])
+    assert repeated == (augment == ())  # a flip that never happened would make the comparison empty
+
+
+def test_hashes_of_pixels_and_files_are_those_worked_by_hand(files: Split, tmp_path: Path) -> None:
+    pixels = load_pixels(files, 8)
+    assert pixels_sha256(files, 8) == hashlib.sha256(pixels.tobytes()).hexdigest()
+    digests = [hashlib.sha256((tmp_path / "pictures" / name).read_bytes()).hexdigest() for name in files.ids]
+    assert read_sidecar(pixel_file(files, 8)).sources == digests
+    assert files_sha256(files, 8) == hashlib.sha256("".join(f"{d}\n" for d in digests).encode()).hexdigest()
+    part = files.take([3, 1])
+    assert read_sidecar(pixel_file(part, 8)) is None
+    load_pixels(part, 8)
+    assert read_sidecar(pixel_file(part, 8)).sources == [digests[3], digests[1]]
+
+
+def test_the_sidecar_tells_the_rule_and_the_versions(files: Split) -> None:
+    load_pixels(files, 8)
+    about = read_sidecar(pixel_file(files, 8)).about
+    assert (about["rule"], about["size"]) == ("squash_bilinear", 8)
+    assert about["versions"]["pillow"]
+
+
+def test_pictures_in_memory_are_hashed_without_a_cache(own_cache: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    split = Split(("a", "b", "c"), np.ones((3, 1), np.int8), ArrayImages(array))
+    expected = hashlib.sha256(array.tobytes()).hexdigest()
+    assert pixels_sha256(split, 8) == verify_pixels(split, 8) == expected
+    assert not own_cache.exists()
+    assert files_sha256(split, 4) == ""
+
+
+def test_a_file_changed_under_the_same_name_and_size_is_noticed(files: Split, tmp_path: Path) -> None:
+    load_pixels(files, 8)
+    overwrite(tmp_path / "pictures" / "2.png")
+    again = replace(files, images=FileImages(tmp_path / "pictures", files.ids))
+    assert pixel_key(again, 8) == pixel_key(files, 8)
+    with pytest.raises(DataError, match=r"1 of 5 images changed since they were decoded.*: 2\.png; .*delete"):
+        load_pixels(again, 8)
+    pixel_file(again, 8).unlink()
+    assert (load_pixels(again, 8)[2] == (255, 0, 0)).all()
+
+
+def test_a_change_that_keeps_the_files_time_is_found_by_verification(files: Split, tmp_path: Path) -> None:
+    assert verify_pixels(files, 8) is None
+    load_pixels(files, 8)
+    assert verify_pixels(files, 8) == pixels_sha256(files, 8)
+    path = tmp_path / "pictures" / "2.png"
+    overwrite(path, when=path.stat().st_mtime)
+    load_pixels(files, 8)
+    with pytest.raises(DataError, match=r"1 of 5 images changed .*2\.png"):
+        verify_pixels(files, 8)
+
+
+def test_a_copy_of_the_files_with_new_times_is_looked_at_once(files: Split, tmp_path: Path, monkeypatch) -> None:
+    load_pixels(files, 8)
+    asked = []
+    digest = FileImages.digest
+    monkeypatch.setattr(FileImages, "digest", lambda self, row: asked.append(row) or digest(self, row))
+    load_pixels(files, 8)
+    assert asked == []
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    for row in (1, 4):
+        os.utime(tmp_path / "pictures" / files.ids[row], (later - 10, later - 10))
+    load_pixels(files, 8)
+    assert sorted(asked) == [1, 4]
+    load_pixels(files, 8)
+    assert len(asked) == 2
+
+
+def test_verification_finds_every_damaged_byte_of_the_cache(files: Split) -> None:
+    load_pixels(files, 8)
+    path = pixel_file(files, 8)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for check in (verify_pixels, load_pixels):
+        with pytest.raises(DataError, match="damaged, rows 0 to 4"):
+            check(files, 8)
+
+
+def test_a_cache_from_before_there_were_hashes_is_completed_by_verification(files: Split) -> None:
+    load_pixels(files, 8)
+    sidecar_file(pixel_file(files, 8)).unlink()
+    assert verify_pixels(files, 8) == hashlib.sha256(load_pixels(files, 8).tobytes()).hexdigest()
+    assert read_sidecar(pixel_file(files, 8)).completed
+
+
+def test_a_record_states_the_pixels_its_run_read(train, photos: Path) -> None:
+    dataset = load_dataset(str(photos / "mine.toml"), photos)
+    record = train(dataset=dataset, changes={"train.image_size": 32, "train.epochs": 1})
+    expected = {
+        part: hashlib.sha256(LivePixels(dataset.splits[part], 32)[0:99].tobytes()).hexdigest()
+        for part in dataset.splits
+    }
+    assert record["provenance"]["pixels_sha256"] == expected
+    assert set(expected) == {"train", "test"}
 
 
 # --- tensors and views ------------------------------------------------------------------------------------------------

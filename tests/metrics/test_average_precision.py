@@ -281,6 +281,25 @@ def test_mean_over_classes_counts_or_skips_the_empty_ones():
         mean_average_precision(ap, "skipped")
 
 
+def test_a_class_without_known_labels_is_skipped_and_one_without_positives_kept_as_zero():
+    """The rule of large loss matters and BoostLU on OpenImages: all positive counts 1, no positive 0, unknown not."""
+    #                  normal, no positives, all positive, no known
+    targets = np.array([[1, 0, 1, 1], [0, 0, 1, 0]], dtype=bool)
+    known = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], dtype=bool)
+    ap = average_precision(Logits(np.array([[2.0, 1, 1, 1], [1, 2, 1, 1]])), targets, known)
+    assert mean_average_precision(ap, "zero_if_known", known) == pytest.approx((1 + 0 + 1) / 3)
+    assert mean_average_precision(ap, "zero") == pytest.approx(2 / 4)
+    assert mean_average_precision(ap, "skip") == 1
+    assert mean_average_precision(ap, "zero_if_known") == mean_average_precision(ap, "zero")  # all known
+    means = group_means(ap, [np.array([1, 3]), np.array([3]), np.array([0, 1])], "zero_if_known", known)
+    assert means.groups[0] == 0
+    assert math.isnan(means.groups[1])
+    assert means.groups[2] == 0.5
+    assert means.overall == pytest.approx(2 / 3)
+    with pytest.raises(DataError, match=r"known: expected shape \[2, 4\], found \[2, 3\]"):
+        mean_average_precision(ap, "zero_if_known", known[:, :3])
+
+
 def test_empty_classes_are_listed_by_what_they_lack():
     #                  normal, no positives, all positive, no known, known negatives only
     targets = np.array([[1, 0, 1, 1, 1], [0, 0, 1, 0, 0]], dtype=bool)

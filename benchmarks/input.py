@@ -1,0 +1,178 @@
+"""Images a second into training: decoding, a DataLoader over JPEGs, and the decode-once cache, side by side.
+
+Every way gives the same tensors (asserted over an augmented epoch). The ways take turns, once in each repeat, so that
+whatever else the machine does falls on all of them. Files and cache are in the system's page cache: nothing here
+measures a disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mlbench.datasets.base import Split
+from mlbench.images.decode import FileImages
+from mlbench.images.pixels import load_pixels, pixel_file, squash
+from mlbench.images.sidecar import sidecar_file
+from mlbench.images.tensors import flip_some, normalise
+from mlbench.provenance import hardware, package_versions, peak_memory_mib, usable_cores
+from mlbench.runner.data import ImageInputs
+from mlbench.seeds import derive, keyed_bits
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SEED_NAMES = ("input benchmark", 0)
+CPU = torch.device("cpu")
+#: uint8 batches from the cache against a DataLoader over 500x375 JPEGs.
+TARGET = 6.0
+
+
+class JpegDataset(TorchDataset):
+    """What people write: one image decoded, resized and (as `floats`) mirrored and normalised at a time."""
+
+    def __init__(self, images: FileImages, size: int, flips: np.ndarray, floats: bool) -> None:
+        self.images, self.size, self.flips, self.floats = images, size, flips, floats
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        pixels = torch.from_numpy(np.array(squash(self.images.load(row), self.size)))
+        if not self.floats:
+            return pixels
+        return flip_some(normalise(pixels[None], MEAN, STD), torch.tensor([self.flips[row]]))[0]
+
+
+def enlarged(images: FileImages, folder: Path) -> FileImages:
+    """JPEGs of 500x375 (375x500) made from `images`."""
+    for row, name in enumerate(images.names):
+        picture = Image.fromarray(images.load(row))
+        wide = picture.width >= picture.height
+        picture.resize((500, 375) if wide else (375, 500), Image.Resampling.LANCZOS).save(folder / name, quality=90)
+    return FileImages(folder, images.names)
+
+
+def rate(images: int, batches: Iterator[Tensor] | DataLoader) -> float:
+    """Images a second of one pass over `batches`."""
+    begun = time.perf_counter()
+    seen = sum(len(batch) for batch in batches)
+    assert seen == images
+    return images / (time.perf_counter() - begun)
+
+
+def measure(images: FileImages, size: int, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Images a second of each way, once a repeat."""
+    count = len(images)
+    split = Split(tuple(images.names), np.ones((count, 1), np.int8), images)
+    order = np.random.default_rng(0).permutation(count)
+    index = [order[at : at + batch] for at in range(0, count, batch)]
+
+    def prepare() -> float:
+        pixel_file(split, size).unlink(missing_ok=True)
+        sidecar_file(pixel_file(split, size)).unlink(missing_ok=True)
+        begun = time.perf_counter()
+        load_pixels(split, size)
+        return count / (time.perf_counter() - begun)
+
+    prepare()
+    pixels = load_pixels(split, size)
+    inputs = ImageInputs({size: pixels}, np.arange(count), split.ids, MEAN, STD, ("flip",), SEED_NAMES)
+    flips = (keyed_bits(inputs.hashes, derive("flip", *SEED_NAMES, 0)) & np.uint64(1)).astype(bool)
+
+    def loader(floats: bool) -> DataLoader:
+        dataset = JpegDataset(images, size, flips, floats)
+        return DataLoader(dataset, batch_sampler=index, num_workers=usable_cores(), persistent_workers=True)
+
+    jpeg_uint8, jpeg_float = loader(floats=False), loader(floats=True)
+    for rows, wanted, plain in zip(index, jpeg_float, jpeg_uint8, strict=True):  # starts the workers, too
+        assert torch.equal(inputs.load(rows, size, CPU, 0), wanted)
+        assert np.array_equal(pixels[rows], plain.numpy())
+    ways: dict[str, Callable[[], float]] = {
+        "prepare (decode, hash, store)": prepare,
+        "JPEG DataLoader, uint8": lambda: rate(count, jpeg_uint8),
+        "JPEG DataLoader, float32": lambda: rate(count, jpeg_float),
+        "cache, uint8": lambda: rate(count, (torch.from_numpy(np.array(pixels[rows])) for rows in index)),
+        "cache, float32": lambda: rate(count, (inputs.load(rows, size, CPU, 0) for rows in index)),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+    """Median over repeats of cache against DataLoader, both taken in the same repeat."""
+    pairs = {kind: (found[f"cache, {kind}"], found[f"JPEG DataLoader, {kind}"]) for kind in ("uint8", "float32")}
+    return {kind: statistics.median(a / b for a, b in zip(*pair, strict=True)) for kind, pair in pairs.items()}
+
+
+@click.command()
+@click.option("--data-root", type=click.Path(exists=True, path_type=Path), required=True, help="Folder with images/.")
+@click.option("--images", "count", default=256, show_default=True, help="How many photographs.")
+@click.option("--sizes", default="224,448", show_default=True, help="Sides in pixels.")
+@click.option("--batch", default=16, show_default=True)
+@click.option("--repeats", default=7, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file with every figure.")
+def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, output: Path | None) -> None:
+    """Measure on the photographs of --data-root as they are and made into JPEGs of 500x375."""
+    torch.set_num_threads(usable_cores())
+    names = tuple(sorted(path.name for path in (data_root / "images").glob("*.jpg"))[:count])
+    load_before = os.getloadavg()[0]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["MLBENCH_CACHE"] = scratch
+        originals = FileImages(data_root / "images", names)
+        (Path(scratch) / "500x375").mkdir()
+        for source, images in (
+            ("as they are", originals),
+            ("500x375", enlarged(originals, Path(scratch) / "500x375")),
+        ):
+            for size in map(int, sizes.split(",")):
+                found = measure(images, size, batch, repeats)
+                rows.append({"photographs": source, "side": size, "images_per_s": found, "ratio": ratios(found)})
+    table = [
+        (row["photographs"], row["side"], name, statistics.median(rates), min(rates), max(rates))
+        for row in rows
+        for name, rates in row["images_per_s"].items()
+    ]
+    headers = ("photographs", "side", "way", "images/s (median)", "least", "most")
+    click.echo(tabulate(table, headers, floatfmt=",.0f"))
+    for row in rows:
+        aim = f" (target {TARGET:g})" if row["photographs"] == "500x375" else ""
+        click.echo(
+            f"{row['photographs']}, {row['side']} px: cache to DataLoader, uint8 {row['ratio']['uint8']:.1f}x{aim}, "
+            f"float32 {row['ratio']['float32']:.1f}x"
+        )
+    about = {
+        "hardware": hardware(),
+        "packages": package_versions(),
+        "threads": torch.get_num_threads(),
+        "load_average": {"before": load_before, "after": os.getloadavg()[0]},
+        "peak_memory_mib": peak_memory_mib(),
+        "images": len(names),
+        "batch": batch,
+        "repeats": repeats,
+    }
+    click.echo(f"peak memory {about['peak_memory_mib']} MiB, load average {about['load_average']}")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

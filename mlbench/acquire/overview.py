@@ -1,0 +1,34 @@
+"""`mlbench data list`: what can be fetched, and what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from mlbench.acquire.sources import Source, load_sources, missing_by_hand
+
+
+def list_sources(root: Path | None = None) -> str:
+    """A printable table of all distributions; with `root`, whether they lie there or in its folder of their name."""
+    headers = ["data set", "to download", "by hand", "licence", *([] if root is None else ["there"])]
+    rows = []
+    for name, source in load_sources().items():
+        size = source.size
+        told = "size not published" if size is None else f"{size / 1e9:.1f} GB"
+        by_hand = ("on a form: " if source.account else "") + "; ".join(item.what for item in source.by_hand)
+        row = [name, told if source.files else "nothing", by_hand, source.licence]
+        rows.append(row if root is None else [*row, presence(source, root)])
+    return tabulate(rows, headers=headers, tablefmt="simple", maxcolwidths=[None, None, 40, 40])
+
+
+def presence(source: Source, root: Path) -> str:
+    """Whether the distribution is there: yes, no, or which part is missing."""
+    for place in (root, root / source.name):
+        missing = [file.name for file in source.files if not file.present(place)]
+        missing += [item.file.name for item in missing_by_hand(source, place, pictures=True)]
+        if not missing:
+            return "yes"
+        if len(missing) < len(source.files) + len(source.by_hand):
+            return f"in part, without {', '.join(missing)}"
+    return "no"

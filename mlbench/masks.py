@@ -1,0 +1,267 @@
+"""Masks as files: drawn by a protocol, looked at, written as a table, and read from one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from mlbench.annotation import Mask, State, describe, hash_ids, load_mask, map_unspecified, save_mask
+from mlbench.datasets import load_dataset
+from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.tables import read_table
+from mlbench.errors import DataError, UsageError, nearest
+from mlbench.mask_picture import mask_picture
+from mlbench.protocol import load_protocol
+from mlbench.store import atomic_write
+
+COLUMNS = ("sample", "class", "state")
+IMPORTED = "imported"
+_HEAD = "# mlbench mask"
+_STATES = {state.name.lower(): state for state in State}
+
+
+def make_mask(
+    dataset: str | Dataset,
+    protocol: str = "single_positive",
+    *,
+    mask_seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    data_root: Path | None = None,
+    output: Path = Path("mask.safetensors"),
+) -> Mask:
+    """Draw the mask that a run of `protocol` on `dataset` draws, and write it to `output`.
+
+    Parameters
+    ----------
+    dataset : a name or ``.toml`` path of `mlbench.datasets.load_dataset`, or the data set itself.
+    protocol : a protocol's name or path.
+    mask_seed : as ``mlbench run --mask-seed``.
+    changes : as ``mlbench run --set``: ``{"annotation.keep": 0.3}``.
+    data_root : folder the data set was unpacked in.
+
+    Returns
+    -------
+    Mask, over the whole official training part. UsageError for a wrong name or value, DataError for data that are
+    missing or lack the boxes the process needs.
+    """
+    from mlbench.runner.data import make_parts
+
+    data, rules = _load(dataset, data_root), load_protocol(protocol)
+    annotation = rules.annotation_for(data.id)
+    params: dict[str, Any] = {}
+    for key, value in (changes or {}).items():
+        if not key.startswith("annotation."):
+            raise UsageError(f"--set {key}: a mask has settings annotation.KEY only")
+        params[key.removeprefix("annotation.")] = value
+    annotation.changed(params, "--set annotation")
+    if mask_seed < 0:
+        raise UsageError(f"--mask-seed {mask_seed}: expected a whole number from 0")
+    if mask_seed and annotation.seed is not None:
+        raise UsageError(f"--mask-seed: protocol '{rules.name}' uses one published draw for all runs")
+    mask = make_parts(data, rules, mask_seed, params)[1]
+    save_mask(mask, output)
+    return mask
+
+
+def show_mask(
+    mask: Path | Mask,
+    dataset: str | Dataset,
+    *,
+    data_root: Path | None = None,
+    picture: Path | None = None,
+) -> str:
+    """Tell what `mask` leaves of the labels of `dataset`: counts, and true and shown labels of each class.
+
+    Labels that the source left UNSPECIFIED count as no class's here. With `picture` (a name that ends in ``.svg``)
+    the same is drawn: positives of each class, and positives an image, true beside shown. DataError if the mask is
+    of other samples or classes.
+    """
+    if picture is not None and picture.suffix.lower() != ".svg":
+        raise UsageError(f"--picture {picture}: expected a name that ends in .svg")
+    data = _load(dataset, data_root)
+    train = data.splits["train"]
+    mask = _mask_of(mask, train)
+    labels = np.asarray(train.labels)
+    if picture is not None:
+        drawn = mask_picture(
+            data.classes, labels == State.POSITIVE, mask.observed == State.POSITIVE, f"{data.id}: {mask.process}"
+        )
+        atomic_write(picture, drawn.encode())
+    return "\n\n".join([describe(mask), _class_table(labels, mask.observed, data.classes), _image_table(labels, mask)])
+
+
+def export_mask(mask: Path | Mask, dataset: str | Dataset, output: Path, *, data_root: Path | None = None) -> int:
+    """Write `mask` as CSV with the columns sample, class, state; returns the number of labels written.
+
+    A state is "positive", "negative" or "unspecified"; an entry that is not listed is unknown. The first row says
+    how the mask was drawn, so that `import_mask` gives the same one. DataError if it is of other samples or classes.
+    """
+    data = _load(dataset, data_root)
+    train = data.splits["train"]
+    mask = _mask_of(mask, train)
+    about = {"process": mask.process, "params": dict(sorted(mask.params.items())), "seed": mask.seed}
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerow([_HEAD, json.dumps({**about, "sha256": mask.sha256}), ""])
+    entries = np.argwhere(mask.observed != State.UNKNOWN)
+    for row, c in entries:
+        writer.writerow([train.ids[row], data.classes[c], State(mask.observed[row, c]).name.lower()])
+    atomic_write(output, buffer.getvalue().encode())
+    return len(entries)
+
+
+def import_mask(
+    source: Path,
+    dataset: str | Dataset,
+    protocol: str = "single_positive",
+    *,
+    data_root: Path | None = None,
+    contradictions: bool = False,
+    output: Path = Path("mask.safetensors"),
+) -> Mask:
+    """Read a mask from a CSV (or JSONL) file with the columns sample, class, state, and write it to `output`.
+
+    Parameters
+    ----------
+    source : one label a row; states are "positive", "negative", "unspecified" and "unknown", or 1, -1, 2 and 0. Column
+        order, further columns, a byte-order mark and CRLF ends do not matter. What is not listed is unknown, or
+        unspecified where the data set's label is.
+    dataset, data_root : as for `make_mask`.
+    protocol : whose reading of UNSPECIFIED labels the file's labels are checked against.
+    contradictions : take labels that contradict the data set too (annotators err); they are counted in the mask's
+        parameters. Without it they are refused.
+
+    Returns
+    -------
+    Mask: the one that was exported, or one of process "imported". DataError names file and line for an unknown
+    sample, class or state and a label given twice; it is raised too for labels that contradict the data set, for
+    labels where the data set knows none, and for an exported file that was changed.
+    """
+    from mlbench.runner.data import check_mask
+
+    data = _load(dataset, data_root)
+    train = data.splits["train"]
+    truth = map_unspecified(np.asarray(train.labels), load_protocol(protocol).unspecified_for(data.id).train)
+    observed, about = _read_states(source, train.ids, data.classes)
+    observed = np.where((observed == State.UNKNOWN) & (truth == State.UNSPECIFIED), truth, observed)
+    ids_sha256 = hash_ids(train.ids)
+    if about:
+        mask = Mask(about["process"], about["params"], about["seed"], observed, ids_sha256)
+        if mask.sha256 != about["sha256"]:
+            raise DataError(
+                f"{source}: not what was exported: labels were changed, or the data set is another one. To take it as "
+                f"labels of your own, delete the row that begins with '{_HEAD}'"
+            )
+    else:
+        opposed = observed * truth == -1  # POSITIVE against NEGATIVE
+        if opposed.any() and not contradictions:
+            row, c = np.argwhere(opposed)[0]
+            raise DataError(
+                f"{source}: {int(opposed.sum())} labels contradict the data set, the first at sample "
+                f"'{train.ids[row]}', class '{data.classes[c]}'. If the annotators may err, allow contradictions"
+            )
+        params = {"contradictions": int(opposed.sum())} if opposed.any() else {}
+        mask = Mask(IMPORTED, params, 0, observed, ids_sha256)
+    try:
+        check_mask(mask, train, truth)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    save_mask(mask, output)
+    return mask
+
+
+def _load(dataset: str | Dataset, data_root: Path | None) -> Dataset:
+    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset, data_root)
+
+
+def _mask_of(mask: Path | Mask, train: Split) -> Mask:
+    """`mask`, read if it is a path; DataError if it is not one of these samples and classes."""
+    mask = mask if isinstance(mask, Mask) else load_mask(mask)
+    if mask.observed.shape != train.labels.shape or mask.ids_sha256 != hash_ids(train.ids):
+        raise DataError("the mask is of other samples or classes than the data set's training part")
+    return mask
+
+
+def _class_table(labels: np.ndarray, observed: np.ndarray, classes: Sequence[str]) -> str:
+    """True and shown labels of each class, what is missing of them in percent, and shown labels that are false."""
+    counts = []
+    for state in (State.POSITIVE, State.NEGATIVE):
+        true, shown = labels == state, observed == state
+        counts += [true.sum(axis=0), (true & shown).sum(axis=0)]
+    false = (labels * observed == -1).sum(axis=0)  # POSITIVE against NEGATIVE
+    lines = [*np.stack([*counts, false], axis=1).tolist()]
+    lines.append(np.sum(lines, axis=0).tolist())
+    rows = [
+        (name, positives, shown, _missing(positives, shown), negatives, denied, _missing(negatives, denied), wrong)
+        for name, (positives, shown, negatives, denied, wrong) in zip([*classes, "all"], lines, strict=True)
+    ]
+    kind = ["shown", "missing %"]
+    headers = ["class", "positives", *kind, "negatives", *kind, "shown falsely"]
+    return tabulate(rows, headers=headers, floatfmt=".1f", missingval="-")
+
+
+def _missing(true: int, shown: int) -> float | None:
+    return 100 * (true - shown) / true if true else None
+
+
+def _image_table(labels: np.ndarray, mask: Mask) -> str:
+    """How many images have 0, 1, 2, ... positives, in truth and in the mask."""
+    found = [np.bincount((states == State.POSITIVE).sum(axis=1)).tolist() for states in (labels, mask.observed)]
+    rows = [(n, *pair) for n, pair in enumerate(zip_longest(*found, fillvalue=0))]
+    return tabulate(rows, headers=["positives an image", "images", "images as shown"])
+
+
+def _read_states(source: Path, ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The states int8 [N, C] of a table, and what its first row says of the mask (empty: nothing)."""
+    row_of = {sample: row for row, sample in enumerate(ids)}
+    column_of = {name: c for c, name in enumerate(classes)}
+    observed = np.full((len(ids), len(classes)), State.UNKNOWN, dtype=np.int8)
+    given = np.zeros(observed.shape, dtype=bool)
+    about: dict[str, Any] = {}
+    for line, entry in read_table(source, COLUMNS):
+        sample, name = str(entry["sample"]), str(entry["class"])
+        where = f"{source}, line {line}"
+        if sample == _HEAD and sample not in row_of:
+            about = _read_about(name, where)
+            continue
+        if sample not in row_of:
+            raise DataError(f"{where}: no sample '{sample}' in the training part.{nearest(sample, ids)}")
+        if name not in column_of:
+            raise DataError(f"{where}: no class '{name}' in the data set.{nearest(name, classes)}")
+        place = row_of[sample], column_of[name]
+        if given[place]:
+            raise DataError(f"{where}: sample '{sample}', class '{name}' was given before")
+        given[place] = True
+        observed[place] = _state(str(entry["state"]), where)
+    return observed, about
+
+
+def _state(text: str, where: str) -> State:
+    try:
+        return _STATES[text.lower()] if text.lower() in _STATES else State(int(text))
+    except ValueError:
+        raise DataError(
+            f"{where}: '{text}' is no state.{nearest(text, _STATES)} Known: {', '.join(_STATES)}, or "
+            f"{', '.join(str(int(state)) for state in State)}"
+        ) from None
+
+
+def _read_about(text: str, where: str) -> dict[str, Any]:
+    """The first row of an exported mask."""
+    try:
+        about = json.loads(text)
+        kinds = {"process": str, "params": dict, "seed": int, "sha256": str}
+        if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
+            raise ValueError(f"expected {', '.join(kinds)}")
+    except ValueError as error:
+        raise DataError(f"{where}: the row that describes the mask is broken ({error})") from None
+    return about

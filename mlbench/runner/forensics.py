@@ -1,0 +1,92 @@
+"""What a method did to unknown labels, held against the truth it never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlbench.annotation import State
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels
+from mlbench.labels import NOTES, LabelStore, Note
+
+#: Labels a method wrote into the store, by the state it wrote.
+ADDED = {"added_positive": State.POSITIVE, "added_negative": State.NEGATIVE}
+
+
+class Forensics:
+    """Counts of one phase's training epoch: entries a method reported (`Labels.note`) or changed, and how many rightly.
+
+    An unknown entry is reported rightly as rejected or corrected, or added rightly as positive, if it is truly
+    positive; it is added rightly as negative if it is truly negative. Entries whose truth is not known are not judged.
+
+    Parameters
+    ----------
+    truth : int8 [N, C] `State` codes of the training part, all that is known. observed : what the method was given.
+    """
+
+    def __init__(self, truth: LabelMatrix, observed: LabelMatrix) -> None:
+        self.hidden: dict[State, np.ndarray] = {}
+        # Sparse labels are observed whole: nothing is hidden that could be judged.
+        if not isinstance(observed, SparseLabels):
+            unknown = observed == State.UNKNOWN
+            self.hidden = {state: unknown & (truth == state) for state in (State.POSITIVE, State.NEGATIVE)}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the notes of the epoch."""
+        self.noted: dict[str, np.ndarray] = {}
+
+    def add(self, notes: list[Note]) -> None:
+        """Count reported entries: [2, C] of each kind, those truly positive and those truly negative."""
+        for note in notes if self.hidden else ():
+            classes = self.hidden[State.POSITIVE].shape[1]
+            counts = self.noted.setdefault(note.kind, np.zeros((2, classes), dtype=np.int64))
+            for row, state in enumerate((State.POSITIVE, State.NEGATIVE)):
+                found = self.hidden[state][note.rows, note.classes]
+                counts[row] += np.bincount(note.classes[found], minlength=classes)
+
+    def by_class(self, labels: LabelStore) -> dict[str, np.ndarray]:
+        """Of each kind int64 [3, C]: entries judged, those of them that are right, and all that could be found.
+
+        Reports are those since `clear`; added labels are all that `labels` hold now.
+        """
+        found = {}
+        for kind, counts in sorted(self.noted.items()):
+            wanted = NOTES[kind]
+            right = counts[0 if wanted == State.POSITIVE else 1]
+            found[kind] = np.stack([counts.sum(axis=0), right, self.hidden[wanted].sum(axis=0)])
+        if self.hidden and isinstance(labels.pseudo, np.ndarray) and labels.pseudo.any():
+            for kind, state in ADDED.items():
+                written = labels.pseudo & (labels.state == state)
+                if written.any():
+                    judged = sum((written & hidden).sum(axis=0) for hidden in self.hidden.values())
+                    right = (written & self.hidden[state]).sum(axis=0)
+                    found[kind] = np.stack([judged, right, self.hidden[state].sum(axis=0)])
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The counts of an unfinished epoch."""
+        return {kind: torch.from_numpy(counts.copy()) for kind, counts in self.noted.items()}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self.noted = {kind: counts.numpy().copy() for kind, counts in saved.items()}
+
+
+def rates(counts: np.ndarray) -> dict[str, float | None]:
+    """Precision and recall in percent of (judged, right, findable) counts; None where nothing was there to judge."""
+    judged, right, findable = (int(count) for count in counts)
+    return {
+        "entries": judged,
+        "precision": 100.0 * right / judged if judged else None,
+        "recall": 100.0 * right / findable if findable else None,
+    }
+
+
+def summary(by_class: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`rates` over all classes, by kind: the epoch's line in the record."""
+    return {kind: rates(counts.sum(axis=1)) for kind, counts in by_class.items()}

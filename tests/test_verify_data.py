@@ -1,0 +1,118 @@
+"""Verification lists what is wrong: broken images, counts, what changed since the first time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlbench.datasets import load_dataset
+from mlbench.datasets.base import Dataset
+from mlbench.protocol import list_protocols, load_protocol
+from mlbench.runner.data import make_parts
+from mlbench.testing import tiny_dataset
+from mlbench.verify_data import part_sizes, verify
+
+
+@pytest.fixture
+def mine(photos: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(photos, tmp_path / "mine"))
+
+
+def load(folder: Path) -> Dataset:
+    return load_dataset(str(folder / "mine.toml"))
+
+
+def test_a_sound_data_set_has_no_problems_and_is_remembered(mine: Path) -> None:
+    first = verify(load(mine), mine, remember=True)
+    assert first.problems == []
+    assert [(part["part"], part["samples"], part["opened"]) for part in first.parts] == [
+        ("train", 24, 24),
+        ("test", 10, 10),
+    ]
+    assert "the same as when its hashes were kept here" in verify(load(mine), mine).remarks
+    assert first.fingerprint == load(mine).fingerprint
+
+
+def test_nothing_is_written_unless_asked(mine: Path, mlbench: Callable[..., Any]) -> None:
+    before = sorted(mine.rglob("*"))
+    result = verify(load(mine), mine)
+    assert "no hashes were kept here to compare with (--remember keeps them)" in result.remarks
+    assert mlbench("data", "verify", mine / "mine.toml", "--root", mine)[0] == 0
+    assert sorted(mine.rglob("*")) == before
+    assert mlbench("data", "verify", mine / "mine.toml", "--root", mine, "--remember")[0] == 0
+    assert (mine / ".mlbench" / "mine.json").is_file()
+    assert mlbench("data", "verify", mine / "mine.toml", "--remember")[0] == 2
+
+
+def test_all_broken_images_are_listed(mine: Path) -> None:
+    for name in ("03.png", "30.png"):
+        path = mine / "pictures" / name
+        path.write_bytes(path.read_bytes()[:-400])
+    result = verify(load(mine), mine, remember=True)
+    assert [next(n for n in ("03.png", "30.png") if n in text) for text in result.problems] == ["03.png", "30.png"]
+    assert "PROBLEM" in result.text()
+    assert result.text().endswith("2 problems")
+    assert not (mine / ".mlbench").exists(), "what is broken is not remembered as right"
+
+
+def test_a_picture_changed_under_the_same_name_and_size_is_noticed(mine: Path) -> None:
+    verify(load(mine), mine, remember=True)
+    path = mine / "pictures" / "00.png"
+    before = path.stat().st_size
+    pixels = np.asarray(Image.open(path)).copy()
+    Image.fromarray(255 - pixels).save(path)
+    path.write_bytes(path.read_bytes()[:before].ljust(before, b"\0"))
+    result = verify(load(mine), mine)
+    assert any("content of train" in problem for problem in result.problems)
+
+
+def test_a_changed_label_is_noticed(mine: Path) -> None:
+    verify(load(mine), mine, open_images=False, remember=True)
+    path = mine / "labels.csv"
+    path.write_text(path.read_text().replace("|blue", "", 1))
+    (problem,) = verify(load(mine), mine, open_images=False).problems
+    assert problem.startswith("fingerprint is ")
+
+
+def test_counts_are_those_that_a_run_would_have() -> None:
+    dataset = tiny_dataset()
+    official = replace(dataset, splits={**dataset.splits, "val": dataset.splits["test"]})
+    for name in list_protocols():
+        protocol = load_protocol(name)
+        for data in (dataset, official):
+            if protocol.split.validation == "official" and "val" not in data.splits:
+                continue
+            rule = replace(protocol, annotation=load_protocol("full").annotation)
+            parts, _ = make_parts(data, rule, 0)
+            assert part_sizes(data, protocol) == {"classes": len(data.classes)} | {
+                part: len(rows) for part, rows in parts.items()
+            }
+
+
+def test_a_copy_that_no_protocol_was_defined_on_is_a_problem() -> None:
+    dataset = replace(tiny_dataset(), id="cub")
+    result = verify(dataset, open_images=False)
+    assert any("is not what protocol 'full'" in problem or "expected 312" in problem for problem in result.problems)
+
+
+def test_a_folder_that_cannot_be_written_is_no_problem(mine: Path) -> None:
+    (mine / ".mlbench").write_text("")
+    result = verify(load(mine), mine, remember=True)
+    assert result.problems == []
+    assert any("hashes not kept" in remark for remark in result.remarks)
+
+
+def test_the_command_fails_on_a_problem(mine: Path, mlbench: Callable[..., Any]) -> None:
+    assert mlbench("data", "verify", mine / "mine.toml", "--root", mine)[0] == 0
+    (mine / "pictures" / "05.png").write_bytes(b"no picture")
+    code, out, err = mlbench("data", "verify", mine / "mine.toml", "--root", mine)
+    assert code == 1
+    assert "05.png: not an image" in out
+    assert "problems" in err
