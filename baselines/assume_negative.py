@@ -12,6 +12,7 @@ from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Phase, Step, Uses
 
+from .boostlu import with_boostlu
 from .losses import assumed_targets, bce, bce_entries, check_inputs, reduce
 
 
@@ -132,3 +133,8 @@ class AssumeNegativeBoostLUInference(Method):
         network = super().network(phase)
         network.load_state_dict(self.task.artefacts["trained"])
         return network
+
+
+AssumeNegativeBoostLU = with_boostlu(AssumeNegative)
+LabelSmoothingBoostLU = with_boostlu(LabelSmoothing)
+WeakAssumeNegativeBoostLU = with_boostlu(WeakAssumeNegative)

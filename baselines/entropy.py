@@ -12,6 +12,7 @@ from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
 
+from .boostlu import with_boostlu
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
 
@@ -71,3 +72,6 @@ class EntropyMaximisation(Method):
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return em(logits, labels.state, alpha=self.hyper["alpha"])
+
+
+EntropyMaximisationBoostLU = with_boostlu(EntropyMaximisation)

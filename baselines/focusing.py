@@ -13,6 +13,7 @@ from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
 
+from .boostlu import with_boostlu
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
 
@@ -138,3 +139,7 @@ class Asymmetric(Method):
         return asl(
             logits, labels.state, reduction="sum", **{key: self.hyper[key] for key in Asymmetric.hyperparameters}
         )
+
+
+FocalBoostLU = with_boostlu(Focal)
+AsymmetricBoostLU = with_boostlu(Asymmetric)

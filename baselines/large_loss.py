@@ -17,6 +17,7 @@ from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
 
+from .boostlu import with_boostlu
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
 
@@ -42,7 +43,7 @@ def large_loss_count(entries: int, epoch: int, delta: float) -> int:
     return math.ceil(entries * (epoch - 1) * Fraction(str(delta)) / 100)
 
 
-def large_loss_mask(losses: Tensor, unknown: Tensor, count: int) -> Tensor:
+def large_loss_mask(losses: Tensor, unknown: Tensor, count: int, strict: bool = False) -> Tensor:
     """Bool [B, C]: the unknown entries whose loss reaches the `count`-th largest among unknown entries.
 
     One threshold for the whole batch; entries tied with it are all chosen. With fewer unknown entries than `count`
@@ -51,6 +52,7 @@ def large_loss_mask(losses: Tensor, unknown: Tensor, count: int) -> Tensor:
     Parameters
     ----------
     losses : float [B, C]. unknown : bool [B, C]. count : from 0.
+    strict : choose only what exceeds the `count`-th largest: `count` - 1 entries, fewer where there are ties.
     """
     count = min(count, losses.numel())
     if count == 0:
@@ -58,7 +60,19 @@ def large_loss_mask(losses: Tensor, unknown: Tensor, count: int) -> Tensor:
     candidates = losses.detach().masked_fill(~unknown, -math.inf)
     # Where unknown entries run out, the threshold is -inf and every one of them is chosen.
     threshold = torch.topk(candidates.flatten(), count).values[-1]
-    return unknown & (candidates >= threshold)
+    return unknown & (candidates > threshold if strict else candidates >= threshold)
+
+
+def large_loss_entries(logits: Tensor, observed: Tensor, *, epoch: int, delta: float, eps: float = 0.0) -> Tensor:
+    """Bool [B, C]: the entries that `llr` rejects and `llct` corrects.
+
+    Parameters
+    ----------
+    As of `llr`.
+    """
+    check_inputs(logits, observed)
+    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
+    return large_loss_mask(losses, observed == State.UNKNOWN, large_loss_count(losses.numel(), epoch, delta))
 
 
 def llr(
@@ -76,11 +90,9 @@ def llr(
 
     Source: released code of Kim et al., CVPR 2022, losses.py lines 40-58.
     """
-    check_inputs(logits, observed)
+    chosen = large_loss_entries(logits, observed, epoch=epoch, delta=delta, eps=eps)
     losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
-    losses = losses.masked_fill(observed == State.UNSPECIFIED, 0.0)
-    chosen = large_loss_mask(losses, observed == State.UNKNOWN, large_loss_count(losses.numel(), epoch, delta))
-    return reduce(losses.masked_fill(chosen, 0.0), reduction)
+    return reduce(losses.masked_fill(chosen | (observed == State.UNSPECIFIED), 0.0), reduction)
 
 
 def llct(
@@ -96,9 +108,48 @@ def llct(
 
     Source: released code of Kim et al., CVPR 2022, losses.py lines 40-58.
     """
+    return _corrected(logits, observed, large_loss_count(logits.numel(), epoch, delta), eps, reduction)
+
+
+def llcp(
+    logits: Tensor, observed: Tensor, *, epoch: int, delta: float, eps: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Large-loss correction, permanent: as `llct`, but `delta` percent of the entries in every epoch from the second.
+
+    The loss only; which labels are to stay positive says `llcp_mask`.
+
+    Parameters
+    ----------
+    As of `llr`, but delta is the share itself.
+
+    Source: released code of Kim et al., CVPR 2022, losses.py lines 43-58, and of Kim et al., CVPR 2023, losses.py lines
+    47-64.
+    """
+    return _corrected(logits, observed, large_loss_count(logits.numel(), min(epoch, 2), delta), eps, reduction)
+
+
+def llcp_mask(
+    logits: Tensor, observed: Tensor, *, epoch: int, delta: float, strict: bool = False, eps: float = 0.0
+) -> Tensor:
+    """Bool [B, C]: the entries that `llcp` makes positive for good, by default those that its loss turns.
+
+    Parameters
+    ----------
+    As of `llcp`. strict : leave out the entries at the threshold, as the released code of Kim et al., CVPR 2022, has it
+        (losses.py line 51): of k entries k - 1 become permanent, none where k is 1. That of Kim et al., CVPR 2023, does
+        not (losses.py line 55).
+    """
     check_inputs(logits, observed)
     losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
-    chosen = large_loss_mask(losses, observed == State.UNKNOWN, large_loss_count(losses.numel(), epoch, delta))
+    count = large_loss_count(logits.numel(), min(epoch, 2), delta)
+    return large_loss_mask(losses, observed == State.UNKNOWN, count, strict)
+
+
+def _corrected(logits: Tensor, observed: Tensor, count: int, eps: float, reduction: str) -> Tensor:
+    """Assume-negative loss with the `count` unknown entries of the largest loss taken as positive."""
+    check_inputs(logits, observed)
+    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
+    chosen = large_loss_mask(losses, observed == State.UNKNOWN, count)
     losses = torch.where(chosen, bce_entries(logits, torch.ones_like(logits), eps), losses)
     return reduce(losses.masked_fill(observed == State.UNSPECIFIED, 0.0), reduction)
 
@@ -118,16 +169,9 @@ class LargeLossRejection(Method):
     }
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        return llr(logits, labels.state, epoch=step.epoch, delta=self.hyper["delta"])
-
-
-class LargeLossRejectionBoostLU(LargeLossRejection):
-    """LL-R with BoostLU between classifier and pooling, in training and inference (alpha 5).
-
-    Source: Kim et al., CVPR 2023, scenario ii; losses are computed on the boosted logits.
-    """
-
-    head = {"alpha_train": 5.0, "alpha_infer": 5.0}
+        epoch, delta = step.epoch, self.hyper["delta"]
+        labels.note("rejected", large_loss_entries(logits, labels.state, epoch=epoch, delta=delta))
+        return llr(logits, labels.state, epoch=epoch, delta=delta)
 
 
 class LargeLossCorrection(Method):
@@ -148,13 +192,41 @@ class LargeLossCorrection(Method):
     }
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        return llct(logits, labels.state, epoch=step.epoch, delta=self.hyper["delta"])
+        epoch, delta = step.epoch, self.hyper["delta"]
+        labels.note("corrected", large_loss_entries(logits, labels.state, epoch=epoch, delta=delta))
+        return llct(logits, labels.state, epoch=epoch, delta=delta)
 
 
-class LargeLossCorrectionBoostLU(LargeLossCorrection):
-    """LL-Ct with BoostLU between classifier and pooling, in training and inference (alpha 5).
+class LargeLossPermanent(Method):
+    """LL-Cp: in each step the unknown labels with the largest loss become positive, and stay so.
 
-    Source: Kim et al., CVPR 2023; losses are computed on the boosted logits.
+    What a step makes positive is an observed positive from the next epoch on, and never chosen again. The first epoch
+    changes nothing.
+
+    Source: Kim et al., CVPR 2022; delta 0.1 % of a batch as in the BoostLU paper's released settings. Started from the
+    command line, the LL paper's released code changes no label (it compares the scheme's name by identity).
     """
 
-    head = {"alpha_train": 5.0, "alpha_infer": 5.0}
+    batch_global = True
+    hyperparameters = {
+        "delta": Hyper(
+            0.1,
+            "percent of a batch's entries made positive in each step",
+            low=0.0,
+            high=100.0,
+            search=("log", 0.01, 1.0),
+        ),
+        "strict": Hyper(
+            False, "leave the entries at the threshold out of the permanent ones, as the LL paper's released code does"
+        ),
+    }
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        epoch, delta, strict = step.epoch, self.hyper["delta"], self.hyper["strict"]
+        labels.change(llcp_mask(logits, labels.state, epoch=epoch, delta=delta, strict=strict), State.POSITIVE)
+        return llcp(logits, labels.state, epoch=epoch, delta=delta)
+
+
+LargeLossRejectionBoostLU = with_boostlu(LargeLossRejection)
+LargeLossCorrectionBoostLU = with_boostlu(LargeLossCorrection)
+LargeLossPermanentBoostLU = with_boostlu(LargeLossPermanent)

@@ -12,9 +12,14 @@ from torch import Tensor
 from mlbench.annotation import State
 from mlbench.errors import UsageError
 from mlbench.labels import Labels
-from mlbench.methods import Method, Step
+from mlbench.methods import Hyper, Method, Step
 
+from .boostlu import with_boostlu
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
+
+EXPECTED_POSITIVES = Hyper(
+    0.0, "mean number of positives of an image (k); 0: that of the full training labels", low=0.0, high=1e6
+)
 
 
 def iu(logits: Tensor, observed: Tensor, *, eps: float = 0.0, reduction: str = "mean") -> Tensor:
@@ -64,12 +69,22 @@ def epr(logits: Tensor, observed: Tensor, *, expected: float, eps: float = 0.0, 
     Source: released code of Cole et al., CVPR 2021, losses.py lines 15-23 and 145-156 (with eps = 1e-5).
     """
     check_inputs(logits, observed)
-    if not 0 <= expected < math.inf:
-        raise UsageError(f"epr: expected = {expected!r}: expected a mean number of positives from 0")
+    check_expected("epr", expected)
     targets = assumed_targets(observed, logits.dtype)
     entries = bce_entries(logits, targets, eps).masked_fill(observed != State.POSITIVE, 0.0)
+    return reduce(entries + count_penalty(logits, observed, expected), reduction)
+
+
+def count_penalty(logits: Tensor, observed: Tensor, expected: float) -> Tensor:
+    """The penalty of `epr`, a scalar: ``((m - expected) / C)**2``."""
     predicted = logits.sigmoid().masked_fill(observed == State.UNSPECIFIED, 0.0).sum(dim=1).mean()
-    return reduce(entries + ((predicted - expected) / logits.shape[1]) ** 2, reduction)
+    return ((predicted - expected) / logits.shape[1]) ** 2
+
+
+def check_expected(loss: str, expected: float) -> None:
+    """UsageError unless `expected` is a finite number from 0."""
+    if not 0 <= expected < math.inf:
+        raise UsageError(f"{loss}: expected = {expected!r}: expected a mean number of positives from 0")
 
 
 class IgnoreUnknown(Method):
@@ -100,13 +115,20 @@ class PositivesAndAllNegatives(Method):
 class ExpectedPositives(Method):
     """Loss on the observed positives, with the number of predicted positives held near its mean (EPR).
 
-    The mean number of positives comes from the full training labels, which is side information.
+    The mean number of positives comes from the full training labels or is given, which is side information either way.
 
     Source: Cole et al., CVPR 2021; learning rate and batch size were tuned there for each data set.
     """
 
     supervision = ("observed", "label_count")
     batch_global = True
+    hyperparameters = {"expected_positives": EXPECTED_POSITIVES}
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        return epr(logits, labels.state, expected=self.task.label_count)
+        expected = self.hyper["expected_positives"] or self.task.label_count
+        return epr(logits, labels.state, expected=expected)
+
+
+IgnoreUnknownBoostLU = with_boostlu(IgnoreUnknown)
+PositivesAndAllNegativesBoostLU = with_boostlu(PositivesAndAllNegatives)
+ExpectedPositivesBoostLU = with_boostlu(ExpectedPositives)

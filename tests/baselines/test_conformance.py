@@ -16,6 +16,6 @@ def test_the_methods_of_the_first_table_are_registered() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_registered_method_conforms(name: str) -> None:
-    # One method is enough to start two processes for: what they share is the runner.
-    report = check_method(name, processes=name == "llr_boostlu")
+    # Few methods are enough to start two processes for: what they share is the runner.
+    report = check_method(name, processes=name in ("llr_boostlu", "pla"))
     assert report.passed, report.text()

@@ -306,3 +306,11 @@ def test_a_run_trains_as_assume_negative_until_the_second_epoch(runs):
 def test_a_run_with_boostlu_alpha_one_is_the_plain_method_bit_for_bit(runs):
     assert runs["llr_boostlu"][0] == runs["llr"][0]
     np.testing.assert_array_equal(runs["llr_boostlu"][1], runs["llr"][1])
+
+
+@pytest.mark.parametrize(("method", "kind"), [("llr", "rejected"), ("llct", "corrected")])
+def test_what_a_method_chose_is_in_the_record(train, method: str, kind: str) -> None:
+    record = train(method, changes={"delta": 10.0, "train.epochs": 3})
+    entries = [row["forensics"].get(kind, {"entries": 0})["entries"] for row in record["epochs"]]
+    assert entries[0] == 0
+    assert 0 < entries[1] < entries[2]
