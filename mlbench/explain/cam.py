@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from mlbench.annotation import State
-from mlbench.errors import UsageError
+from mlbench.datasets.base import Split
+from mlbench.errors import UsageError, unknown
 from mlbench.store import atomic_write
 from mlbench.trained import all_runs, find_run, reload_network, reload_run
 
@@ -53,12 +54,16 @@ def draw_cams(
     picture: Path = Path("cams.png"),
     dataset: str | None = None,
     weights: Path | None = None,
+    ids: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> Path:
-    """Write `picture`: the first `images` test images with at least two labels, for their true classes, for each run.
+    """Write `picture`: class activation maps of test images, a row an (image, class), a column a run.
 
-    Without `runs`, those of the whole store. All must be of the same data set. Each map is scaled by its own largest
-    magnitude; the class's score stands above it. Boxes of the class, where the data set has them, are drawn.
-    `dataset` and `weights` are needed again where the runs were given a description or a weights file.
+    The images are those of `ids`, or the first `images` with at least two labels; the classes those of `classes`
+    (also where an image has them not), or each image's own. Without `runs`, those of the whole store. All must be of
+    the same data set. Each map is scaled by its own largest magnitude; the class's score stands above it. Boxes of
+    the class, where the data set has them, are drawn. `dataset` and `weights` are needed again where the runs were
+    given a description or a weights file.
     """
     if images < 1:
         raise UsageError(f"--images {images}: expected at least 1")
@@ -68,10 +73,8 @@ def draw_cams(
     if any(run.dataset.fingerprint != data.fingerprint for run in loaded):
         raise UsageError("the runs are of different data sets: give runs of one")
     test = data.splits["test"]
-    rows = np.flatnonzero((test.labels == State.POSITIVE).sum(axis=1) >= 2)[:images]
-    if not len(rows):
-        rows = np.flatnonzero((test.labels == State.POSITIVE).any(axis=1))[:images]
-    cells = [(int(row), int(c)) for row in rows for c in np.flatnonzero(test.labels[row] == State.POSITIVE)]
+    cells = chosen_cells(test, data.classes, images, ids, classes)
+    rows = np.unique([row for row, _ in cells])
     columns = []
     for run in loaded:
         method, network, feed = reload_network(run, store)
@@ -108,6 +111,31 @@ def draw_cams(
     sheet.save(buffer, format="PNG")
     atomic_write(picture, buffer.getvalue())
     return picture
+
+
+def chosen_cells(
+    test: Split, names: Sequence[str], images: int, ids: Sequence[str], classes: Sequence[str]
+) -> list[tuple[int, int]]:
+    """The (test row, class) pairs to draw; see `draw_cams`. UsageError names an id or class that is not there."""
+    place = {sample: row for row, sample in enumerate(test.ids)}
+    for kind, asked, known in (("test image", ids, place), ("class", classes, names)):
+        for name in asked:
+            if name not in known:
+                raise unknown(kind, name, known)
+    positive = test.labels[:] == State.POSITIVE
+    if classes:
+        positive = positive & np.isin(np.arange(len(names)), [names.index(name) for name in classes])
+    if ids:
+        rows = np.array([place[sample] for sample in ids])
+    else:
+        several = np.flatnonzero((positive.sum(axis=1) >= 2) | (bool(classes) & positive.any(axis=1)))
+        rows = several[:images] if len(several) else np.flatnonzero(positive.any(axis=1))[:images]
+    if ids and classes:
+        return [(int(row), names.index(name)) for row in rows for name in classes]
+    cells = [(int(row), int(c)) for row in rows for c in np.flatnonzero(positive[row])]
+    if not cells:
+        raise UsageError("none of the test images asked for has a class to draw")
+    return cells
 
 
 def _boxes(boxes: np.ndarray | None, row: int, c: int, size: tuple[int, int]) -> list[tuple[float, ...]]:

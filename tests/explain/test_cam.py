@@ -12,7 +12,7 @@ from torch import nn
 
 from mlbench.errors import UsageError
 from mlbench.explain import cam
-from mlbench.explain.cam import class_maps, colour
+from mlbench.explain.cam import chosen_cells, class_maps, colour
 from mlbench.models.heads import Classifier, Head
 from mlbench.testing import tiny_dataset
 
@@ -44,3 +44,32 @@ def test_runs_of_different_data_sets_are_not_drawn_together(tmp_path: Path, monk
     with pytest.raises(UsageError, match="the runs are of different data sets"):
         cam.draw_cams(["a", "b"], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_images_with_two_labels_are_drawn_for_their_own_classes() -> None:
+    data = tiny_dataset()
+    test = data.splits["test"]
+    cells = chosen_cells(test, data.classes, 2, (), ())
+    expected = [row for row in range(len(test)) if (test.labels[row] == 1).sum() >= 2][:2]
+    assert cells == [(row, int(c)) for row in expected for c in np.flatnonzero(test.labels[row] == 1)]
+
+
+def test_images_and_classes_can_be_chosen_also_where_the_image_has_the_class_not() -> None:
+    data = tiny_dataset()
+    ids = data.splits["test"].ids
+    cells = chosen_cells(data.splits["test"], data.classes, 4, [ids[3], ids[0]], ["class 2", "class 0"])
+    assert cells == [(3, 2), (3, 0), (0, 2), (0, 0)]
+
+
+def test_classes_alone_take_the_first_images_that_have_them() -> None:
+    data = tiny_dataset()
+    test = data.splits["test"]
+    cells = chosen_cells(test, data.classes, 3, (), ["class 1"])
+    assert cells == [(int(row), 1) for row in np.flatnonzero(test.labels[:, 1] == 1)[:3]]
+
+
+@pytest.mark.parametrize(("ids", "classes", "message"), [(["test/00"], [], "test/00"), ([], ["clas 1"], "class 1")])
+def test_an_unknown_image_or_class_is_named_with_the_nearest(ids, classes, message) -> None:
+    data = tiny_dataset()
+    with pytest.raises(UsageError, match=message):
+        chosen_cells(data.splits["test"], data.classes, 4, ids, classes)

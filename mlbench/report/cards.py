@@ -1,0 +1,290 @@
+"""Reproduction cards: claims written down before their runs, and what the runs say about them."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from mlbench.errors import DataError, UsageError, unknown
+from mlbench.protocol import load_protocol
+from mlbench.registry import load_method
+from mlbench.report.published import load_published
+from mlbench.settings import build, to_plain
+from mlbench.stats import Interval, kendall, mean_interval, spread
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a claim is tested, and what was spent on choosing each method's settings."""
+
+    dataset: str
+    track: str
+    backbone: str
+    budget: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A method gains over another. `not_testable` gives, by setting, why it cannot show there."""
+
+    over: str
+    statement: str
+    not_testable: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """The claims of one published table (a file of ``results/cards``).
+
+    threshold : the smallest gain worth claiming, in points of `metric`. seeds, masks : repetitions of each method.
+    """
+
+    paper: str
+    table: str
+    protocol: str
+    metric: str
+    selection: str
+    threshold: float
+    confidence: float
+    seeds: tuple[int, ...]
+    masks: tuple[int, ...]
+    settings: Mapping[str, Setting]
+    claims: Mapping[str, Claim]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the runs say about one claim in one setting; `interval` is of the gain in points, None without a pair."""
+
+    method: str
+    over: str
+    setting: str
+    pairs: int
+    interval: Interval | None
+    verdict: str
+    why: str = ""
+
+
+def load_card(paper: str) -> Card:
+    """The claims of `paper`; UsageError for a paper without any, DataError for a broken file."""
+    folder = {f.name.removesuffix(".toml"): f for f in (files("mlbench.results") / "cards").iterdir()}
+    known = sorted(name for name in folder if not name.startswith("_"))
+    if paper not in known:
+        raise unknown("paper", paper, known)
+    where = f"results/cards/{paper}.toml"
+    table = tomllib.loads(folder[paper].read_text(encoding="utf-8"))
+    for key, cls in (("settings", Setting), ("claims", Claim)):
+        entries = table.get(key, {})
+        table[key] = {name: build(cls, entry, f"{where}: [{key}.{name}]") for name, entry in entries.items()}
+    card: Card = build(Card, table, where)
+    for name, claim in card.claims.items():
+        for setting in claim.not_testable:
+            if setting not in card.settings:
+                raise unknown("setting", setting, card.settings, f"{where}: [claims.{name}]")
+    return card
+
+
+def verdict_of(interval: Interval, threshold: float) -> str:
+    """What an interval of a claimed gain says.
+
+    "not reproduced" where it lies below `threshold`, "reproduced" where it lies above 0 otherwise, else
+    "underpowered": it allows both no gain and one worth claiming.
+    """
+    if not np.isfinite([interval.low, interval.high]).all():
+        return "underpowered"
+    if interval.high < threshold:
+        return "not reproduced"
+    return "reproduced" if interval.low > 0 else "underpowered"
+
+
+def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
+    """An `Outcome` for every claim in every setting. A claim without all its runs has no verdict yet."""
+    outcomes = []
+    records = list(records)
+    grids = {}
+    for name, setting in card.settings.items():
+        for method in {m for key, claim in card.claims.items() for m in (key, claim.over)}:
+            grids[name, method] = runs_of(card, setting, method, records)
+    for method, claim in card.claims.items():
+        for name in card.settings:
+            if name in claim.not_testable:
+                outcomes.append(
+                    Outcome(method, claim.over, name, 0, None, "not testable here", claim.not_testable[name])
+                )
+                continue
+            ours, theirs = grids[name, method], grids[name, claim.over]
+            outcomes.append(_outcome(card, method, claim.over, name, ours, theirs))
+    return outcomes
+
+
+def _outcome(
+    card: Card, method: str, over: str, setting: str, ours: dict[tuple[int, int], Record], theirs: dict
+) -> Outcome:
+    both = [pair for pair in ours if pair in theirs]
+    if not both:
+        return Outcome(method, over, setting, 0, None, "no runs yet")
+    gains = {pair: _value(card, ours[pair]) - _value(card, theirs[pair]) for pair in both}
+    planned = len(card.seeds) * len(card.masks)
+    if len(both) < planned:
+        interval = mean_interval(np.array([[gain] for gain in gains.values()]), card.confidence)
+        return Outcome(method, over, setting, len(both), interval, f"incomplete: {len(both)} of {planned} pairs")
+    grid = np.array([[gains[seed, mask] for mask in card.masks] for seed in card.seeds])
+    interval = mean_interval(grid, card.confidence)
+    return Outcome(method, over, setting, planned, interval, verdict_of(interval, card.threshold))
+
+
+def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
+    """The card's runs of `method` by (seed, mask): those made with the settings the method has here now."""
+    wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
+    version, hyper, train = _present_settings(card.protocol, method, setting.dataset, setting.track)
+    found: dict[tuple[int, int], Record] = {}
+    for record in records:
+        identity = record["identity"]
+        pair = identity["repetition"], identity["mask_seed"]
+        if (
+            identity["method"]["name"] != method
+            or identity["method"]["version"] != version
+            or identity["method"]["hyperparameters"] != hyper
+            or identity["dataset"]["id"] != setting.dataset
+            or identity["backbone"]["name"] != setting.backbone
+            or any(identity[key] != value for key, value in wanted.items())
+            or any(identity["train"][key] != value for key, value in train.items() if key != "augment")
+            or pair[0] not in card.seeds
+            or pair[1] not in card.masks
+        ):
+            continue
+        if pair in found and found[pair]["key"] != record["key"]:
+            raise DataError(
+                f"two runs of '{method}' on '{setting.dataset}' with seed {pair[0]}, mask {pair[1]}: "
+                f"{found[pair]['key'][:16]} and {record['key'][:16]}"
+            )
+        found[pair] = record
+    return found
+
+
+@functools.cache
+def _present_settings(protocol: str, method: str, dataset: str, track: str) -> tuple[int, dict, dict]:
+    """Version, hyperparameters and training settings that a run asked for now would have."""
+    cls = load_method(method)
+    changes = cls.settings_for(dataset, track)
+    tuned = {k.removeprefix("train."): v for k, v in changes.items() if k.startswith("train.")}
+    hyper = cls.resolve({k: v for k, v in changes.items() if not k.startswith("train.")})
+    return cls.version, hyper, to_plain(load_protocol(protocol).train_settings(dataset, track, tuned))
+
+
+def _value(card: Card, record: Record) -> float:
+    return float(record["results"]["test"][card.metric])
+
+
+def published_gains(card: Card, method: str, over: str) -> dict[str, float]:
+    """The gain in print by data set, in points: from the card's table, else from another of the paper that has both."""
+    rows = _published(card)
+    tables = [card.table, *(name for name in rows["table"].unique() if name != card.table)]
+    gains: dict[str, float] = {}
+    for name in tables:
+        table = rows[rows["table"].eq(name)]
+        mine, other = (table[table["method"].eq(key)].groupby("dataset")["value"].mean() for key in (method, over))
+        gains = {str(k): float(gain) for k, gain in (mine - other).dropna().items()} | gains
+    return gains
+
+
+def order_agreement(card: Card, records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Kendall's tau-b of our order of the methods with the published one, a row for each setting and column."""
+    rows, records = _published(card), list(records)
+    rows = rows[rows["table"].eq(card.table)]
+    table = []
+    for name, setting in card.settings.items():
+        means = {}
+        for method in dict.fromkeys([*card.claims, *(claim.over for claim in card.claims.values())]):
+            runs = runs_of(card, setting, method, records)
+            if runs:
+                means[method] = float(np.mean([_value(card, record) for record in runs.values()]))
+        for dataset, column in rows.groupby("dataset", sort=False):
+            theirs = column.drop_duplicates("method").set_index("method")["value"]
+            shared = [method for method in means if method in theirs.index]
+            if len(shared) < 2:
+                continue
+            tau, p = kendall([means[m] for m in shared], [float(theirs[m]) for m in shared])
+            table.append({"setting": name, "published column": dataset, "methods": len(shared), "tau": tau, "p": p})
+    return table
+
+
+def _published(card: Card) -> pd.DataFrame:
+    rows = load_published(card.paper)
+    return rows[rows["metric"].eq(card.metric) & rows["protocol"].eq(card.protocol)]
+
+
+def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> str:
+    """Claims with their verdicts, our numbers with both spreads, and the agreement of the orders, as Markdown."""
+    records = list(records)
+    for method in methods or ():
+        if method not in card.claims:
+            raise unknown("method", method, card.claims, f"the claims of '{card.paper}'")
+    outcomes = [outcome for outcome in judge(card, records) if methods is None or outcome.method in methods]
+    if not outcomes:
+        raise UsageError(f"no claim of '{card.paper}' is about these methods")
+    share = f"{100 * card.confidence:g} %"
+    lines = [
+        f"# Claims of {card.paper}: {card.table}",
+        "",
+        f"Gains in test {card.metric}, paired over seeds {_listed(card.seeds)} and masks {_listed(card.masks)}, with "
+        f"{share} intervals. Threshold of a gain worth claiming: {card.threshold:g} points. "
+        f"Selection: {card.selection}.",
+        "",
+        *(
+            f"* `{name}`: {setting.dataset}, track {setting.track}, {setting.backbone}. Tuning: {setting.budget}."
+            for name, setting in card.settings.items()
+        ),
+        "",
+    ]
+    for method in dict.fromkeys(outcome.method for outcome in outcomes):
+        claim = card.claims[method]
+        gains = published_gains(card, method, claim.over)
+        printed = ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) or "not in this table"
+        lines += [f"## `{method}`", "", f"{claim.statement} Published gain over `{claim.over}`: {printed}.", ""]
+        body = []
+        for outcome in (o for o in outcomes if o.method == method):
+            mine = runs_of(card, card.settings[outcome.setting], method, records)
+            body.append({"setting": outcome.setting, **_numbers(card, mine), **_gain(outcome)})
+        lines += [tabulate(body, headers="keys", tablefmt="github", missingval=""), ""]
+    agreement = order_agreement(card, records)
+    if methods is None and agreement:
+        lines += ["## Order of the methods", "", tabulate(agreement, "keys", tablefmt="github", floatfmt=".2f"), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _numbers(card: Card, runs: dict[tuple[int, int], Record]) -> dict[str, Any]:
+    """Mean, both spreads where the grid is full, and what a run cost."""
+    if not runs:
+        return {card.metric: None}
+    seconds = float(np.mean([record["provenance"]["seconds"] for record in runs.values()]))
+    values = {pair: _value(card, record) for pair, record in runs.items()}
+    numbers: dict[str, Any] = {card.metric: f"{np.mean(list(values.values())):.2f}"}
+    if len(values) == len(card.seeds) * len(card.masks):
+        found = spread(np.array([[values[seed, mask] for mask in card.masks] for seed in card.seeds]))
+        numbers |= {"sd seeds": f"{found.over_seeds:.2f}", "sd masks": f"{found.over_masks:.2f}"}
+    return numbers | {"runs": len(values), "seconds a run": f"{seconds:.0f}"}
+
+
+def _gain(outcome: Outcome) -> dict[str, Any]:
+    gain = None
+    if outcome.interval is not None:
+        gain = f"{outcome.interval.mean:+.2f}"
+        if np.isfinite(outcome.interval.low):
+            gain += f" [{outcome.interval.low:+.2f}, {outcome.interval.high:+.2f}]"
+    verdict = f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict
+    return {f"gain over {outcome.over}": gain, "verdict": verdict}

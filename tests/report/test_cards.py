@@ -1,0 +1,129 @@
+"""Claims written down before their runs, and the verdicts on them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mlbench.errors import DataError, UsageError
+from mlbench.registry import load_method
+from mlbench.report.cards import Claim, cards_text, judge, load_card, order_agreement, published_gains, verdict_of
+from mlbench.settings import to_plain
+from mlbench.stats import Interval, mean_interval
+
+
+@pytest.fixture
+def card():
+    """The shipped card, with two methods on `scenes` alone."""
+    shipped = load_card("boostlu")
+    claims = {"llr": Claim("an", "LL-R gains."), "em": Claim("an", "EM gains.", {"scenes": "of no use here"})}
+    return dataclasses.replace(shipped, settings={"scenes": shipped.settings["scenes"]}, claims=claims)
+
+
+@pytest.fixture
+def runs(card, make_record):
+    """Return a function: records of `method` for all pairs of seed and mask, with test mAP ``value(seed, mask)``."""
+    from mlbench.protocol import load_protocol
+
+    train = to_plain(load_protocol("single_positive").train_settings("scenes", "full", {}))
+
+    def make(method: str, value) -> list[dict]:
+        made = []
+        for seed in card.seeds:
+            for mask in card.masks:
+                changes = {"identity.mask_seed": mask, "identity.train": train, "provenance": {"seconds": 10.0}}
+                changes["identity.method.hyperparameters"] = load_method(method).resolve({})
+                made.append(make_record(method, value(seed, mask), seed, **changes))
+        return made
+
+    return make
+
+
+def test_every_claim_shipped_names_a_published_row_and_one_it_is_measured_against() -> None:
+    card = load_card("boostlu")
+    for method, claim in card.claims.items():
+        assert published_gains(card, method, claim.over), method
+
+
+def test_published_gains_are_differences_within_one_table() -> None:
+    card = load_card("boostlu")
+    assert published_gains(card, "llr", "an")["coco2014"] == pytest.approx(70.70 - 64.92)
+    assert published_gains(card, "an_boostlu_inference", "an")["voc2012"] == pytest.approx(87.31 - 86.10, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.1, 2.0, "reproduced"),
+        (-0.1, 2.0, "underpowered"),
+        (-1.0, 0.4, "not reproduced"),
+        (0.1, 0.4, "not reproduced"),  # a gain, but less than is worth claiming
+        (-3.0, -1.0, "not reproduced"),
+        (float("nan"), float("nan"), "underpowered"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low: float, high: float, verdict: str) -> None:
+    assert verdict_of(Interval((low + high) / 2, low, high, 4), threshold=0.5) == verdict
+
+
+def test_gains_are_paired_by_seed_and_mask(card, runs) -> None:
+    draw = np.random.default_rng(1)
+    shared, noise = draw.normal(0, 3, (3, 3)), draw.normal(0, 0.1, (3, 3))
+    records = runs("an", lambda s, m: 60 + shared[s, m]) + runs("llr", lambda s, m: 62 + shared[s, m] + noise[s, m])
+    llr, em = judge(card, records)
+    assert llr.interval is not None
+    expected = mean_interval(2 + noise)
+    assert (llr.interval.low, llr.interval.high) == pytest.approx((expected.low, expected.high))
+    assert llr.verdict == "reproduced"
+    assert em.verdict == "not testable here"
+
+
+def test_a_claim_without_all_its_runs_has_no_verdict_yet(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0) + runs("llr", lambda s, m: 65.0 + s)[:4]
+    assert judge(card, records)[0].verdict == "incomplete: 4 of 9 pairs"
+    assert judge(card, runs("an", lambda s, m: 60.0))[0].verdict == "no runs yet"
+
+
+def test_runs_with_other_settings_do_not_count(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0)
+    other = runs("llr", lambda s, m: 65.0)
+    for record in other:
+        record["identity"]["method"]["hyperparameters"] = {**load_method("llr").resolve({}), "delta": 5.0}
+    assert judge(card, records + other)[0].verdict == "no runs yet"
+
+
+def test_two_runs_of_one_cell_are_an_error(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0)
+    twin = {**records[0], "key": "0" * 64}
+    with pytest.raises(DataError, match="two runs of 'an'"):
+        judge(card, [*records, twin])
+
+
+def test_agreement_counts_methods_in_both_orders(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0) + runs("llr", lambda s, m: 65.0) + runs("em", lambda s, m: 50.0)
+    found = {row["published column"]: row["tau"] for row in order_agreement(card, records)}
+    assert found["voc2012"] == pytest.approx(-1 / 3)  # in print: an 85.89, llr 88.27, em 89.09
+
+
+def test_the_text_gives_claim_numbers_and_verdict(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0 + s) + runs("llr", lambda s, m: 62.0 + s)
+    text = cards_text(card, records, ["llr"])
+    assert "Published gain over `an`: " in text
+    assert "+2.00 [+2.00, +2.00]" in text
+    assert "reproduced" in text
+    with pytest.raises(UsageError, match="the claims of 'boostlu'"):
+        cards_text(card, records, ["llrr"])
+
+
+def test_an_unknown_paper_names_those_there_are() -> None:
+    with pytest.raises(UsageError, match="boostlu"):
+        load_card("boostlo")
+
+
+def test_the_command_prints_the_cards(train, mlbench, tmp_path) -> None:
+    train("an")
+    code, out, _ = mlbench("cards", "--output", tmp_path / "runs")
+    assert code == 0
+    assert out.startswith("# Claims of boostlu")
