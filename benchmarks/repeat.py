@@ -20,6 +20,11 @@ def repetitions(table: dict[str, Any]) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair))
 
 
+def variants(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The changes of each run that the plan varies beside seed and mask: all values of one key, or none."""
+    return [{key: value} for key, values in table.get("vary", {}).items() for value in values] or [{}]
+
+
 @click.command()
 @click.argument("plan", type=click.Path(exists=True, path_type=Path))
 @click.option("--methods", help="Only these, separated by commas.")
@@ -33,7 +38,7 @@ def main(
     """Run every method of PLAN for every pair of seed and mask; finished runs are found again."""
     table = tomllib.loads(plan.read_text(encoding="utf-8"))
     chosen = methods.split(",") if methods else table["methods"]
-    for (seed, mask_seed), method in product(repetitions(table), chosen):
+    for (seed, mask_seed), varied, method in product(repetitions(table), variants(table), chosen):
         request = Request(
             table["protocol"],
             method,
@@ -44,10 +49,11 @@ def main(
             track=table["track"],
             seed=seed,
             mask_seed=mask_seed,
-            changes=table.get("settings", {}).get(method, {}),
+            changes=varied,
         )
         record = run(request, Options(store=output, quiet=True, resume=True))
-        click.echo(f"{method} seed {seed} mask {mask_seed}: test mAP {record['results']['test']['mAP']:.2f}")
+        shown = "".join(f" {key}={value}" for key, value in varied.items())
+        click.echo(f"{method} seed {seed} mask {mask_seed}{shown}: test mAP {record['results']['test']['mAP']:.2f}")
         if publish is not None:
             publish_record(output, record["key"], publish, replace=True)
 
