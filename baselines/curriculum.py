@@ -117,21 +117,21 @@ class Curriculum(Method):
     unknown label is decided anew from the logits on the training images, not augmented: it may be added, turned or
     dropped again. Observed labels never change. The loss weighs an image by its known labels, added ones included.
 
-    * "ensemble" averages the logits after each of the last `members` epochs of a round (snapshots; the paper trains
-      several models). With one epoch a round it is "score".
+    * "ensemble" averages the logits after each of the last `members` epochs of a round (snapshots, which is ours:
+      how the paper makes its ensemble is not checked). With one epoch a round it is "score".
     * "uncertainty" trains with dropout on the channels that feed the head, and takes the standard deviation of the
       probability over `passes` draws of it; the label is the sign of the mean logit.
 
-    Level B: thresholds, shares and numbers of rounds are unpublished. Threshold 2, share 0.8 and 3 rounds are those of
-    a public re-implementation, `members`, `passes`, `dropout` and `max_spread` are ours. The paper's graph network
-    over the labels is not part of this.
+    Level B: the paper's thresholds, shares and numbers of rounds are not known to us. Threshold 2, share 0.8 and 3
+    rounds are those of a public re-implementation, `members`, `passes`, `dropout` and `max_spread` are ours. The
+    paper's graph network over the labels is not part of this.
 
     Source: Durand et al., CVPR 2019.
     """
 
     hyperparameters = {
         "strategy": Hyper("score", "which unknown labels are easy", choices=STRATEGIES),
-        "rounds": Hyper(3, "rounds of training; 1 is 'partial_bce'", low=1, high=100),
+        "rounds": Hyper(3, "rounds of training; 1 is 'partial_bce' (uncertainty: with dropout)", low=1, high=100),
         "threshold": Hyper(2.0, "least logit (score, positives, ensemble)", low=0.0, high=100.0),
         "share": Hyper(0.8, "share of the unknown labels added (proportion)", low=0.0, high=1.0),
         "members": Hyper(3, "epochs averaged (ensemble)", low=1, high=1000),

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels
 from mlbench.errors import UsageError
 from mlbench.methods import Batch, Hyper, Method, Phase, Step
 from mlbench.settings import TrainSettings
@@ -137,17 +139,22 @@ def known_mean(logits: Tensor, observed: Tensor) -> Tensor:
     return iu(logits, observed, reduction="sum") / known.sum().clamp(min=1)
 
 
-def cooccurrence(observed: np.ndarray, neighbours: int) -> np.ndarray:
+def cooccurrence(observed: LabelMatrix, neighbours: int) -> np.ndarray:
     """Label graph [C, C] from observed positives: entry (i, j) is how often i is seen where j is, diagonal 1.
 
     A column keeps its `neighbours` largest entries beside the diagonal, then is divided by its sum.
 
     Parameters
     ----------
-    observed : int8 [N, C] of `State` codes. neighbours : from 0.
+    observed : int8 [N, C] of `State` codes, or `SparseLabels`. neighbours : from 0.
     """
-    positive = (observed == State.POSITIVE).astype(np.float64)
-    together = positive.T @ positive
+    if isinstance(observed, SparseLabels):
+        rows, classes, states = observed.entries()
+        rows, classes = rows[states == State.POSITIVE], classes[states == State.POSITIVE]
+    else:
+        rows, classes = np.nonzero(observed == State.POSITIVE)
+    positive = csr_array((np.ones(len(rows)), (rows, classes)), shape=observed.shape)
+    together = (positive.T @ positive).toarray()
     graph = together / np.maximum(together.diagonal(), 1.0)
     np.fill_diagonal(graph, 0.0)
     weakest = np.argsort(-graph, axis=0, kind="stable")[neighbours:]
@@ -234,8 +241,7 @@ class Interactive(Method):
         network = super().network(phase)
         if phase.name == "interactive":
             network.load_state_dict(self.task.artefacts["logistic"])
-            observed = self.task.labels.observed[np.arange(self.task.num_train)]
-            network.graph = LabelGraph(cooccurrence(observed, self.hyper["neighbours"]))
+            network.graph = LabelGraph(cooccurrence(self.task.labels.observed, self.hyper["neighbours"]))
         return network
 
     def training_step(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

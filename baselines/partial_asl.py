@@ -78,11 +78,30 @@ def partial_asl_loss(
     if mode == "ignore":
         entries = entries.masked_fill(unknown_entries, 0.0)
     elif mode == "selective":
-        left_out = large_loss_mask(logits, unknown_entries, likelihood_topk * len(logits))
-        if prior is not None:
-            left_out = left_out | (unknown_entries & (prior > prior_threshold))
+        left_out = selective_mask(
+            logits, observed, prior=prior, prior_threshold=prior_threshold, likelihood_topk=likelihood_topk
+        )
         entries = entries.masked_fill(left_out, 0.0)
     return reduce(entries, reduction)
+
+
+def selective_mask(
+    logits: Tensor,
+    observed: Tensor,
+    *,
+    prior: Tensor | None = None,
+    prior_threshold: float = 0.05,
+    likelihood_topk: int = 5,
+) -> Tensor:
+    """Bool [B, C]: the unknown entries that `partial_asl_loss` leaves out in mode "selective".
+
+    Parameters
+    ----------
+    As of `partial_asl_loss`.
+    """
+    unknown_entries = observed == State.UNKNOWN
+    left_out = large_loss_mask(logits, unknown_entries, likelihood_topk * len(logits))
+    return left_out if prior is None else left_out | (unknown_entries & (prior > prior_threshold))
 
 
 class PartialAsymmetric(Method):
@@ -130,6 +149,8 @@ class PartialAsymmetric(Method):
             settings["mode"] = "ignore"
         elif settings["mode"] == "selective":
             settings["prior"] = self.task.artefacts["prior"]["prior"].to(logits)
+            chosen_by = {name: settings[name] for name in ("prior", "prior_threshold", "likelihood_topk")}
+            labels.note("rejected", selective_mask(logits, labels.state, **chosen_by))
         return partial_asl_loss(logits, labels.state, **settings)
 
     def handover(self, phase: Phase, network: torch.nn.Module) -> dict[str, Tensor]:

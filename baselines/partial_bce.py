@@ -7,6 +7,7 @@ have three names here (`NORMALIZATIONS`).
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -111,7 +112,8 @@ class PartialBCE(Method):
     "known_count" is published as a sum over the batch; here all three are means over B*C, so that a learning rate
     means the same.
 
-    Source: Durand et al., CVPR 2019, without its graph network over the labels.
+    Source: Durand et al., CVPR 2019, without its graph network over the labels; no official code, and neither formula
+    nor weights (those of public re-implementations) are verified in the paper.
     """
 
     hyperparameters = {
@@ -121,10 +123,14 @@ class PartialBCE(Method):
         "gamma": Hyper(1.0, "power of the known share", low=0.0, high=10.0),
     }
 
+    @cached_property
+    def _proportion(self) -> float:
+        """Known entries by all entries of the training labels."""
+        observed = self.task.labels.observed
+        known = sum(int(count_states(observed, state).sum()) for state in (State.POSITIVE, State.NEGATIVE))
+        return known / (self.task.num_train * self.task.num_classes)
+
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        observed, proportion = self.task.labels.observed, None
-        if self.hyper["normalization"] == "dataset_proportion":
-            known = sum(int(count_states(observed, state).sum()) for state in (State.POSITIVE, State.NEGATIVE))
-            proportion = known / (self.task.num_train * self.task.num_classes)
+        proportion = self._proportion if self.hyper["normalization"] == "dataset_proportion" else None
         settings = {name: self.hyper[name] for name in PartialBCE.hyperparameters}
         return partial_bce(logits, labels.state, proportion=proportion, **settings)

@@ -135,8 +135,9 @@ def highest(scores: Tensor, count: int | Tensor) -> Tensor:
 class WeightedApproximateRanking(Method):
     """Weighted approximate ranking (WARP); decides for the k highest scores, whatever their level.
 
-    Faithful: loss, weights, strict top-k. The default rank is exact; ``rank = "sampled"`` is the published estimate,
-    which saved time once. Substituted: a pretrained backbone for a network trained from nothing.
+    Faithful: loss, weights, strict top-k (recalled, not checked in the paper). The default rank is exact;
+    ``rank = "sampled"`` is the published estimate, which saved time once. Substituted: a pretrained backbone for a
+    network trained from nothing.
 
     Source: Gong et al., ICLR 2014; the row on COCO was made by Wang et al., CVPR 2016.
     """
@@ -189,9 +190,9 @@ class PairwiseRanking(Method):
 
     The second phase learns, from pooled features, a threshold for each class (``decision = "threshold"``: a label is
     taken if its score is above) or the number of labels (``"count"``: 1 to `max_count`, and that many highest scores
-    are taken). Faithful: the loss, both decisions, the sizes 100 and 10. Left out: sampling of pairs. Both decisions
-    learn from observed labels only: with one positive an image, every count is 1. Images without observed
-    positives have no count to learn from.
+    are taken). Faithful: the loss, both decisions, the sizes 100 and 10 (as others describe them, not checked). Left
+    out: sampling of pairs. Both decisions learn from observed labels only: with one positive an image, every count is
+    1. Images without observed positives have no count to learn from.
 
     Source: Li, Song and Luo, CVPR 2017; of the decision network, what it looks at is recalled and not checked.
     """

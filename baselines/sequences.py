@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import count_states
 from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
@@ -99,7 +100,7 @@ class _LabelSequence(Method):
         super().__init__(task)
         self._longest = self.hyper["max_length"] or task.num_classes
         check_search(task.num_classes, self.hyper["beam"], self.hyper["min_length"], self._longest)
-        self._often = (task.labels.observed == State.POSITIVE).sum(axis=0)
+        self._often = count_states(task.labels.observed, State.POSITIVE)
 
     def order(self, rare_first: bool) -> Tensor:
         """Classes by how often they are observed positive in training, int64 [C]; ties by class index."""

@@ -47,7 +47,7 @@ class Labels:
     """The labels of one batch.
 
     state : int8 [B, C], `State` codes. value : float32 [B, C], the target of a labelled entry (soft for
-    pseudo-labels, 1 or 0 otherwise). pseudo : bool [B, C], entries a method wrote. index : int64 [B], rows of the
+    pseudo-labels, 1 or 0 otherwise). pseudo : bool [B, C], labels a method wrote. index : int64 [B], rows of the
     training part.
     """
 
@@ -81,7 +81,8 @@ class Labels:
     def change(self, mask: Tensor, state: State, value: float | Tensor | None = None) -> None:
         """Ask that the entries in bool `mask` [B, C] become `state` (with target `value`) after this step.
 
-        Observed labels are kept apart and never overwritten: the store counts the entry as pseudo from then on.
+        Observed labels are kept apart and never overwritten: the store counts the entry as pseudo from then on, until
+        it is UNKNOWN again.
         """
         position, classes = torch.nonzero(mask, as_tuple=True)
         if value is None:
@@ -156,7 +157,8 @@ class LabelStore:
         where = (change.rows, change.classes)
         self.state[where] = change.states
         self.value[where] = change.values
-        self.pseudo[where] = True
+        # An entry set back to unknown holds no label of the method's any more.
+        self.pseudo[where] = change.states != State.UNKNOWN
         self.log.append((epoch, change))
 
     def state_dict(self) -> dict[str, Tensor]:

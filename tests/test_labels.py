@@ -76,6 +76,12 @@ def test_what_was_observed_is_kept_apart_and_cannot_be_written(store: LabelStore
         store.observed[0, 0] = N
 
 
+def test_a_label_taken_back_is_no_pseudo_label(store: LabelStore) -> None:
+    store.apply(change([0, 3], [1, 1], P, 1.0), epoch=1)
+    store.apply(change([0], [1], U, 0.0), epoch=2)
+    assert np.argwhere(store.pseudo).tolist() == [[3, 1]]
+
+
 def test_an_empty_change_leaves_no_trace(store: LabelStore) -> None:
     store.apply(change([], [], P, 1.0), epoch=1)
     assert store.log == []

@@ -21,6 +21,7 @@ from mlbench.baselines.imcl import (
     squash,
 )
 from mlbench.conformance import compare, read_course, run_with_stops
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import UsageError
 from mlbench.runner.loop import PhaseLoop
 
@@ -165,6 +166,13 @@ def test_the_graph_starts_from_labels_seen_together():
     np.testing.assert_allclose(found, np.array([[0.6, 0.5, 0.5], [0.4, 0.5, 0.0], [0.0, 0.0, 0.5]]))
     np.testing.assert_allclose(cooccurrence(observed, 0), np.eye(3))
     np.testing.assert_allclose(cooccurrence(np.zeros((2, 3), np.int8), 2), np.eye(3))
+
+
+def test_the_label_graph_of_sparse_labels_is_that_of_their_matrix(monkeypatch):
+    observed = np.random.RandomState(0).choice([1, -1, 0, 2], p=[0.3, 0.2, 0.4, 0.1], size=(40, 6)).astype(np.int8)
+    sparse = SparseLabels.from_dense(observed)
+    monkeypatch.setattr("mlbench.datasets.sparse.MAX_DENSE", 10)  # too many to be made dense
+    np.testing.assert_array_equal(cooccurrence(sparse, 3), cooccurrence(observed, 3))
 
 
 def test_zeros_of_the_graph_stay_zero_and_the_rest_learns():

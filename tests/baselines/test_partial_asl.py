@@ -9,7 +9,7 @@ from loss_checks import SIZES, TYPES, assert_follows, assert_gradient_is_numeric
 from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, UNSPECIFIED, batch, probability
 from safetensors.numpy import load_file
 
-from mlbench.baselines.partial_asl import MODES, partial_asl_loss
+from mlbench.baselines.partial_asl import MODES, partial_asl_loss, selective_mask
 from mlbench.conformance import compare, read_course, run_with_stops
 from mlbench.errors import UsageError
 from mlbench.registry import load_method
@@ -93,6 +93,15 @@ def test_the_selective_mode_leaves_out_frequent_classes_and_the_likely_entries()
     assert (entries == 0).tolist() == [[True, True, False, False], [False, False, False, True]]
 
 
+@pytest.mark.parametrize("prior", [None, np.linspace(0.0, 0.1, 7)])
+def test_the_mask_is_what_the_loss_leaves_out(prior):
+    logits, observed = batch(5, 7, seed=4)
+    given = {"prior": None if prior is None else torch.tensor(prior), "likelihood_topk": 2}
+    found = selective_mask(torch.tensor(logits), torch.tensor(observed), **given)
+    assert found.any()
+    assert found.tolist() == left_out(logits, observed, "selective", prior, 0.05, 2).tolist()
+
+
 def test_entries_of_frequent_classes_take_part_in_the_count_of_likely_ones():
     logits, observed = torch.tensor([[5.0, 1.0]]), torch.zeros(1, 2)
     entries = partial_asl_loss(
@@ -154,6 +163,27 @@ def test_the_prior_is_the_mean_score_over_all_training_steps_of_the_temporary_mo
     assert len(seen) == 6
     assert len(torch.cat(seen)) == 64
     np.testing.assert_allclose(handed["prior"], torch.cat(seen).mean(dim=0).numpy(), rtol=1e-6)
+
+
+def test_the_record_judges_what_the_selective_mode_left_out(train, monkeypatch):
+    noted = []
+    cls = load_method("p_asl")
+    plain = cls.loss
+
+    def watched(self, logits, labels, step):
+        value = plain(self, logits, labels, step)
+        noted.append((step.phase, step.epoch, labels.unknown.sum().item(), labels.notes))
+        return value
+
+    monkeypatch.setattr(cls, "loss", watched)
+    record = train("p_asl", changes={"likelihood_topk": 1, "prior_threshold": 1.0})
+    for row in record["epochs"]:
+        steps = [rest for phase, epoch, *rest in noted if (phase, epoch) == (row["phase"], row["epoch"])]
+        notes = [note for _, found in steps for note in found]
+        assert {note.kind for note in notes} == ({"rejected"} if row["phase"] == "train" else set())
+        left = sum(len(note.rows) for note in notes)
+        assert left < sum(unknown for unknown, _ in steps)
+        assert row["forensics"].get("rejected", {}).get("entries", 0) == left
 
 
 def test_stopped_at_every_step_it_reaches_the_same_bits(train, tiny_request, tmp_path):

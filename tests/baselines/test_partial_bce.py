@@ -10,6 +10,7 @@ import torch
 from loss_checks import SIZES, TYPES, assert_follows, assert_gradient_is_numerical, exact, saturated, uniform
 from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, UNSPECIFIED, assumed_entries, assumed_slopes, batch
 
+from mlbench.baselines import partial_bce as partial_bce_module
 from mlbench.baselines.observed_only import iu
 from mlbench.baselines.partial_bce import NORMALIZATIONS, known_weight, partial_bce
 from mlbench.errors import UsageError
@@ -107,6 +108,16 @@ def test_each_normalisation_trains_to_numbers_of_its_own(train, normalization):
     record = train("partial_bce", changes={"normalization": normalization, "train.epochs": 1})
     assert record["identity"]["method"]["hyperparameters"]["normalization"] == normalization
     assert record["epochs"][0]["loss"] > 0
+
+
+def test_the_known_labels_are_counted_once_and_not_in_every_step(train, monkeypatch):
+    counted = []
+    plain = partial_bce_module.count_states
+    monkeypatch.setattr(
+        partial_bce_module, "count_states", lambda labels, state: counted.append(state) or plain(labels, state)
+    )
+    train("partial_bce", changes={"train.epochs": 2, "normalization": "dataset_proportion"})
+    assert sorted(counted) == [NEGATIVE, POSITIVE]
 
 
 def test_the_share_of_known_labels_is_that_of_the_observed_training_labels(train):

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from mlbench.baselines.decoders import StateDecoder
 from mlbench.conformance import make_request
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import UsageError
 from mlbench.labels import LabelStore
 from mlbench.models.heads import Classifier
@@ -78,6 +79,11 @@ def test_frequent_and_rare_labels_come_first_with_ties_by_class_index():
     ties = np.array([[1, 1, 0, 1], [0, 1, 0, 1]], dtype=np.int8)
     assert method_of("cnn_rnn", ties)._order.tolist() == [1, 3, 0, 2]
     assert method_of("srel_rnn", ties)._order.tolist() == [2, 0, 1, 3]
+
+
+def test_the_order_of_sparse_labels_needs_no_matrix(monkeypatch):
+    monkeypatch.setattr("mlbench.datasets.sparse.MAX_DENSE", 10)  # too many to be made dense
+    assert method_of("cnn_rnn", SparseLabels.from_dense(OBSERVED))._order.tolist() == [2, 0, 1, 3]
 
 
 @pytest.mark.parametrize("name", NAMES)

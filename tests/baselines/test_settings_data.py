@@ -79,6 +79,34 @@ def test_estimation_methods_have_the_published_counts_and_the_rate_of_the_estima
     assert (hyper["linear_epochs"], hyper["linear_lr"]) == (25, 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset"), [("p_asl", "coco2014"), ("curriculum", "voc2007"), ("em", "voc2012"), ("wbce", "coco2014")]
+)
+def test_where_the_source_has_one_rate_the_head_has_no_other(method, dataset):
+    assert settings(method, dataset)[1].lr_multipliers == {}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "least"),
+    [("coco2014", 0), ("coco2014-all", 0), ("nuswide-official", 3), ("nuswide-random150k", 3)],
+)
+def test_label_sequences_have_their_settings_on_every_version_that_a_table_uses(dataset, least):
+    hyper, train = settings("cnn_rnn", dataset)
+    assert hyper["min_length"] == least
+    # No momentum is published, which the harness would add.
+    assert (train.optimizer, train.momentum) == ("rmsprop", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "alphas", "c", "threshold"),
+    [("openimages-v3", (1.0, 0.5), 2.0, 1e-3), ("coco2014", (0.5, 0.25), 1.0, 1e-20), ("cub", (2.0, 0.5), 2.0, 1e-6)],
+)
+def test_interactive_learning_has_the_settings_of_its_scripts(dataset, alphas, c, threshold):
+    hyper = settings("imcl", dataset)[0]
+    assert (hyper["alpha_labels"], hyper["alpha_features"]) == alphas
+    assert (hyper["c"], hyper["threshold"], hyper["atoms"]) == (c, threshold, 3)
+
+
 def test_full_and_assume_negative_share_the_recipe_of_the_large_loss_methods():
     for dataset in SETS:
         shared = settings("llr", dataset)[1]
