@@ -8,7 +8,8 @@ import click
 
 from mlbench.errors import MlbenchError, UsageError
 
-_ROOT = click.option("--root", type=click.Path(path_type=Path), help="Folder the data set lies in.")
+# `mlbench run` and the messages about a missing folder call it --data-root.
+_ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 
 
 @click.group("data")

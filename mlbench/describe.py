@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
 from mlbench.annotation import State
@@ -19,8 +19,10 @@ from mlbench.store import atomic_write
 MOST_CLASSES = 200
 
 _ENTRIES_AT_ONCE = 20_000_000
-#: Picture: pixels of one panel, of a margin, and classes drawn.
-_PANEL, _MARGIN, _DRAWN = 360, 30, 40
+#: Picture: pixels of one panel, of a margin and of names beside a panel; classes drawn.
+_PANEL, _MARGIN, _NAMES, _DRAWN = 360, 30, 90, 40
+#: Columns of the table of labels a sample.
+_COLUMNS = 15
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,15 @@ def _parts_table(facts: dict[str, PartFacts], n_classes: int) -> str:
 
 def _per_sample_table(facts: dict[str, PartFacts]) -> str:
     most = max(len(f.per_sample) for f in facts.values())
-    shown = [k for k in range(most) if any(k < len(f.per_sample) and f.per_sample[k] for f in facts.values())]
-    if len(shown) > 15:
-        shown = shown[:15]
+    counts = {part: np.pad(f.per_sample, (0, most - len(f.per_sample))) for part, f in facts.items()}
+    shown = np.flatnonzero(sum(counts.values()))
+    first, rest = (shown, shown[:0]) if len(shown) <= _COLUMNS else (shown[: _COLUMNS - 1], shown[_COLUMNS - 1 :])
+    more = [f"{rest[0]} to {rest[-1]}"] if len(rest) else []
     rows = [
-        (f"samples of {part} with that many", *(int(f.per_sample[k]) if k < len(f.per_sample) else 0 for k in shown))
-        for part, f in facts.items()
+        (f"samples of {part} with that many", *count[first].tolist(), *([int(count[rest].sum())] if more else []))
+        for part, count in counts.items()
     ]
-    more = " (the first 15)" if len(shown) == 15 else ""
-    return tabulate(rows, headers=[f"positive labels{more}", *map(str, shown)], tablefmt="simple")
+    return tabulate(rows, headers=["positive labels", *map(str, first), *more], tablefmt="simple")
 
 
 def _class_table(dataset: Dataset, facts: dict[str, PartFacts], most: int) -> str:
@@ -156,29 +158,60 @@ def draw_dataset(dataset: Dataset, picture: Path) -> Path:
     """Write a PNG of the training part: labels a sample, positives and missing labels by class, co-occurrence."""
     train = count_part(dataset.splits["train"])
     shown = train.frequent[:_DRAWN]
-    sheet = Image.new("RGB", (3 * (_PANEL + _MARGIN) + _MARGIN, _PANEL + 3 * _MARGIN), "white")
+    sheet = Image.new("RGB", (3 * (_PANEL + _MARGIN) + _MARGIN + _NAMES, _PANEL + 2 * _MARGIN + _NAMES), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, 8), f"{dataset.id}, training part: {train.samples:,} samples", fill="black")
-    lefts = [_MARGIN + i * (_PANEL + _MARGIN) for i in range(3)]
-    _bars(pen, lefts[0], f"positive labels a sample (0 to {len(train.per_sample) - 1})", [train.per_sample], ["navy"])
-    title = f"{len(shown)} classes: positive (blue), missing (grey)"
+    pen.text((_MARGIN, 8), f"{dataset.id}, training part: {train.samples:,} samples", fill="black", font=_font(14))
+    lefts = [_MARGIN, 2 * _MARGIN + _PANEL, 3 * _MARGIN + 2 * _PANEL + _NAMES]
+    _bars(pen, lefts[0], "samples by number of positive labels", [train.per_sample], ["navy"])
+    _numbers_below(pen, lefts[0], len(train.per_sample))
+    title = f"{len(shown)} of {len(dataset.classes)} classes: positive (blue), missing (grey)"
     _bars(pen, lefts[1], title, [train.unknown[shown], train.positives[shown]], ["silver", "navy"])
-    pen.text((lefts[2], 2 * _MARGIN - 16), f"P(column | row), {len(shown)} classes", fill="black")
+    _title(pen, lefts[2], "share of the row's samples that have the column's label, too")
     joint = train.together[: len(shown), : len(shown)]
     shares = joint / np.maximum(train.positives[shown], 1)[:, None]
     heat = Image.fromarray((255 * (1 - shares)).astype(np.uint8))
     sheet.paste(heat.resize((_PANEL, _PANEL), Image.Resampling.NEAREST), (lefts[2], 2 * _MARGIN))
+    names = _name_column([dataset.classes[c] for c in shown])
+    sheet.paste(names, (lefts[2] - _NAMES, 2 * _MARGIN))
+    for left in lefts[1:]:
+        sheet.paste(names.rotate(90, expand=True), (left, 2 * _MARGIN + _PANEL + 1))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     atomic_write(picture, buffer.getvalue())
     return picture
 
 
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _title(pen: ImageDraw.ImageDraw, left: int, title: str) -> None:
+    pen.text((left, 2 * _MARGIN - 18), title, fill="black", font=_font(12))
+
+
+def _name_column(names: Sequence[str]) -> Image.Image:
+    """Names one under the other, a panel high, the ends of the long ones; turned by 90 degrees they hang below bars."""
+    column = Image.new("RGB", (_NAMES, _PANEL), "white")
+    pen, pitch = ImageDraw.Draw(column), _PANEL / max(len(names), 1)
+    for i, name in enumerate(names):
+        at = (_NAMES - 4, (i + 0.5) * pitch)
+        pen.text(at, name, fill="black", font=_font(min(12.0, pitch)), anchor="rm")
+    return column
+
+
+def _numbers_below(pen: ImageDraw.ImageDraw, left: int, n: int) -> None:
+    """0 to n - 1 below n bars, as many of them as there is room for."""
+    width = _PANEL / n
+    for i in range(0, n, int(np.ceil(20 / width))):
+        at = (left + (i + 0.4) * width, 2 * _MARGIN + _PANEL + 4)
+        pen.text(at, str(i), fill="black", font=_font(12), anchor="mt")
+
+
 def _bars(pen: ImageDraw.ImageDraw, left: int, title: str, heights: list[np.ndarray], colours: list[str]) -> None:
     """Bars over one another, the highest as high as the panel."""
     bottom = 2 * _MARGIN + _PANEL
     most = max(1, *(int(h.max()) for h in heights if len(h)))
-    pen.text((left, 2 * _MARGIN - 16), f"{title}, at most {most:,}", fill="black")
+    _title(pen, left, f"{title}; the highest bar: {most:,}")
     for values, colour in zip(heights, colours, strict=True):
         width = _PANEL / max(len(values), 1)
         for i, value in enumerate(values.tolist()):

@@ -37,7 +37,7 @@ def mask_picture(classes: Sequence[str], true: np.ndarray, shown: np.ndarray, ti
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH + 40}" height="{height}" '
         'font-family="sans-serif" font-size="11">\n'
         '<rect width="100%" height="100%" fill="white"/>\n'
-        f'<text x="10" y="18" font-size="13">{escape(title)}; light: true, dark: shown</text>\n'
+        f'<text x="10" y="18" font-size="13">{escape(title)}; light: true, dark: shown; numbers: shown / true</text>\n'
         f"{left}\n"
         f'<g transform="translate({WIDTH + 20} 0)">\n{right}\n</g>\n</svg>\n'
     )
@@ -52,6 +52,8 @@ def _bars(names: Sequence[str], behind: np.ndarray, front: np.ndarray, title: st
     """Horizontal bars int [K], one behind the other, with names at the left and both numbers at the right."""
     start, room, step = 130, WIDTH - 130 - 90, _step(len(names))
     longest = max(int(behind.max(initial=0)), int(front.max(initial=0)), 1)
+    if len(names) > _NAMED:
+        title += f"; {len(names):,} bars, the longest {longest:,}"
     lines = [f'<text x="{start}" y="38">{escape(title)}</text>']
     for i, (name, b, f) in enumerate(zip(names, behind, front, strict=True)):
         top = 46 + i * step

@@ -167,7 +167,8 @@ def import_mask(
             row, c = np.argwhere(opposed)[0]
             raise DataError(
                 f"{source}: {int(opposed.sum())} labels contradict the data set, the first at sample "
-                f"'{train.ids[row]}', class '{data.classes[c]}'. If the annotators may err, allow contradictions"
+                f"'{train.ids[row]}', class '{data.classes[c]}'. If the annotators may err, allow contradictions "
+                "(--contradictions)"
             )
         params = {"contradictions": int(opposed.sum())} if opposed.any() else {}
         mask = Mask(IMPORTED, params, 0, observed, ids_sha256)
@@ -185,9 +186,14 @@ def _load(dataset: str | Dataset, data_root: Path | None) -> Dataset:
 
 def _mask_of(mask: Path | Mask, train: Split) -> Mask:
     """`mask`, read if it is a path; DataError if it is not one of these samples and classes."""
+    where = "mask" if isinstance(mask, Mask) else str(mask)
     mask = mask if isinstance(mask, Mask) else load_mask(mask)
     if mask.observed.shape != train.labels.shape or mask.ids_sha256 != hash_ids(train.ids):
-        raise DataError("the mask is of other samples or classes than the data set's training part")
+        sizes = [f"{n} samples x {c} classes" for n, c in (mask.observed.shape, train.labels.shape)]
+        raise DataError(
+            f"{where}: of other samples or classes than the data set's training part "
+            f"({sizes[0]}, the data set's {sizes[1]})"
+        )
     return mask
 
 

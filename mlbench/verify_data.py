@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from mlbench.datasets.base import Dataset, Split
 from mlbench.errors import DataError, MlbenchError
+from mlbench.images.pixels import cached_sizes, files_sha256, verify_pixels
 from mlbench.progress import Reporter
 from mlbench.protocol import Protocol, list_protocols, load_protocol
 from mlbench.provenance import usable_cores
@@ -53,7 +54,8 @@ def verify(
     ----------
     dataset : loaded, so its label files are well-formed and its own counts right.
     root : where its files lie; hashes kept there in ``.mlbench`` are compared with those found. None: with nothing.
-    open_images : decode every image and hash its file; the broken ones are listed, not only the first.
+    open_images : decode every image and hash its file; the broken ones are listed, not only the first. What the cache
+        holds of them, at any size, is compared with its hashes and with these files, byte by byte.
     remember : keep the hashes found in `root`, where nothing is wrong. Without it nothing is written: data may be
         other people's.
 
@@ -71,6 +73,8 @@ def verify(
             result.problems += broken
             row |= {"opened": len(split) - len(broken), "content": contents[name][:16]}
         result.parts.append(row)
+        if open_images:
+            _check_cache(split, name, result)
     _check_protocols(dataset, result)
     if root is not None:
         _compare(dataset, contents, root, remember, result)
@@ -98,6 +102,23 @@ def _open_all(split: Split, reporter: Reporter, title: str) -> tuple[list[str], 
                 broken += [problem] if problem else []
             advance(rows.stop, len(split))
     return broken, content.hexdigest()
+
+
+def _check_cache(split: Split, part: str, result: Verification) -> None:
+    for size in cached_sizes(split):
+        try:
+            verify_pixels(split, size)
+            result.remarks.append(f"cache of {part} at {size} px: whole, and decoded from these files")
+        except DataError as error:
+            result.problems.append(f"cache of {part} at {size} px: {error}")
+
+
+def compare_decoded(dataset: Dataset, root: Path, size: int, remember: bool = False) -> Verification:
+    """As `verify`, of nothing but the hashes over the image files that are in the cache at `size`."""
+    result = Verification(dataset.id, dataset.fingerprint)
+    contents = {part: files_sha256(split, size) for part, split in dataset.splits.items()}
+    _compare(dataset, {part: found for part, found in contents.items() if found}, root, remember, result)
+    return result
 
 
 def _check_protocols(dataset: Dataset, result: Verification) -> None:

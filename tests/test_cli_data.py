@@ -35,6 +35,13 @@ def test_an_unknown_data_set_gets_the_nearest(mlbench: Callable[..., Any], tmp_p
     assert not (tmp_path / "x").exists()
 
 
+def test_the_root_may_be_named_as_in_a_run(mlbench: Callable[..., Any], photos: Path) -> None:
+    for option in ("--root", "--data-root"):
+        code, out, err = mlbench("data", "describe", photos / "mine.toml", option, photos)
+        assert code == 0, err
+        assert "mine, version 1: 3 classes" in out
+
+
 def test_a_mask_is_made_shown_exported_and_imported(mlbench: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
     data = ("--dataset", photos / "mine.toml")
     mask, table, back = tmp_path / "m.safetensors", tmp_path / "m.csv", tmp_path / "back.safetensors"

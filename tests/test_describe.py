@@ -89,6 +89,34 @@ def test_the_text_has_counts_classes_and_pairs(photos: Path) -> None:
         assert any(line.split()[:2] == [part, str(len(split))] for line in text.splitlines() if line)
 
 
+def test_many_numbers_of_labels_are_told_without_leaving_a_sample_out() -> None:
+    labels = np.tril(np.ones((20, 20)))  # 1 to 20 positives
+    split = make_split(np.concatenate([labels, labels[-1:]]))
+    text = describe_dataset(Dataset("many", "1", tuple(f"c{c}" for c in range(20)), {"train": split, "test": split}))
+    header = next(line for line in text.splitlines() if line.startswith("positive labels"))
+    assert header.split()[2:] == [*map(str, range(1, 15)), "15", "to", "20"]
+    line = next(line for line in text.splitlines() if line.startswith("samples of train with that many"))
+    assert line.split()[6:] == ["1"] * 14 + ["7"]
+    few = make_split(labels[:15])
+    header = describe_dataset(Dataset("few", "1", tuple(f"c{c}" for c in range(20)), {"train": few, "test": few}))
+    assert "  14    15\n" in header
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("long name " * 30, "b")])
+def test_the_picture_has_the_names_of_the_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    split = make_split(np.array([[1, 1], [1, -1]]))
+    pictures = []
+    for which in (names, ("", "")):
+        path = draw_dataset(Dataset("two", "1", which, {"train": split, "test": split}), tmp_path / "p.png")
+        pictures.append(np.asarray(Image.open(path)).astype(int))
+    differ = (pictures[0] != pictures[1]).any(axis=2)
+    rows, columns = np.nonzero(differ)
+    below, beside = rows > 420, (columns >= 810) & (columns < 900)
+    assert (below | beside).all(), "names are nowhere but below the bars and beside the map"
+    assert below.any()
+    assert beside.any()
+
+
 def test_the_picture_shows_the_training_part(tmp_path: Path, photos: Path) -> None:
     path = draw_dataset(load_dataset(str(photos / "mine.toml")), tmp_path / "shown.png")
     with Image.open(path) as picture:

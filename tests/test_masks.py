@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask
+from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask, save_mask
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.mask_picture import mask_picture
@@ -247,6 +247,14 @@ def test_a_mask_of_other_samples_or_classes_is_refused(tiny: Dataset, tmp_path: 
             show_mask(mask, tiny)
         with pytest.raises(DataError, match="other samples or classes"):
             export_mask(mask, tiny, tmp_path / "a.csv")
+    save_mask(draw_mask(train.labels[:3], "full", ids=train.ids[:3]), tmp_path / "few.safetensors")
+    with pytest.raises(
+        DataError, match=r"few\.safetensors: of other samples .*\(3 samples x 4 classes, the data set's "
+    ):
+        show_mask(tmp_path / "few.safetensors", tiny)
+    export_mask(draw_mask(train.labels, "full", ids=train.ids), tiny, tmp_path / "m.csv")
+    with pytest.raises(DataError, match=r"m\.csv: broken mask file .* read by `mlbench data mask import`"):
+        show_mask(tmp_path / "m.csv", tiny)
     with pytest.raises(DataError, match="no such mask"):
         show_mask(tmp_path / "absent.safetensors", tiny)
     with pytest.raises(UsageError, match=r"a name that ends in \.svg"):
@@ -275,3 +283,4 @@ def test_the_picture_of_few_images_or_many_classes_is_well_formed(n: int, classe
     text = mask_picture([f"<{c}>" for c in range(classes)], labels, labels, "a & b")
     root = ElementTree.fromstring(text)
     assert float(root.get("height", "")) < 2000
+    assert ("400 bars, the longest 5" in text) == (classes == 400), "bars without names have their scale in the title"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from PIL import Image
 
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
+from mlbench.images.pixels import cached_sizes, load_pixels, pixel_file
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.runner.data import make_parts
 from mlbench.testing import tiny_dataset
@@ -21,7 +23,8 @@ from mlbench.verify_data import part_sizes, verify
 
 
 @pytest.fixture
-def mine(photos: Path, tmp_path: Path) -> Path:
+def mine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copytree(photos, tmp_path / "mine"))
 
 
@@ -71,6 +74,29 @@ def test_a_picture_changed_under_the_same_name_and_size_is_noticed(mine: Path) -
     path.write_bytes(path.read_bytes()[:before].ljust(before, b"\0"))
     result = verify(load(mine), mine)
     assert any("content of train" in problem for problem in result.problems)
+
+
+def test_the_cache_is_verified_at_every_size_it_has(mine: Path) -> None:
+    train = load(mine).splits["train"]
+    for size in (8, 12):
+        load_pixels(train, size)
+    assert cached_sizes(train) == [8, 12]
+    told = verify(load(mine), mine).remarks
+    assert [text[:23] for text in told if text.startswith("cache")] == [
+        "cache of train at 8 px:",
+        "cache of train at 12 px",
+    ]
+    path, kept = mine / "pictures" / "00.png", pixel_file(train, 12)
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    small, large = verify(load(mine), mine).problems
+    assert "at 8 px: 1 of 24 images changed since they were decoded" in small
+    assert "at 12 px:" in large
+    assert "rows 0 to 23 are not what was written" in large
 
 
 def test_a_changed_label_is_noticed(mine: Path) -> None:

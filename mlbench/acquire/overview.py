@@ -16,7 +16,8 @@ def list_sources(root: Path | None = None) -> str:
     for name, source in load_sources().items():
         size = source.size
         told = "size not published" if size is None else f"{size / 1e9:.1f} GB"
-        by_hand = ("on a form: " if source.account else "") + "; ".join(item.what for item in source.by_hand)
+        by_hand = "; ".join(item.what for item in source.by_hand)
+        by_hand += " (given for a signed form)" if source.account else ""
         row = [name, told if source.files else "nothing", by_hand, source.licence]
         rows.append(row if root is None else [*row, presence(source, root)])
     return tabulate(rows, headers=headers, tablefmt="simple", maxcolwidths=[None, None, 40, 40])

@@ -18,7 +18,7 @@ from mlbench.locks import locked
 from mlbench.progress import Reporter
 from mlbench.protocol import load_protocol
 from mlbench.store import atomic_write, sha256_file
-from mlbench.verify_data import verify
+from mlbench.verify_data import Verification, compare_decoded, verify
 
 #: Folder under the root for what belongs to mlbench: what was unpacked, and half-unpacked archives.
 OWN = ".mlbench"
@@ -63,11 +63,16 @@ def prepare(name: str, root: Path, options: Options | None = None, reporter: Rep
     filled_here = source is not None
     report = verify(dataset, root, options.images and not size, remember=filled_here, reporter=reporter)
     lines.append(report.text())
-    if report.problems:
-        raise DataError(f"{name}: {len(report.problems)} problems: {'; '.join(report.problems[:5])}")
+    _refuse(name, report)
     if size:
         lines.append(_decode(dataset, size, reporter))
+        _refuse(name, compare_decoded(dataset, root, size, remember=filled_here))
     return "\n".join(lines)
+
+
+def _refuse(name: str, report: Verification) -> None:
+    if report.problems:
+        raise DataError(f"{name}: {len(report.problems)} problems: {'; '.join(report.problems[:5])}")
 
 
 def _cache_size(dataset: Dataset, options: Options) -> int:

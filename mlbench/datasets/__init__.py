@@ -17,7 +17,7 @@ _BUILT_IN = {
     "cub": "CUB-200-2011, 312 attributes, from the official distribution (part of it: cub-partial)",
     "nuswide-official": "NUS-WIDE, 81 concepts, official lists, labelled images (part of it: nuswide-official-partial)",
     "nuswide-random150k": "NUS-WIDE, the labelled images split at random (part of it: nuswide-random150k-partial)",
-    "nuswide-spml": "NUS-WIDE, the single-positive papers' re-crawl, from their arrays (part of it: nuswide-spml-partial)",
+    "nuswide-spml": "NUS-WIDE, the single-positive papers' re-crawl, from arrays (part of it: nuswide-spml-partial)",
     "nuswide-srn": "NUS-WIDE, the images SRN had, from lists of yours (part of it: nuswide-srn-partial)",
     "nuswide-tagged": "NUS-WIDE, images with labels and user tags (part of it: nuswide-tagged-partial)",
     "openimages-v3": "OpenImages V3, 5,000 trainable classes, verified labels (part of it: openimages-v3-partial)",

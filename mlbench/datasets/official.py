@@ -52,8 +52,12 @@ def rows_present(
 
     Returns
     -------
-    int64 [M], ascending. DataError for an incomplete copy that was not asked for, and for one without any image.
+    int64 [M], ascending. DataError for an incomplete copy that was not asked for, for one without any image, and for
+    names that lead out of `folder`.
     """
+    outside = [name for name in names if name.startswith("/") or (".." in name and ".." in name.split("/"))]
+    if outside:
+        raise DataError(f"{folder}: image names of '{part}' that leave the folder: {first_few(outside)}")
     there = np.array([file_size(folder / name) >= 0 for name in names], dtype=bool)
     expected = len(names) if expected is None else expected
     if partial:

@@ -57,9 +57,9 @@ def load_wider(root: str | Path, partial: bool = False) -> Dataset:
     ``attribute_id_map``. The person boxes are the ``crops`` of the images, x1, y1, x2, y2 in pixels of the whole
     image; the source has no boxes of attributes.
 
-    Boxes that are not four numbers or have no area are left out. A box without a pixel inside its image is replaced by
-    the whole image, as VAC does where x or y lies beyond it (attention facts 1.6). Both are counted, as are boxes
-    that reach beyond their image.
+    A box without a pixel inside its image is replaced by the whole image, as VAC does where x or y lies beyond it,
+    whatever the box's sides (attention facts 1.6). Other boxes without area, and those that are not four numbers, are
+    left out. All are counted, as are boxes that reach beyond their image.
 
     Raises
     ------
@@ -170,11 +170,12 @@ def _split(folder: Path, part: str, persons: list[_Person], partial: bool, notes
             malformed.append(name)
             continue
         x, y, w, h = map(float, person.box)
-        if w <= 0 or h <= 0:
+        crop = (x, y, x + w, y + h)
+        beside = x >= width or y >= height  # VAC asks this alone, before it looks at the box's sides
+        if not beside and (w <= 0 or h <= 0):
             empty.append(name)
             continue
-        crop = (x, y, x + w, y + h)
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        if beside or x + w <= 0 or y + h <= 0:
             outside.append(name)
             crop = (0.0, 0.0, float(width), float(height))
         elif max(-x, -y, x + w - width, y + h - height) > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ class Features:
     pooled: np.ndarray
 
 
+def feature_file(split: Split, size: int, name: str) -> Path:
+    """Where the cache keeps the feature maps of `split` at `size` from the backbone that `name` identifies."""
+    key = hashlib.sha256(f"{pixel_key(split, size)}\0{name}".encode()).hexdigest()[:32]
+    return cache_dir() / "features" / f"{key}-maps.npy"
+
+
 def load_features(
     split: Split,
     size: int,
@@ -47,8 +54,7 @@ def load_features(
         images = normalise(torch.from_numpy(np.array(pixels[start:stop])).to(device), mean, std)
         return backbone(images).half().cpu().numpy()
 
-    key = hashlib.sha256(f"{pixel_key(split, size)}\0{name}".encode()).hexdigest()[:32]
-    path = cache_dir() / "features" / f"{key}-maps.npy"
+    path = feature_file(split, size, name)
     shape = extract(0, 1).shape[1:] if len(split) else (1, 1, 1)
     about = {"backbone": name, "size": size, "versions": {"torch": torch.__version__}}
     recipe = Recipe(extract, origin=pixels_sha256(split, size), about=about)
@@ -58,5 +64,7 @@ def load_features(
         return maps[start:stop].astype(np.float32).mean(axis=(2, 3))
 
     recipe = Recipe(pool, origin=array_sha256(path, maps), about=about)
-    pooled = cached_array(path.with_name(f"{key}-pooled.npy"), (len(split), shape[0]), np.float32, recipe)
+    pooled = cached_array(
+        path.with_name(path.name.replace("-maps", "-pooled")), (len(split), shape[0]), np.float32, recipe
+    )
     return Features(maps, pooled)

@@ -132,6 +132,17 @@ def verify_pixels(split: Split, size: int) -> str | None:
     return pixels_sha256(split, size)
 
 
+def cached_sizes(split: Split) -> list[int]:
+    """Sides in pixels at which the images of `split` are in the cache, ascending."""
+    sizes = set()
+    for path in (cache_dir() / "pixels").glob("*.npy"):
+        with suppress(OSError, ValueError), path.open("rb") as file:  # of another version, or being removed
+            np.lib.format.read_magic(file)
+            shape = np.lib.format.read_array_header_1_0(file)[0]
+            sizes |= {shape[1]} if len(shape) == 4 and shape[0] == len(split) else set()
+    return sorted(size for size in sizes if pixel_file(split, size).exists())
+
+
 def pixels_sha256(split: Split, size: int) -> str:
     """SHA-256 over the bytes of ``load_pixels(split, size)`` in row order."""
     ready = _in_memory(split, size)

@@ -63,6 +63,20 @@ def test_an_archive_is_unpacked(tmp_path: Path, kind: str) -> None:
     assert all(done <= total for done, total in told)
 
 
+@pytest.mark.parametrize("kind", ["x.tar", "x.tgz"])
+def test_a_tar_is_unpacked_where_tarfile_has_no_filters_yet(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def extract_of_python_3_11_0(
+        self: tarfile.TarFile, member: object, path: str = "", set_attrs: bool = True, *, numeric_owner: bool = False
+    ) -> None:
+        raise AssertionError("would unpack unfiltered")
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", extract_of_python_3_11_0)
+    assert extract(make(tmp_path / kind), tmp_path / "out") == 3
+    assert tree(tmp_path / "out") == FILES
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_extraction_goes_on(tmp_path: Path, kind: str) -> None:
     archive, out = make(tmp_path / kind), tmp_path / "out"

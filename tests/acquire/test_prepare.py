@@ -24,6 +24,7 @@ from mlbench.datasets import load_dataset, voc
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.images.pixels import pixel_file
 from mlbench.protocol import Protocol
+from mlbench.verify_data import verify
 
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
 PARTS = {"train": 5, "val": 3}
@@ -96,6 +97,9 @@ def test_a_data_set_is_fetched_unpacked_verified_and_decoded(
     assert kept[ARCHIVE]["sha256"] == hashlib.sha256(site.files[f"/mirror/{ARCHIVE}"]).hexdigest()
     assert sorted(path.name for path in root.iterdir()) == [".mlbench", "VOCdevkit", "downloads"]
 
+    hashes = json.loads((root / ".mlbench" / "voc2012.json").read_text())
+    assert hashes.keys() == {"fingerprint", "content of train", "content of test"}
+
     asked = len(site.requests)
     (root / "downloads" / ARCHIVE).unlink()  # not needed any more
     code, out, _ = mlbench("data", "prepare", "voc2012", "--root", root, "--size", 0)
@@ -105,7 +109,21 @@ def test_a_data_set_is_fetched_unpacked_verified_and_decoded(
     code, out, _ = mlbench("data", "verify", "voc2012", "--root", root)
     assert code == 0
     assert "the same as when its hashes were kept here" in out
+    assert "cache of train at 32 px: whole, and decoded from these files" in out
     assert "yes" in mlbench("data", "list", "--root", root)[1]
+
+
+def test_a_picture_that_changed_after_it_was_prepared_is_noticed(mirror: str, tmp_path: Path) -> None:
+    root = tmp_path / "voc"
+    prepare("voc2012", root, Options(mirror, size=8))
+    path = root / "VOCdevkit/VOC2012/JPEGImages/2008_val0.jpg"
+    content = bytearray(path.read_bytes())
+    content[17] ^= 1  # the density in the JFIF header: still the same pixels
+    path.write_bytes(content)
+    told = verify(load_dataset("voc2012", root), root).problems
+    assert len(told) == 2
+    assert told[0].startswith("cache of test at 8 px: 1 of 3 images changed since they were decoded")
+    assert told[1].startswith("content of test is ")
 
 
 def test_the_size_defaults_to_the_protocols_and_can_be_none(mirror: str, tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def test_the_real_lists_hold_the_expected_number_of_annotated_images() -> None:
     for split, listed in (("train", 82783), ("test", 40504)):
         with gzip.open(folder / f"coco_{split}_list.txt.gz", "rt") as file:
             counts = [int(line.split()[1]) for line in file]
+        print(f"coco2014 {split}: {len(counts)} images, {sum(count > 0 for count in counts)} with an annotation")
         assert len(counts) == listed
         assert sum(count > 0 for count in counts) == coco.PARTS["2014"][split][1]
         assert len(counts) == coco.PARTS["2014-all"][split][1]

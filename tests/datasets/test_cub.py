@@ -140,6 +140,7 @@ def test_the_real_lists_pass(tmp_path: Path) -> None:
     if "MLBENCH_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("MLBENCH_DATA is not set, or holds no annotations/cub")
     numbers, names, in_train = cub.read_lists(folder)
+    print(f"cub: {len(numbers)} images, {int(in_train.sum())} to train on")
     assert numbers == [str(number) for number in range(1, 11789)]
     assert names[0] == "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
     assert (int(in_train.sum()), int((~in_train).sum())) == (cub.COUNTS["train"], cub.COUNTS["test"])

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mlbench.datasets import load_dataset
+from mlbench.datasets import fiftyone_in, load_dataset
 from mlbench.datasets.fiftyone_in import from_fiftyone
 from mlbench.errors import DataError, MlbenchError, UsageError
 
@@ -225,6 +226,57 @@ def test_a_missing_picture_is_named(make: Callable[..., Any], tmp_path: Path) ->
     (tmp_path / "photos" / "a" / "3.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 pictures missing: .*3\.png"):
         from_fiftyone("street", ["objects"], output=tmp_path / "out")
+
+
+class StandIn:
+    """As much of a FiftyOne data set as is read of one, for places without a database."""
+
+    name, media_type, classes, default_classes = "street", "image", {}, []
+
+    def __init__(self, folder: Path) -> None:
+        self.columns: dict[str, list[Any]] = {"filepath": [], "tags": []}
+        self.columns |= {"objects.detections.label": [], "objects.detections.bounding_box": [], "weather.label": []}
+        boxes = [("car", [0.25, 0.1, 0.5, 0.5]), ("dog", [0.5, 0.5, 0.25, 0.5]), ("car", [0.1, 0.1, 0.0, 0.5])]
+        for i in range(6):
+            path = folder / f"{i}.png"
+            Image.fromarray(np.full((30, 40, 3), i, dtype=np.uint8)).save(path)
+            found = None if i == 4 else boxes[: i % 4]
+            row = [str(path), ["train" if i < 5 else "test"], None, None, "rain" if i % 2 else None]
+            if found is not None:
+                row[2:4] = [label for label, _ in found], [box for _, box in found]
+            for column, value in zip(self.columns.values(), row, strict=True):
+                column.append(value)
+
+    def get_field_schema(self) -> dict[str, Any]:
+        kinds = {"objects": "Detections", "weather": "Classification"}
+        fields = {key: SimpleNamespace(document_type=type(kind, (), {})) for key, kind in kinds.items()}
+        return {"filepath": SimpleNamespace(), "tags": SimpleNamespace(), **fields}
+
+    def values(self, key: str) -> list[Any]:
+        return self.columns[key]
+
+
+def test_a_stand_in_for_a_data_set_is_read_where_there_is_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fiftyone_in, "_open", lambda name: StandIn(tmp_path))
+    told = from_fiftyone("street", ["objects"], output=tmp_path / "out")
+    assert "left out: 1 samples without a value in objects (not annotated)" in told
+    assert "left out: 1 boxes without area" in told
+    dataset = load_dataset(str(tmp_path / "out" / "street.toml"))
+    assert (dataset.classes, dataset.splits["train"].ids) == (("car", "dog"), ("0.png", "1.png", "2.png", "3.png"))
+    assert labels_of(dataset, "train")["3.png"] == {"car", "dog"}
+    assert dataset.splits["train"].boxes is not None
+    assert dataset.splits["train"].boxes[:2].tolist() == [[1, 0, 10, 3, 30, 18], [2, 0, 10, 3, 30, 18]]
+
+    from_fiftyone("street", ["objects", "weather"], output=tmp_path / "both")
+    both = load_dataset(str(tmp_path / "both" / "street.toml"))
+    assert both.classes == ("car", "dog", "rain")
+    assert labels_of(both, "test") == {"5.png": {"car", "rain"}}
+    with pytest.raises(UsageError, match=r"which label field\? --field one of: objects \(Detections\), weather"):
+        from_fiftyone("street", output=tmp_path / "none")
+    with pytest.raises(DataError, match="no sample in its test part"):
+        from_fiftyone("street", ["objects"], parts=["val=test"], output=tmp_path / "none")
 
 
 def test_without_fiftyone_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -423,6 +423,7 @@ def test_shipped_descriptions_fit_the_real_files(
 ) -> None:
     dataset = load_dataset(name, data_root)
     parts = dataset.splits
+    print(name, {part: (len(split), int((split.labels == 1).sum())) for part, split in parts.items()})
     assert (dataset.id, len(dataset.classes), len(parts["train"]), len(parts["test"])) == (name, classes, train, test)
     if positives:
         assert tuple(int((parts[part].labels == 1).sum()) for part in ("train", "test")) == positives

@@ -399,6 +399,7 @@ def test_the_real_labels_keep_their_counts_and_their_random_split_has_the_publis
     found = np.concatenate([train.labels, test.labels]) == 1
     assert (found == present[rows]).all()
     sums = dict(zip(dataset.classes, found.sum(axis=0).tolist(), strict=True))
+    print(f"nuswide: {len(present)} images, {len(rows)} with a label; {sums}")
     expected = {"sky": 74190, "clouds": 54087, "person": 51577, "water": 35264}
     assert {name: sums[name] for name in expected} == expected
     thousands = {name: round((train.labels[:, dataset.classes.index(name)] == 1).sum() / 1000) for name in expected}

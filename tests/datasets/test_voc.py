@@ -206,6 +206,7 @@ def test_the_real_voc2007_labels_in_the_official_layout_pass_as_the_full_copy(tm
         "test": (4952, 7013, 619, 91408),
     }.items():
         labels = dataset.splits[part].labels
+        print(f"voc2007 {part}: {len(labels)} images, {[int((labels == s).sum()) for s in (1, 2, -1)]} of 1, 0 and -1")
         assert len(labels) == n
         assert [int((labels == state).sum()) for state in (1, 2, -1)] == [positive, difficult, negative]
     assert np.all(np.diff([int(name) for name in dataset.splits["train"].ids]) > 0)

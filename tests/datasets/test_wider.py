@@ -130,6 +130,24 @@ def test_boxes_outside_become_the_whole_image_and_others_are_padded(root: Path) 
     assert f"1 person boxes in trainval reaching beyond their image, black there: {name}#4" in dataset.notes
 
 
+@pytest.mark.parametrize("name", ["../secret.jpg", "train/../../secret.jpg", "/secret.jpg"])
+def test_an_image_name_that_leaves_the_folder_is_refused(root: Path, tmp_path: Path, name: str) -> None:
+    name = name if name[0] != "/" else f"{tmp_path}/secret.jpg"
+    write(root, "trainval", {name: [([2, 1, 4, 5], [1, -1, 0])] * 3})
+    for asked in ("wider", "wider-partial"):
+        with pytest.raises(DataError, match=r"image names of 'trainval' that leave the folder: .*secret\.jpg"):
+            load_dataset(asked, root)
+    write(root, "trainval", {"train/a..b.jpg": [([2, 1, 4, 5], [1, -1, 0])] * 3})
+    assert len(load_dataset("wider", root).splits["train"]) == 3
+
+
+def test_a_box_beyond_the_image_is_the_whole_image_even_without_area(root: Path) -> None:
+    dataset = partly(root, [[20, 3, 0, 4], [3, 10, 4, -2], [20, 10, 0, 0], [3, 3, 0, 4]])
+    train = dataset.splits["train"]
+    assert [tuple(crop) for crop in train.images.crops] == [(0, 0, 20, 10)] * 3
+    assert any(note.startswith("1 person boxes in trainval without area left out") for note in dataset.notes)
+
+
 def test_boxes_that_cannot_be_used_are_left_out_and_counted(root: Path) -> None:
     boxes = [
         [1, 1, 0, 4],
