@@ -98,7 +98,9 @@ def load_mask(path: str | Path, ids: Sequence[str] | None = None) -> Mask:
     except FileNotFoundError:
         raise DataError(f"{path}: no such mask") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path}: broken mask file ({error})") from None
+        table = Path(path).suffix.lower() in (".csv", ".jsonl", ".ndjson")
+        hint = "; a table is read by `mlbench data mask import`" if table else ""
+        raise DataError(f"{path}: broken mask file ({error}){hint}") from None
     if mask.sha256 != metadata.get("sha256"):
         raise DataError(f"{path}: content hash {mask.sha256} differs from the one stored, {metadata.get('sha256')}")
     if ids is not None and hash_ids(ids) != mask.ids_sha256:
