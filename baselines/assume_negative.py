@@ -77,6 +77,8 @@ class AssumeNegative(Method):
     Source: Cole et al., CVPR 2021, section 3.
     """
 
+    level = "A"
+
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return an(logits, labels.state)
 
@@ -87,6 +89,7 @@ class LabelSmoothing(Method):
     Source: Cole et al., CVPR 2021.
     """
 
+    level = "A"
     hyperparameters = {
         "smoothing": Hyper(
             0.1, "target of a negative; a positive's is 1 minus it", low=0.0, high=0.5, search=("linear", 0.01, 0.3)
@@ -103,6 +106,8 @@ class WeakAssumeNegative(Method):
     Source: Cole et al., CVPR 2021.
     """
 
+    level = "A"
+
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return wan(logits, labels.state)
 
@@ -117,6 +122,7 @@ class AssumeNegativeBoostLUInference(Method):
     Source: Kim et al., CVPR 2023, scenario "only in inference phase"; alpha 5 (released settings).
     """
 
+    level = "A"
     head = {"alpha_infer": 5.0}
     uses = {"trained": Uses("an")}
 

@@ -187,6 +187,8 @@ class WeightedBCE(Method):
     Source: Guo et al., CVPR 2019 (VAC), with the loss of Li et al., ACPR 2015.
     """
 
+    level = "A"
+
     @cached_property
     def positive_share(self) -> Tensor:
         """Float [C]: observed positives by all training samples, unspecified ones included."""
@@ -258,6 +260,7 @@ class Flipped(_MultiView):
     Source: Guo et al., CVPR 2019 (VAC), rows R50+f and R101+f; faithful but for what `wbce` tells.
     """
 
+    level = "A"
     views = (PLAIN, FLIPPED)
 
 
@@ -269,6 +272,7 @@ class Scaled(_MultiView):
     Source: Guo et al., CVPR 2019 (VAC), rows R50+s and R101+s; faithful but for what `wbce` tells.
     """
 
+    level = "A"
     hyperparameters = SCALING
 
     @classmethod
@@ -298,6 +302,7 @@ class Rotated(_MultiView):
     any angle up to it, either way.
     """
 
+    level = "B"
     hyperparameters = ROTATION
 
     @classmethod
@@ -314,6 +319,7 @@ class Translated(_MultiView):
     image and epoch; 0, the mean colour, comes in.
     """
 
+    level = "B"
     hyperparameters = TRANSLATION
 
     @classmethod
@@ -330,6 +336,7 @@ class FlipConsistency(_Attention, Flipped):
     Source: Guo et al., CVPR 2019 (VAC); released code, the flip term at the large size.
     """
 
+    level = "A"
     hyperparameters = {"flip_weight": _weight("flipping"), **NORM}
 
 
@@ -341,6 +348,7 @@ class ScaleConsistency(_Attention, Scaled):
     Source: Guo et al., CVPR 2019 (VAC); released code, the scale term.
     """
 
+    level = "A"
     hyperparameters = {"scale_weight": _weight("scaling"), **SCALING, **NORM}
 
 
@@ -352,6 +360,7 @@ class FlipAndScaleConsistency(_Attention, FlippedAndScaled):
     Source: Guo et al., CVPR 2019 (VAC); released code, main.py lines 181-232.
     """
 
+    level = "A"
     hyperparameters = {"flip_weight": _weight("flipping"), "scale_weight": _weight("scaling"), **SCALING, **NORM}
 
 
@@ -362,6 +371,7 @@ class RotationConsistency(_Attention, Rotated):
     `angle`, maps are interpolated and compared where the turned image covers them.
     """
 
+    level = "B"
     within = "rotation_weight"
     hyperparameters = {"rotation_weight": _weight("rotation"), **ROTATION, **NORM}
 
@@ -373,6 +383,7 @@ class TranslationConsistency(_Attention, Translated):
     compared.
     """
 
+    level = "B"
     within = "translation_weight"
     hyperparameters = {"translation_weight": _weight("translation"), **TRANSLATION, **NORM}
 

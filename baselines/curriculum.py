@@ -129,6 +129,7 @@ class Curriculum(Method):
     Source: Durand et al., CVPR 2019.
     """
 
+    level = "B"
     hyperparameters = {
         "strategy": Hyper("score", "which unknown labels are easy", choices=STRATEGIES),
         "rounds": Hyper(3, "rounds of training; 1 is 'partial_bce' (uncertainty: with dropout)", low=1, high=100),

@@ -65,6 +65,8 @@ class WithoutDistillation(Method):
     Source: Liu et al., ACM MM 2018 (MLIC-KD-WSD). Substituted: one linear layer on the pooled features of the trunk.
     """
 
+    level = "A"
+
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return label_loss(logits, labels.state)
 
@@ -152,6 +154,7 @@ class Distillation(_Distilled):
     weights are ours (temperature and share as in the original's usual settings).
     """
 
+    level = "A"
     hyperparameters = {
         **_TEACHER,
         **_SHARPEN,
@@ -175,6 +178,7 @@ class AttentionTransfer(_Distilled):
     cross-entropy on the labels.
     """
 
+    level = "A"
     inputs = ()
     hyperparameters = {
         **_TEACHER,
@@ -263,6 +267,7 @@ class FitNets(_Staged, Distillation):
     layer, the regressor a 1x1 convolution, the second stage the multi-label form of `kd`.
     """
 
+    level = "A"
     hyperparameters = {**Distillation.hyperparameters, **_FIRST}
 
     def features(self, network: Any, batch: Batch) -> Tensor:
@@ -280,6 +285,7 @@ class DetectionDistillation(_Staged):
     Source: Liu et al., ACM MM 2018, the paper's losses.
     """
 
+    level = "A"
     hyperparameters = {
         **_TEACHER,
         **_FIRST,

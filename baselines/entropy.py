@@ -60,6 +60,7 @@ class EntropyMaximisation(Method):
     Source: Zhou et al., ECCV 2022. Their released alpha is 0.2 on VOC, 0.1 on COCO and NUS-WIDE, 0.01 on CUB.
     """
 
+    level = "A"
     hyperparameters = {
         "alpha": Hyper(
             0.1,

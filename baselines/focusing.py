@@ -112,6 +112,7 @@ class Focal(Method):
     Source: Lin et al., ICCV 2017. The settings behind the published single-positive numbers are not released.
     """
 
+    level = "A"
     hyperparameters = {
         "gamma": Hyper(2.0, "power of the weight 1 - p_t; 0 is 'an'", low=0.0, high=100.0, search=("linear", 0.5, 4.0))
     }
@@ -127,6 +128,7 @@ class Asymmetric(Method):
     settings behind the published single-positive numbers are not released.
     """
 
+    level = "A"
     reduction = "sum"
     hyperparameters = {
         "gamma_neg": Hyper(4.0, "power of a negative's weight", low=0.0, high=100.0, search=("linear", 0.0, 6.0)),

@@ -204,6 +204,7 @@ class Interactive(Method):
     Source: Huynh and Elhamifar, CVPR 2020, released code.
     """
 
+    level = "B"
     batch_global = True
     hyperparameters = {
         "alpha_labels": Hyper(1.0, "weight of the label term", low=0.0, high=1000.0, search=("log", 0.1, 10.0)),

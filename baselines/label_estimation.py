@@ -140,6 +140,7 @@ class OnlineLabelEstimation(Method):
     Source: Cole et al., CVPR 2021; learning rate and batch size were tuned there for each data set.
     """
 
+    level = "A"
     supervision = ("observed", "label_count")
     batch_global = True
     hyperparameters = {"expected_positives": EXPECTED_POSITIVES}
@@ -174,6 +175,7 @@ class LinearlyStartedEstimation(OnlineLabelEstimation):
     Source: Cole et al., CVPR 2021; released code since February 2022 (before, both phases shared one learning rate).
     """
 
+    level = "A"
     tracks = ("full",)
     hyperparameters = {
         **OnlineLabelEstimation.hyperparameters,

@@ -161,6 +161,7 @@ class LargeLossRejection(Method):
     it for each data set, from 0.1 to 0.5, and did not publish its choices).
     """
 
+    level = "A"
     batch_global = True
     hyperparameters = {
         "delta": Hyper(
@@ -180,6 +181,7 @@ class LargeLossCorrection(Method):
     Source: Kim et al., CVPR 2022; delta 0.2 % an epoch as in the BoostLU paper's released settings.
     """
 
+    level = "A"
     batch_global = True
     hyperparameters = {
         "delta": Hyper(
@@ -207,6 +209,7 @@ class LargeLossPermanent(Method):
     command line, the LL paper's released code changes no label (it compares the scheme's name by identity).
     """
 
+    level = "A"
     batch_global = True
     hyperparameters = {
         "delta": Hyper(

@@ -95,6 +95,8 @@ class IgnoreUnknown(Method):
     Source: Cole et al., CVPR 2021.
     """
 
+    level = "A"
+
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         return iu(logits, labels.state)
 
@@ -106,6 +108,7 @@ class PositivesAndAllNegatives(Method):
     full labels do not have, and so trains on positives only; not so here.
     """
 
+    level = "A"
     supervision = ("oracle_negatives",)
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
@@ -120,6 +123,7 @@ class ExpectedPositives(Method):
     Source: Cole et al., CVPR 2021; learning rate and batch size were tuned there for each data set.
     """
 
+    level = "A"
     supervision = ("observed", "label_count")
     batch_global = True
     hyperparameters = {"expected_positives": EXPECTED_POSITIVES}

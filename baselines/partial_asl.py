@@ -117,6 +117,7 @@ class PartialAsymmetric(Method):
     Source: Ben-Baruch et al., CVPR 2022 (class-aware selective loss), released code.
     """
 
+    level = "B"
     reduction = "sum"
     batch_global = True
     hyperparameters = {

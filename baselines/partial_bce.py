@@ -116,6 +116,7 @@ class PartialBCE(Method):
     nor weights (those of public re-implementations) are verified in the paper.
     """
 
+    level = "A"
     hyperparameters = {
         "normalization": Hyper("image_share", "what the weight looks at", choices=NORMALIZATIONS),
         "alpha": Hyper(-4.45, "slope of the weight over the known share", low=-1000.0, high=1000.0),

@@ -107,6 +107,7 @@ class EntropyWithPseudoLabels(EntropyMaximisation):
     validation; here all epochs are trained and the protocol's rule selects.
     """
 
+    level = "A"
     hyperparameters = {
         **EntropyMaximisation.hyperparameters,
         "beta": Hyper(

@@ -142,6 +142,7 @@ class WeightedApproximateRanking(Method):
     Source: Gong et al., ICLR 2014; the row on COCO was made by Wang et al., CVPR 2016.
     """
 
+    level = "A"
     decision_rule = "the top_k highest scores"
     hyperparameters = {
         "rank": Hyper("exact", "rank of a positive: counted, or estimated", choices=("exact", "sampled")),
@@ -197,6 +198,7 @@ class PairwiseRanking(Method):
     Source: Li, Song and Luo, CVPR 2017; of the decision network, what it looks at is recalled and not checked.
     """
 
+    level = "A"
     decision_rule = "as the learned decision says: score above the threshold of its class, or that many highest scores"
     hyperparameters = {
         "decision": Hyper("threshold", "what the second phase learns", choices=("threshold", "count")),

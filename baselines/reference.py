@@ -52,6 +52,7 @@ class Full(Method):
     Source: Cole et al., CVPR 2021, "Full label" row of the single-positive table.
     """
 
+    level = "A"
     supervision = ("full",)
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:

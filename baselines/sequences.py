@@ -145,6 +145,7 @@ class CNNRNN(_LabelSequence):
     Source: Wang et al., CVPR 2016.
     """
 
+    level = "B"
     hyperparameters = {
         "embedding": Hyper(64, f"{EMBEDDING} (recalled, not checked)", low=1),
         "units": Hyper(512, f"{UNITS} (recalled, not checked)", low=1),
@@ -186,6 +187,7 @@ class SemanticConcepts(_LabelSequence):
     Source: Liu et al., CVPR 2017 (semantic regularisation).
     """
 
+    level = "B"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (of a public port)", low=1),
         "units": Hyper(512, f"{UNITS} (of public ports)", low=1),

@@ -221,6 +221,7 @@ class WeakDetector(Method):
     Source: Bilen and Vedaldi, CVPR 2016, as trained by Liu et al., ACM MM 2018 (MLIC-KD-WSD).
     """
 
+    level = "A"
     tracks = ("full",)
     inputs = ("proposals",)
     scores = "probability"

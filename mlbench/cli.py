@@ -11,6 +11,7 @@ import click
 
 from mlbench import __version__
 from mlbench.cli_data import data_group
+from mlbench.cli_results import results_group
 from mlbench.errors import MlbenchError
 
 _STORE = click.option(
@@ -85,12 +86,34 @@ def score_command(run: str, **given: Any) -> None:
         raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
 
 
+@cli.command("submit")
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
+@click.option("--dataset", required=True, help="Data set name, or path of a .toml description.")
+@click.option("--card", type=click.Path(path_type=Path), required=True, help="The submission's card (.toml).")
+@_DATA
+@_STORE
+@click.option("--seed", type=int, default=0, show_default=True, help="Repetition these predictions are of.")
+@click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels they are of.")
+def submit_command(predictions: Path, **given: Any) -> None:
+    """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
+    from mlbench.submit.submit import submit
+
+    click.echo(submit(predictions, **given).text())
+
+
 @cli.command("table")
 @_STORE
 @click.option(
-    "--format", "form", type=click.Choice(["markdown", "latex", "csv"]), default="markdown", show_default=True
+    *("--format", "form"),
+    type=click.Choice(["markdown", "latex", "csv", "html"]),
+    default="markdown",
+    show_default=True,
 )
-@click.option("--document", is_flag=True, help="With latex: a whole document that compiles.")
+@click.option("--document", is_flag=True, help="With latex and html: a whole file.")
+@click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd or all.")
+@click.option("--table", "name", help="With --paper: this table only.")
+@click.option("--diagram", type=click.Path(path_type=Path), help="Also draw mean ranks over the columns (.svg).")
 @click.option("--protocol", help="Runs of this protocol [single_positive and its full-label row].")
 @click.option("--metric", default="mAP", show_default=True, help="One or more, separated by commas.")
 @click.option("--layout", is_flag=True, help="Metrics and data sets of the protocol's own table.")
@@ -99,15 +122,55 @@ def score_command(run: str, **given: Any) -> None:
 @click.option("--track", help="Only runs of this track.")
 @click.option("--backbone", help="Only runs of this backbone.")
 @click.option("--published/--no-published", default=True, help="Published numbers beside ours.")
-def table_command(store: Path | None, form: str, document: bool, **given: Any) -> None:
-    """Print the store as a table: methods by data sets, mean and deviation over runs."""
-    from mlbench.report.board import table
+def table_command(
+    store: Path | None,
+    form: str,
+    document: bool,
+    paper: str | None,
+    name: str | None,
+    diagram: Path | None,
+    **given: Any,
+) -> None:
+    """Print the store as a table: methods by data sets, mean and deviation over runs; or as a paper prints it."""
+    from mlbench.report.board import papers, render, table
 
-    result = table(store=store, **given)
-    if form == "latex":
-        click.echo(result.to_latex(document=document))
+    if paper is not None:
+        for option in ("protocol", "metric", "layout", "methods", "published"):
+            if click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{option}: does not go with --paper, which lays out the table itself")
+        chosen = {option: given[option] for option in ("datasets", "track", "backbone")}
+        tables = papers(store, paper, name, **chosen)
+    elif name is not None:
+        raise click.UsageError("--table: name the paper with --paper")
     else:
-        click.echo(result.to_markdown() if form == "markdown" else result.to_csv())
+        tables = [table(store=store, **given)]
+    for result in tables:
+        for line in result.missing():
+            click.echo(line, err=True)
+    if diagram is not None:
+        from mlbench.report.rank_diagram import rank_diagram
+        from mlbench.store import atomic_write
+
+        if len(tables) != 1 or paper is not None:
+            raise click.UsageError("--diagram: does not go with --paper")
+        atomic_write(diagram, rank_diagram(tables[0].cells).encode())
+    click.echo(render(tables, form, document))
+
+
+@cli.command("compare")
+@click.argument("first")
+@click.argument("second")
+@_DATASET
+@_DATA
+@_STORE
+@click.option("--protocol", help="Count by this protocol's definitions.")
+@click.option("--replicates", type=int, default=1000, show_default=True, help="Draws of the test images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+def compare_command(first: str, second: str, **given: Any) -> None:
+    """Compare two runs on the same test images: differences with paired bootstrap intervals."""
+    from mlbench.compare import compare
+
+    click.echo(compare(first, second, **given).text())
 
 
 @cli.command("cards")
@@ -145,13 +208,16 @@ def show_command(name: str, store: Path | None) -> None:
 @cli.command("check-method")
 @click.argument("name")
 def check_method_command(name: str) -> None:
-    """Run the conformance suite on a registered method."""
+    """Run the conformance suite on a registered method; records made afterwards carry a badge that it passed."""
+    from mlbench.badge import leave_badge
     from mlbench.conformance import check_method
+    from mlbench.registry import load_method
 
     report = check_method(name)
     click.echo(report.text())
     if not report.passed:
         raise MlbenchError(f"method '{name}' does not conform")
+    leave_badge(load_method(name), report)
 
 
 @cli.group("explain")
@@ -261,6 +327,7 @@ def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None
 
 
 cli.add_command(data_group)
+cli.add_command(results_group)
 
 
 def main() -> None:

@@ -124,9 +124,12 @@ def _entries(table: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _run(record: dict[str, Any]) -> str:
+    from mlbench.store import is_submitted
+
     identity, provenance = record["identity"], record["provenance"]
     lines = [
         f"run {record['key']}",
+        *(["submitted predictions: scored here, not reproduced"] if is_submitted(record) else []),
         f"{identity['method']['name']} on {identity['dataset']['id']} under {identity['protocol']}, "
         f"track {identity['track']}, seed {identity['repetition']}, mask seed {identity['mask_seed']}",
         f"selected: epoch {record['selected']['epoch']} of phase {record['selected']['phase']} "

@@ -164,6 +164,8 @@ class Method:
     unused_parameters : some trained parameters take no part in some steps (costs time with several processes).
     stochastic : draws in training differ between processes (dropout), so that one and two need not agree.
     scores : kind of the predictions, "logit", "probability" or "rank"; decision_rule names own decisions.
+    level : how close to its paper: "A" faithful, "B" faithful mechanism with settings that were not published, "C" the
+        closest mechanism on public parts; shown in the papers' tables, no part of a run's identity.
     hyperparameters : declared values; anything else given with ``--set`` is refused.
     head : keyword arguments of the default head (alpha_train, alpha_infer).
     views, inputs, uses : see `View`, `Batch.side`, `Uses`.
@@ -179,6 +181,7 @@ class Method:
     stochastic: ClassVar[bool] = False
     scores: ClassVar[str] = "logit"
     decision_rule: ClassVar[str] = ""
+    level: ClassVar[str] = ""
     hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
     head: ClassVar[Mapping[str, float]] = {}
     views: ClassVar[tuple[View, ...]] = ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlbench.class_groups import groups_for
 from mlbench.datasets import load_dataset
@@ -47,23 +49,41 @@ def score(
     """
     root = store or store_dir()
     record = find_run(run, root)
+    stored = record["predictions"]["test"]
+    return score_record(record, run_dir(root, record["key"]) / stored["file"], data_root, protocol, dataset)
+
+
+def score_record(
+    record: dict[str, Any],
+    path: Path,
+    data_root: Path | None = None,
+    protocol: str | None = None,
+    dataset: str | None = None,
+) -> Rescored:
+    """Score the test predictions at `path`, which must be those `record` names by hash; arguments as for `score`."""
     identity = record["identity"]
     data = load_dataset(dataset_of(record, dataset), data_root)
     if data.fingerprint != identity["dataset"]["fingerprint"]:
         raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
     rules = load_protocol(protocol or identity["protocol"])
-    stored = record["predictions"]["test"]
-    predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
+    predictions = read_predictions(path, record["predictions"]["test"]["sha256"])
     test = data.splits["test"]
     unspecified = rules.unspecified_for(data.id)
     groups = groups_for(rules.metrics, data.splits["train"].labels, data.classes)
     results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified, groups)
-    differences = {}
-    if protocol is None:
-        recorded = record["results"]["test"]
-        for name in results.keys() | recorded.keys():
-            new, old = results.get(name), recorded.get(name)
-            if (new is None) != (old is None) or (new is not None and abs(new - old) > 1e-9):
-                differences[name] = (new, old)
+    differences = {} if protocol else differing(results, record["results"]["test"])
     title = f"{identity['method']['name']} on {data.id} ({rules.name}), run {record['key'][:16]}, percent"
     return Rescored(title, results, differences)
+
+
+Numbers = Mapping[str, float | None]
+
+
+def differing(a: Numbers, b: Numbers) -> dict[str, tuple[float | None, float | None]]:
+    """Numbers by name that are not the same in `a` and `b`, but for rounding: (that of `a`, that of `b`)."""
+    found = {}
+    for name in a.keys() | b.keys():
+        new, old = a.get(name), b.get(name)
+        if (new is None) != (old is None) or (new is not None and old is not None and abs(new - old) > 1e-9):
+            found[name] = (new, old)
+    return dict(sorted(found.items()))

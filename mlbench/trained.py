@@ -17,15 +17,16 @@ from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, Run, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
-from mlbench.store import find_records, run_dir, verify_run
+from mlbench.store import find_records, is_submitted, run_dir, verify_run
 
 
 def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
-    """Every finished run in `store`, oldest first; DataError if one of its records is broken."""
+    """Every finished run in `store`, oldest first, without submissions; DataError if one of its records is broken."""
     root = store or store_dir()
     records, problems = find_records(root)
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
+    records = [record for record in records if not is_submitted(record)]
     if not records:
         raise UsageError(f"no finished run in {root}")
     return sorted(records, key=lambda record: record["provenance"]["started"])

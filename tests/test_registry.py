@@ -14,6 +14,7 @@ from mlbench import registry
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.methods import Method
 from mlbench.registry import available, load_method
+from mlbench.report.published import load_published
 
 OURS = sorted(available())
 
@@ -134,3 +135,9 @@ def test_one_class_under_two_names_gives_each_its_own(register) -> None:
     register(("a", f"{__name__}:Plain", "p"), ("b", f"{__name__}:Plain", "p"))
     first, second = load_method("a"), load_method("b")
     assert (first.name, second.name) == ("a", "b")
+
+
+def test_every_method_with_a_published_row_says_how_close_to_its_paper_it_is() -> None:
+    printed = set(load_published()["method"])
+    missing = [name for name in available() if name in printed and load_method(name).level not in ("A", "B", "C")]
+    assert not missing

@@ -64,7 +64,6 @@ def load_features(
         return maps[start:stop].astype(np.float32).mean(axis=(2, 3))
 
     recipe = Recipe(pool, origin=array_sha256(path, maps), about=about)
-    pooled = cached_array(
-        path.with_name(path.name.replace("-maps", "-pooled")), (len(split), shape[0]), np.float32, recipe
-    )
+    beside = path.with_name(path.name.replace("-maps", "-pooled"))
+    pooled = cached_array(beside, (len(split), shape[0]), np.float32, recipe)
     return Features(maps, pooled)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
+from mlbench.report.render import html_document, latex_document
 from mlbench.report.tables import Table, build_table
-from mlbench.store import find_records
+from mlbench.store import find_records, is_submitted
 
 
 def table(
@@ -42,13 +46,59 @@ def table(
     if not records:
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
     return build_table(
-        records,
+        _newest(records),
         metric=metrics or "mAP",
         protocol=protocol,
         methods=_names(methods),
         datasets=columns,
         published=published,
     )
+
+
+def papers(
+    store: Path | None = None,
+    paper: str = "all",
+    name: str | None = None,
+    datasets: str | None = None,
+    track: str | None = None,
+    backbone: str | None = None,
+) -> list[Table]:
+    """The tables of `paper`, or its one table `name`, with the runs in `store`; see `paper_tables`.
+
+    A store that is not named and not there is an empty one.
+    """
+    from mlbench.report.paper_tables import paper_tables
+
+    root = store or store_dir()
+    records, problems = find_records(root) if store is not None or root.is_dir() else ([], [])
+    if problems:
+        raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
+    filters = {"track": track, "backbone.name": backbone}
+    where = {column: value for column, value in filters.items() if value is not None}
+    return paper_tables(records, paper, name, where, _names(datasets) or ())
+
+
+def render(tables: list[Table], form: str, document: bool = False) -> str:
+    """`tables` as text: "markdown", "latex", "csv" or "html"; with `document`, LaTeX and HTML are whole files."""
+    if form == "csv":
+        return pd.concat([table.cells for table in tables]).to_csv(index=False, lineterminator="\n")
+    if document and form in ("latex", "html"):
+        return latex_document(tables) if form == "latex" else html_document(tables)
+    write = {"markdown": Table.to_markdown, "latex": Table.to_latex, "html": Table.to_html}[form]
+    return "\n".join(write(table) for table in tables)
+
+
+def _newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`records` without submissions that a later version of the same name, protocol and data set replaces."""
+
+    def line(record: dict[str, Any]) -> tuple[str, str, str]:
+        identity = record["identity"]
+        return identity["method"]["name"], identity["protocol"], identity["dataset"]["id"]
+
+    last: dict[tuple[str, str, str], int] = {}
+    for record in filter(is_submitted, records):
+        last[line(record)] = max(last.get(line(record), 0), record["identity"]["method"]["version"])
+    return [r for r in records if not is_submitted(r) or r["identity"]["method"]["version"] == last[line(r)]]
 
 
 def _names(text: str | None) -> list[str] | None:

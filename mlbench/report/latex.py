@@ -45,6 +45,7 @@ _COMMANDS = {
     "†": r"\ensuremath{\dagger}",
     "‡": r"\ensuremath{\ddagger}",
     "§": r"\S{}",
+    "✓": r"\ensuremath{\surd}",
     "²": r"\ensuremath{^{2}}",
     "³": r"\ensuremath{^{3}}",
     "ß": r"\ss{}",

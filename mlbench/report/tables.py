@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
+from mlbench.store import SUBMITTED
 
 #: Rows in the papers' order; methods not listed follow by name.
 METHOD_ORDER = (
@@ -37,8 +39,10 @@ _REQUIRED = (
 )
 #: What all runs of a table column share: the columns of the frame that begin so.
 _COLUMN = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.")
+#: What of these is known of submitted predictions; the rest is claimed.
+_KNOWN_OF_SUBMITTED = ("harness", "protocol", "dataset.", "definitions.")
 #: What runs of one cell may differ in: what a repetition draws anew.
-_DRAWN = ("key", "repetition", "mask_seed", "mask.seed", "mask.sha256", "split.seed", "split.sha256")
+_DRAWN = ("key", "repetition", "mask_seed", "mask.seed", "mask.sha256", "split.seed", "split.sha256", "scores.sha256")
 _RESULT = "results.test."
 _GROUP = re.compile(r"G[0-9]+")
 
@@ -113,9 +117,9 @@ def build_table(
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
     _known("metric", metrics, [c.removeprefix(_RESULT) for c in frame if str(c).startswith(_RESULT)])
 
-    lineage = _lineage(every)
+    lineage = lineage_of(every)
     rows = list(dict.fromkeys(methods or sorted(set(frame["method.name"]), key=_rank)))
-    marks = _Marks()
+    marks = Marks()
     header: list[Cell] = [(Part("method"),)]
     body: list[list[Cell]] = [[(Part(method),)] for method in rows]
     cells: list[dict[str, Any]] = []
@@ -124,14 +128,12 @@ def build_table(
         title = dataset if len(metrics) == 1 else metric if len(shown) == 1 else f"{dataset} {metric}"
         runs = frame[frame["dataset.id"] == dataset]
         _check_column(runs, dataset)
-        column = [_cell(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
-        ours = [
-            f"{c['mean']:.{digits}f}" for c in column if c["supervision"] == "observed" and not math.isnan(c["mean"])
-        ]
+        column = [cell_of(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
+        ours = [f"{c['mean']:.{digits}f}" for c in column if _ranked(c) and not math.isnan(c["mean"])]
         best = max(ours, key=float, default="")
-        header.append((Part(title, mark=marks(_describe(runs)) if len(runs) else ""),))
+        header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
-            cell["best"] = cell["supervision"] == "observed" and f"{cell['mean']:.{digits}f}" == best
+            cell["best"] = _ranked(cell) and f"{cell['mean']:.{digits}f}" == best
             line.append(_show(cell, digits, marks))
         under = runs["protocol"].iloc[0] if len(runs) else protocol
         theirs = [_published(papers, method, dataset, under, metric) if published else [] for method in rows]
@@ -147,7 +149,7 @@ def build_table(
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
 
 
-class _Marks(dict[str, str]):
+class Marks(dict[str, str]):
     """Footnotes: text to letters, in order of first use; calling it gives a text's letters."""
 
     def __call__(self, text: str) -> str:
@@ -215,6 +217,10 @@ def _refuse_mixed(runs: pd.DataFrame, columns: Iterable[str], what: str) -> None
 
 def _check_column(runs: pd.DataFrame, dataset: str) -> None:
     """Refuse a column whose runs are not comparable, or did not see the same masks."""
+    submitted = runs["method.name"].str.startswith(SUBMITTED)
+    if submitted.any():
+        _refuse_mixed(runs, [c for c in runs if c.startswith(_KNOWN_OF_SUBMITTED)], f"column '{dataset}'")
+        runs = runs[~submitted]
     _refuse_mixed(runs, [c for c in runs if c.startswith(_COLUMN)], f"column '{dataset}'")
     observed = runs[runs["method.supervision"].map(_supervision) == "observed"]
     masks = [c for c in ("mask.sha256",) if c in runs]
@@ -222,18 +228,23 @@ def _check_column(runs: pd.DataFrame, dataset: str) -> None:
         _refuse_mixed(same, masks, f"column '{dataset}', repetition {repetition}, mask seed {seed}")
 
 
+def _ranked(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell may be the best of its column: reproduced here, from the observed labels only."""
+    return cell["supervision"] == "observed" and not cell["method"].startswith(SUBMITTED)
+
+
 def _settings(frame: pd.DataFrame) -> list[str]:
     """The identity's columns that the runs of a cell must share."""
     return [c for c in frame if c not in _DRAWN and not c.startswith(("uses.", "results.", "definitions."))]
 
 
-def _lineage(frame: pd.DataFrame) -> dict[str, str]:
+def lineage_of(frame: pd.DataFrame) -> dict[str, str]:
     """Settings of each run by key, to compare the runs that other runs build on."""
     rows = frame[_settings(frame)].map(_text).to_dict("records")
     return {key: json.dumps(row) for key, row in zip(frame["key"], rows, strict=True)}
 
 
-def _cell(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: Mapping[str, str]) -> dict[str, Any]:
+def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: Mapping[str, str]) -> dict[str, Any]:
     """Numbers of one cell; refuses runs that are not repetitions of each other."""
     what = f"method '{method}' on '{dataset}'"
     cell: dict[str, Any] = {"method": method, "dataset": dataset, "metric": metric, "n": len(runs)}
@@ -246,6 +257,9 @@ def _cell(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: M
     first, values = runs.iloc[0], runs[_RESULT + metric]
     supervision = _supervision(first["method.supervision"])
     remarks = [] if supervision == "observed" else [f"supervision: {supervision or 'none'}"]
+    if method.startswith(SUBMITTED):
+        claimed = f"backbone {first['backbone.name']}, supervision {supervision}"
+        remarks = [f"submitted predictions: scored here, not reproduced, not ranked with our runs; claimed: {claimed}"]
     if values.isna().any():
         remarks.append(f"undefined in {values.isna().sum()} of {len(runs)} runs")
     for column in (c for c in runs if c.startswith("uses.")):
@@ -266,7 +280,7 @@ def _cell(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: M
     }
 
 
-def _show(cell: Mapping[str, Any], digits: int, marks: _Marks) -> Cell:
+def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
     if not cell["n"]:
         return ()
     text = "undefined"
@@ -276,8 +290,9 @@ def _show(cell: Mapping[str, Any], digits: int, marks: _Marks) -> Cell:
     return (Part(text, cell["best"], marks(cell["remark"]) if cell["remark"] else ""),)
 
 
-def _describe(runs: pd.DataFrame) -> str:
-    first = runs.iloc[0]
+def describe_runs(runs: pd.DataFrame) -> str:
+    # Of submissions, track and backbone are not known: a column is described by our own runs where it has any.
+    first = runs.iloc[int(np.argmin(runs["method.name"].str.startswith(SUBMITTED)))]
     named = {c.removeprefix("definitions."): _text(first[c]) for c in runs if c.startswith("definitions.")}
     scored = [f"{name} {value}" for name, value in named.items() if value != "none"]
     return (

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlbench.annotation import State
+from mlbench.badge import find_badge
 from mlbench.datasets.sparse import LabelMatrix, count_states
 from mlbench.errors import MlbenchError
 from mlbench.methods import Phase, Prediction
@@ -72,6 +73,7 @@ def compose_record(
     rules = run.protocol.unspecified_for(run.dataset.id)
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
+    badge = find_badge(run.method)
     return {
         "schema": 1,
         "key": run.key,
@@ -101,5 +103,6 @@ def compose_record(
             images_per_s=trained / spent if spent else None,
             argv=argv,
             pixels_sha256=pixels_sha256,
-        ),
+        )
+        | ({"conformance": badge} if badge else {}),
     }

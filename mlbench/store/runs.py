@@ -14,6 +14,8 @@ from mlbench.store.files import atomic_write, reason, sha256_file
 from mlbench.store.schema import canonical_json, dump_record, parse_record
 
 RECORD_FILE = "record.json"
+#: How the method's name of a submission begins; the schema keeps it for them.
+SUBMITTED = "submitted/"
 
 #: What `find_records` selects by: where each stands in the identity.
 FILTERS = {
@@ -142,6 +144,11 @@ def publish_record(root: str | Path, key: str, results_dir: str | Path, *, repla
     path = Path(results_dir) / "runs" / published_name(record)
     _write_json(path, dump_record(record, str(path)), replace)
     return path
+
+
+def is_submitted(record: dict[str, Any]) -> bool:
+    """Whether the record's predictions were submitted and only scored here, not reproduced."""
+    return str(record["identity"]["method"]["name"]).startswith(SUBMITTED)
 
 
 def published_name(record: dict[str, Any]) -> str:

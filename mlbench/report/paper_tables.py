@@ -1,0 +1,332 @@
+"""The papers' own tables again: every printed row as it is printed, and below it our runs of the same method."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlbench.comparison import Draw, difference_p, tie_groups
+from mlbench.datasets import list_datasets
+from mlbench.errors import DataError, unknown
+from mlbench.report.published import load_published
+from mlbench.report.render import Cell, Part, Table
+from mlbench.report.tables import Marks, cell_of, describe_runs, lineage_of, records_to_frame
+from mlbench.stats import spread
+
+#: What stands in a cell that is empty in print, or without a run.
+EMPTY = (Part("-"),)
+#: What tells runs apart that must not be ranked together: the columns of the frame that begin so.
+_RANKED_APART = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.", "method.supervision")
+_RESULT = "results.test."
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of values; see the head of ``paper_layouts.toml``. `metric` is empty for one that the paper has not."""
+
+    title: str
+    data: str
+    ours: str
+    over: str = ""
+    dataset: str = ""
+    group: str = "all"
+    metric: str = ""
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one printed table is laid out; see the head of ``paper_layouts.toml``."""
+
+    paper: str
+    name: str
+    printed: str
+    title: str
+    protocol: str
+    stubs: tuple[str, ...]
+    rules: frozenset[int]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass
+class _Place:
+    """What stands in one cell: the published number, our numbers, and how they compare."""
+
+    cell: dict[str, Any]
+    published: dict[str, Any] | None
+    remark: str = ""
+    rank: tuple[str, ...] = ()
+    runs: dict[Draw, float] | None = None
+
+
+@cache
+def load_layouts() -> tuple[Layout, ...]:
+    """The layouts of all tables, in the papers' order."""
+    text = (files("mlbench.report") / "paper_layouts.toml").read_text(encoding="utf-8")
+    layouts = []
+    for entry in tomllib.loads(text)["tables"]:
+        shared = {
+            field.name: entry.pop(field.name) for field in fields(Column) if field.name in entry.keys() - {"title"}
+        }
+        columns = tuple(Column(**_tuples(shared | column)) for column in entry.pop("columns"))
+        rows = tuple(map(tuple, entry.pop("rows", ())))
+        rules = frozenset(entry.pop("rules"))
+        layouts.append(Layout(**_tuples(entry), columns=columns, rows=rows, rules=rules))
+    return tuple(layouts)
+
+
+def paper_tables(
+    records: Iterable[Mapping[str, Any]],
+    paper: str,
+    table: str | None = None,
+    where: Mapping[str, str] | None = None,
+    datasets: Sequence[str] = (),
+) -> list[Table]:
+    """The tables of `paper` ("boostlu", "vac", "kd_wsd" or "all"), or its one table `table`, with our runs.
+
+    Parameters
+    ----------
+    records : run records (schema 1); none at all gives the printed tables with empty cells.
+    table : a name in ``paper_layouts.toml`` ("wider_ablation"), or as printed ("Table 1").
+    where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``.
+    datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, shown without
+        a difference.
+
+    A cell of ours is mean ± sample deviation (ddof 1) over its runs and, where the images are or may be the same and
+    the definitions are not known to differ, the difference to the printed number. Ours are scored by the definition of
+    the printed number where that is known. UsageError for an unknown name and for a cell whose runs differ in more than
+    what a repetition draws.
+    """
+    papers = sorted({layout.paper for layout in load_layouts()})
+    if paper not in (*papers, "all"):
+        raise unknown("paper", paper, (*papers, "all"))
+    chosen = [layout for layout in load_layouts() if paper in (layout.paper, "all")]
+    if table is not None:
+        found = [layout for layout in chosen if table in (layout.name, layout.printed)]
+        if not found:
+            raise unknown("table", table, [layout.name for layout in chosen], f"paper '{paper}'")
+        chosen = found
+    frame = records_to_frame(records)
+    known = {*list_datasets(), *(frame["dataset.id"] if len(frame) else ())}
+    for dataset in datasets:
+        if dataset not in known:
+            raise unknown("data set", dataset, known)
+    for column, value in (where or {}).items():
+        frame = frame[frame[column].map(str) == value] if len(frame) else frame
+    return [_table(layout, frame, datasets) for layout in chosen]
+
+
+def our_metric(definition: str, column: Column) -> tuple[str, bool]:
+    """Our metric by the definition of a published number, and whether the two may be the same.
+
+    Where the definition is undecidable, it is that of the column; what we have no counterpart of (labels of a decoded
+    path, means over images) is held beside it and known to differ.
+    """
+    kind, _, top = definition.partition("+")
+    prefix, stroke, name = column.ours.rpartition("/")
+    if top in ("top3_strict", "top3_thresholded"):
+        prefix = top
+    if name.startswith("F1-C") and kind in ("mean", "hm"):
+        name = f"F1-C_{kind}"
+    if name == "mAP" and kind == "envelope":
+        name = "mAP_envelope"
+    return prefix + stroke + name, top != "top3_path" and kind != "hm_image"
+
+
+def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Table:
+    printed = load_published(layout.paper)
+    printed = printed[printed["table"] == layout.printed]
+    rows = printed[["row", "method", "backbone"]].drop_duplicates().to_dict("records")
+    stubs = layout.rows or tuple((str(row["row"]),) for row in rows)
+    if len(stubs) != len(rows):
+        raise DataError(f"paper_layouts.toml, {layout.name}: {len(stubs)} rows, results/papers has {len(rows)}")
+    extra = [
+        Column(metric, dataset, metric, over=f"{dataset} (not in the paper)")
+        for dataset in datasets
+        for metric in dict.fromkeys(column.ours for column in layout.columns)
+    ]
+    columns = [*layout.columns, *extra]
+    runs = frame[frame["protocol"] == layout.protocol] if len(frame) else frame
+    lineage = lineage_of(frame) if len(frame) else {}
+    repeated = {method for method, n in pd.Series([row["method"] for row in rows]).value_counts().items() if n > 1}
+    marks = Marks()
+    grid = []
+    for row in rows:
+        backbone = row["backbone"] if row["method"] in repeated else ""
+        own = _runs_of(runs, row["method"], backbone)
+        numbers = printed[(printed[list(row)] == pd.Series(row)).all(axis=1)]
+        grid.append([_place(column, row, numbers, own, lineage) for column in columns])
+    for places in zip(*grid, strict=True):
+        digits = max((len(p.published["printed"].partition(".")[2]) for p in places if p.published), default=1)
+        for place in places:
+            place.cell["digits"] = digits
+        _rank(places)
+    body: list[tuple[Cell, ...]] = []
+    for row, texts, line in zip(rows, stubs, grid, strict=True):
+        method = str(row["method"])
+        body.append((*((Part(text),) for text in texts), (Part(method),), *(_printed(p, marks) for p in line)))
+        blank: list[Cell] = [(Part(""),)] * (len(texts) - 1)
+        ours = [_ours(place, column, marks) for place, column in zip(line, columns, strict=True)]
+        body.append(((Part("– reproduced"),), *blank, (Part(level_of(method)),), *ours))
+    cells = pd.DataFrame([_flat(layout, row, place) for row, line in zip(rows, grid, strict=True) for place in line])
+    header = [*((Part(text),) for text in (*layout.stubs, "method, level")), *((Part(c.title),) for c in columns)]
+    groups = [*[""] * (len(layout.stubs) + 1), *(column.over for column in columns)]
+    over = tuple((text, len(list(same))) for text, same in itertools.groupby(groups)) if any(groups) else ()
+    return Table(
+        tuple(header),
+        tuple(body),
+        tuple((mark, text) for text, mark in marks.items()),
+        _footer(layout, cells),
+        cells,
+        title=f"{layout.paper}, {layout.printed}: {layout.title}",
+        over=over,
+        rules=frozenset(2 * rule for rule in layout.rules),
+        stubs=len(layout.stubs) + 1,
+    )
+
+
+def level_of(method: str) -> str:
+    """How close the registered method is to its paper, in words; see `Method.level`."""
+    from mlbench.registry import available, load_method
+
+    if method not in available():
+        return "not registered"
+    level = load_method(method).level
+    return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
+
+
+def _runs_of(runs: pd.DataFrame, method: str, backbone: str) -> pd.DataFrame:
+    if runs.empty:
+        return runs
+    own = runs[runs["method.name"] == method]
+    return own[own["backbone.name"].str.startswith(backbone)] if backbone else own
+
+
+def _place(
+    column: Column, row: Mapping[Any, Any], numbers: pd.DataFrame, runs: pd.DataFrame, lineage: Mapping[str, str]
+) -> _Place:
+    found = numbers[
+        (numbers["dataset"] == column.dataset)
+        & (numbers["group"] == column.group)
+        & (numbers["metric"] == column.metric)
+    ].to_dict("records")
+    published: dict[str, Any] | None = found[0] if found else None  # type: ignore[assignment]
+    metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
+    same = same and (not column.images or (published or {})["dataset_version"] in column.images)
+    runs = runs[runs["dataset.id"] == column.data] if len(runs) else runs
+    if runs.empty:
+        return _Place({"method": row["method"], "dataset": column.data, "metric": metric, "n": 0}, published)
+    if _RESULT + metric not in runs:
+        runs = runs.assign(**{_RESULT + metric: math.nan})
+    cell = cell_of(runs, str(row["method"]), column.data, metric, lineage)
+    values = {
+        (int(repetition), int(mask)): float(value)
+        for repetition, mask, value in zip(runs["repetition"], runs["mask_seed"], runs[_RESULT + metric], strict=True)
+    }
+    seeds, masks = ({draw[axis] for draw in values} for axis in (0, 1))
+    cell |= {"seeds": len(seeds), "masks": len(masks)}
+    if len(values) == len(seeds) * len(masks) > 1 and not math.isnan(cell["mean"]):
+        deviations = spread(np.array([[values[s, m] for m in sorted(masks)] for s in sorted(seeds)]))
+        cell |= {"over_seeds": deviations.over_seeds, "over_masks": deviations.over_masks}
+    if published and same:
+        cell["difference"] = cell["mean"] - published["value"]
+    remarks = [describe_runs(runs), cell["remark"], "" if metric == column.ours else f"scored as {metric}"]
+    if published and not same:
+        remarks.append("images or definition known to differ from the printed number's: no difference")
+    first = runs.iloc[0]
+    rank = (metric, *(str(first[c]) for c in map(str, runs.columns) if c.startswith(_RANKED_APART)))
+    return _Place(cell, published, "; ".join(filter(None, remarks)), rank, values)
+
+
+def _rank(places: Sequence[_Place]) -> None:
+    """Give the places of a column the number of their tie group, each among what may be ranked with it."""
+    filled = [place for place in places if place.runs and not math.isnan(place.cell["mean"])]
+    for rank in dict.fromkeys(place.rank for place in filled):
+        group = [place for place in filled if place.rank == rank]
+        pairs = itertools.combinations(range(len(group)), 2)
+        p = {(i, j): difference_p(group[i].runs or {}, group[j].runs or {}) for i, j in pairs}
+        if all(map(math.isnan, p.values())):  # one method, or one run each: nothing tells them apart
+            continue
+        numbers = tie_groups([place.cell["mean"] for place in group], _symmetric(p))
+        for place, number in zip(group, numbers, strict=True):
+            place.cell["tie_group"] = number
+
+
+def _symmetric(p: Mapping[tuple[int, int], float]) -> Callable[[int, int], float]:
+    return lambda i, j: p[min(i, j), max(i, j)]
+
+
+def _printed(place: _Place, marks: Marks) -> Cell:
+    row = place.published
+    if row is None:
+        return EMPTY
+    source = (
+        f"published: {row['definition']}, {row['backbone'] or 'backbone not stated'}, images: "
+        f"{row['dataset_version']}; {row['selection']}" + (f"; {row['note']}" if row["note"] else "")
+    )
+    return (Part(row["printed"], row["bold"] == "bold", marks(source), row["bold"] == "underlined"),)
+
+
+def _ours(place: _Place, column: Column, marks: Marks) -> Cell:
+    cell, digits = place.cell, place.cell["digits"]
+    if not cell["n"]:
+        return EMPTY
+    mark = marks(f"ours: {place.remark}")
+    if math.isnan(cell["mean"]):
+        return (Part("undefined", mark=mark),)
+    text = f"{cell['mean']:.{digits}f}"
+    if cell["n"] > 1:
+        text += f" ± {cell['sd']:.{digits}f}"
+    grid = cell["n"] == cell["seeds"] * cell["masks"] > 1
+    text += f" ({cell['seeds']}×{cell['masks']})" if grid else f" ({cell['n']})"
+    if "difference" in cell:
+        text += f", Δ {cell['difference']:+.{digits}f}".replace("-", "−")
+    tie = cell.get("tie_group")
+    return (Part(text, tie == 1, mark, tie == 2),)
+
+
+def _flat(layout: Layout, row: Mapping[Any, Any], place: _Place) -> dict[str, Any]:
+    theirs = place.published or {}
+    names = ("group", "definition", "dataset_version", "selection", "note")
+    return {
+        "paper": layout.paper,
+        "table": layout.printed,
+        "row": row["row"],
+        **{key: value for key, value in place.cell.items() if key != "digits"},
+        "published": theirs.get("printed", ""),
+        "published_backbone": row["backbone"],
+        "published_metric": theirs.get("metric", ""),
+        **{f"published_{name}": theirs.get(name, "") for name in names},
+    }
+
+
+def _footer(layout: Layout, cells: pd.DataFrame) -> tuple[str, ...]:
+    lines = [
+        "First line of a row: as printed, bold and underlined where the print is known to be; the marks tell "
+        "definition, images and selection. Numbers of other definitions or images stand in one column only because "
+        "the paper has them so.",
+        f"Second line: our runs under protocol {layout.protocol}, test images, percent: mean ± sample standard "
+        "deviation (ddof 1) over the runs; in brackets seeds×masks where each seed met each mask, else the number of "
+        "runs; Δ is ours minus printed.",
+        "Ours bold: the best, and all that no test tells from it (runs paired by seed and mask, Holm-adjusted, 0.05); "
+        "underlined: the next such group. Only runs of the same data, protocol, track, backbone, supervision and "
+        "definition are ranked together; a single run is not ranked.",
+        "Levels: A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts.",
+    ]
+    if (cells["n"] == 0).any():
+        lines.append("A dash in a line of ours: no run.")
+    return tuple(lines)
+
+
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}

@@ -1,0 +1,1 @@
+"""Predictions made elsewhere: read without trust, checked, scored here, and recorded as submitted, not reproduced."""

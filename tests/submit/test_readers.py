@@ -1,0 +1,64 @@
+"""Whatever bytes are handed in, a reader gives scores or an error meant for people."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+
+import pytest
+
+from mlbench.errors import DataError, MlbenchError
+from mlbench.submit.card import read_card
+from mlbench.submit.readers import largest_file, read_submission
+
+
+@pytest.mark.parametrize("form", ["csv", "safetensors"])
+def test_damaged_files_raise_nothing_else(form: str, desk) -> None:
+    path = getattr(desk, f"write_{form}")()
+    good, draw = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(good)
+        # Most of the interesting bytes of a safetensors file stand at its beginning.
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(draw.choice((12, 200, len(data))))] = draw.randrange(256)
+        path.write_bytes(bytes(data[: draw.choice((len(data), len(data), draw.randrange(len(data))))]))
+        try:
+            read_submission(path, desk.ids, desk.classes)
+        except MlbenchError:
+            refused += 1
+    assert refused > 100
+
+
+def test_damaged_cards_raise_nothing_else(desk) -> None:
+    path = desk.write_card()
+    good, draw = path.read_bytes(), random.Random(1)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(draw.randint(1, 4)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        path.write_bytes(bytes(data))
+        with suppress(MlbenchError):
+            read_card(path)
+
+
+@pytest.mark.parametrize("form", ["csv", "safetensors", "parquet"])
+def test_an_honest_file_fits_in_the_limit_by_far(form: str, desk) -> None:
+    size = getattr(desk, f"write_{form}")().stat().st_size
+    assert size < largest_file(desk.ids, desk.classes) / 2
+
+
+def test_a_parquet_page_that_unfolds_without_bound_ends_its_reader_only(desk) -> None:
+    """One text of 30 MB, named 40,000 times: a few KiB on disk, a footer that looks right, 1.2 TB in memory."""
+    pa = pytest.importorskip("pyarrow", reason="pyarrow, an extra, is not installed")
+    import pyarrow.parquet as pq
+
+    from mlbench.submit.parquet import decode
+
+    rows, path = 40_000, desk.folder / "bomb.parquet"
+    ids = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 30_000_000])
+    table = pa.table({"id": ids, "red": [float(number) for number in range(rows)]})
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 500_000
+    with pytest.raises(DataError, match=r"not a whole Parquet file|more memory|its ids take"):
+        decode(path.read_bytes(), rows, 1)
