@@ -256,7 +256,7 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         for outcome in (o for o in outcomes if o.method == method):
             mine = runs_of(card, card.settings[outcome.setting], method, records)
             body.append({"setting": outcome.setting, **_numbers(card, mine), **_gain(outcome)})
-        lines += [tabulate(body, headers="keys", tablefmt="github", missingval=""), ""]
+        lines += [tabulate(body, headers="keys", tablefmt="github", disable_numparse=True), ""]
     agreement = order_agreement(card, records)
     if methods is None and agreement:
         lines += ["## Order of the methods", "", tabulate(agreement, "keys", tablefmt="github", floatfmt=".2f"), ""]
@@ -267,21 +267,22 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _numbers(card: Card, runs: dict[tuple[int, int], Record]) -> dict[str, Any]:
-    """Mean, both spreads where the grid is full, and what a run cost."""
-    if not runs:
-        return {card.metric: None}
-    seconds = float(np.mean([record["provenance"]["seconds"] for record in runs.values()]))
+def _numbers(card: Card, runs: dict[tuple[int, int], Record]) -> dict[str, str]:
+    """Mean, both spreads where the grid is full, number of runs, and what a run cost."""
     values = {pair: _value(card, record) for pair, record in runs.items()}
-    numbers: dict[str, Any] = {card.metric: f"{np.mean(list(values.values())):.2f}"}
+    seeds = masks = mean = seconds = ""
+    if values:
+        mean = f"{np.mean(list(values.values())):.2f}"
+        seconds = f"{np.mean([record['provenance']['seconds'] for record in runs.values()]):.0f}"
     if len(values) == len(card.seeds) * len(card.masks):
         found = spread(np.array([[values[seed, mask] for mask in card.masks] for seed in card.seeds]))
-        numbers |= {"sd seeds": f"{found.over_seeds:.2f}", "sd masks": f"{found.over_masks:.2f}"}
-    return numbers | {"runs": len(values), "seconds a run": f"{seconds:.0f}"}
+        seeds, masks = f"{found.over_seeds:.2f}", f"{found.over_masks:.2f}"
+    names = (card.metric, "sd seeds", "sd masks", "runs", "seconds a run")
+    return dict(zip(names, (mean, seeds, masks, str(len(values)), seconds), strict=True))
 
 
 def _gain(outcome: Outcome) -> dict[str, Any]:
-    gain = None
+    gain = ""
     if outcome.interval is not None:
         gain = f"{outcome.interval.mean:+.2f}"
         if np.isfinite(outcome.interval.low):
