@@ -1,0 +1,207 @@
+"""`sweep`: launch what is not finished, retry what failed, and tell how it goes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlbench.errors import UsageError
+from mlbench.progress import Reporter
+from mlbench.store import run_dir
+from mlbench.sweep.executors import Executor, make_executor
+from mlbench.sweep.freeze import freeze
+from mlbench.sweep.grid import Grid, load_grid
+from mlbench.sweep.jobs import Job, Sweep, finished
+from mlbench.sweep.states import Note, driving, forget, last_line, read_note, write_note
+
+#: Exit status of a run that cannot be done as asked, so that trying again is of no use.
+_HOPELESS = 2
+_PAUSE = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended: jobs that were done before, done now, and that failed, with the reason."""
+
+    sweep: Sweep
+    before: tuple[Job, ...]
+    done: tuple[Job, ...]
+    failed: Mapping[Job, str]
+
+    def text(self) -> str:
+        lines = [
+            f"{len(self.sweep.jobs)} runs: {len(self.before)} done before, {len(self.done)} done now, "
+            f"{len(self.failed)} failed"
+        ]
+        lines += [f"  {job.title}: {why} ({self.sweep.log(job)})" for job, why in self.failed.items()]
+        return "\n".join(lines)
+
+
+def make_sweep(grid: Grid, path: Path, store: Path, name: str | None = None, threads: int | None = None) -> Sweep:
+    """Freeze the runs of `grid`, read from `path`, for `store`."""
+    name = name or path.stem
+    if not name or set(name) & set("/\\") or name.startswith("."):
+        raise UsageError(f"--name {name}: expected a plain name")
+    settings = {
+        key: getattr(grid, key)
+        for key in ("device", "retries", "checkpoint_seconds", "processes", "gpus", "memory_gib")
+    }
+    settings |= {"slurm": dict(grid.slurm), "threads": threads}
+    return Sweep(store.resolve(), name, freeze(grid, str(path)), settings)
+
+
+def sweep(
+    path: Path,
+    *,
+    store: Path,
+    executor: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    resume: bool = False,
+    name: str | None = None,
+    address: str | None = None,
+    quiet: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Run the grid file at `path` into `store`.
+
+    Parameters
+    ----------
+    executor : "local", "ray" or "slurm". workers : how many runs at a time [as many as there are cores; on a cluster
+        all]. threads : of each run on a cluster [1]. address : of the Ray cluster.
+    resume : unfinished runs go on from their checkpoints instead of starting anew.
+    name : of the sweep in the store [that of the file]. changes : keys of the grid that are replaced.
+
+    Raises
+    ------
+    UsageError
+        For a grid that cannot be run as it stands, before anything is launched.
+    MlbenchError
+        If the sweep has a driver already.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: expected at least 1")
+    with Reporter(quiet) as reporter:
+        made = make_sweep(load_grid(path, changes), path, store, name, threads)
+        with driving(made):
+            made.save()
+            launcher = make_executor(executor, made, workers, address)
+            previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                return _Driver(made, launcher, resume, reporter).drive()
+            finally:
+                launcher.stop()
+                signal.signal(signal.SIGTERM, previous)
+
+
+class _Driver:
+    """Keeps the executor's slots filled until every job is done or has failed."""
+
+    def __init__(self, made: Sweep, executor: Executor, resume: bool, reporter: Reporter) -> None:
+        self.sweep, self.executor, self.resume, self.reporter = made, executor, resume, reporter
+        self.before = [job for job in made.jobs if finished(made.store, job.key)]
+        self.done: list[Job] = []
+        self.failed: dict[Job, str] = {}
+        self.waiting = [job for job in made.jobs if job not in self.before]
+        self.flying: dict[Job, Note] = {}
+        self.begun = time.monotonic()
+
+    def drive(self) -> Outcome:
+        self._begin()
+        try:
+            while self.waiting or self.flying:
+                self._launch()
+                self._collect()
+                time.sleep(_PAUSE)
+        except KeyboardInterrupt:
+            self.reporter.say(f"stopping {len(self.flying)} runs; --resume goes on from their checkpoints")
+            raise
+        return Outcome(self.sweep, tuple(self.before), tuple(self.done), self.failed)
+
+    def _begin(self) -> None:
+        made = self.sweep
+        self.reporter.say(
+            f"sweep '{made.name}': {len(made.jobs)} runs, {len(self.before)} done before; "
+            f"at most {self.executor.slots} at a time; logs in {made.folder}"
+        )
+        for job in self.before:
+            forget(made, job)
+        halves = [job for job in self.waiting if (run_dir(made.store, job.key) / "checkpoint.pt").exists()]
+        if halves and not self.resume:
+            self.reporter.say(f"{len(halves)} runs start anew; --resume would have gone on from their checkpoints")
+        for job in list(self.waiting):
+            note = read_note(made, job)
+            handle = note.handle if note is not None and note.state == "launched" else ""
+            if note is not None and handle and self.executor.find(job, handle):  # in a cluster's queue: not twice
+                self.waiting.remove(job)
+                self.flying[job] = note
+                self.reporter.say(f"found again: {job.title} (job {handle})")
+            else:
+                forget(made, job)
+
+    def _launch(self) -> None:
+        ready = {job.key for job in (*self.before, *self.done)}
+        broken = {job.key: job for job in self.failed}
+        for job in list(self.waiting):
+            lost = [broken[key] for key in job.needs if key in broken]
+            if lost:
+                self.waiting.remove(job)
+                self._fail(job, 0, f"needs {lost[0].title}, which failed")
+            elif len(self.flying) < self.executor.slots and ready.issuperset(job.needs):
+                self.waiting.remove(job)
+                self._start(job, attempt=1, resume=self.resume)
+
+    def _start(self, job: Job, attempt: int, resume: bool) -> None:
+        note = Note("launched", attempt, time.time())
+        write_note(self.sweep, job, note)
+        note = replace(note, handle=self.executor.start(job, resume, attempt))
+        write_note(self.sweep, job, note)
+        self.flying[job] = note
+
+    def _collect(self) -> None:
+        for job, note in list(self.flying.items()):
+            status = self.executor.ended(job)
+            if status is None:
+                continue
+            del self.flying[job]
+            record = finished(self.sweep.store, job.key)
+            if record is not None:
+                self.done.append(job)
+                forget(self.sweep, job)
+                value = record["results"]["test"].get("mAP")
+                self._say("done", job, "" if value is None else f"test mAP {value:.2f}")
+                continue
+            why = _reason(status, last_line(self.sweep.log(job)))
+            if status != _HOPELESS and note.attempt <= self.sweep.settings["retries"]:
+                self._say("again", job, why)
+                self._start(job, note.attempt + 1, resume=True)
+            else:
+                self._fail(job, note.attempt, why)
+
+    def _fail(self, job: Job, attempt: int, why: str) -> None:
+        self.failed[job] = why
+        write_note(self.sweep, job, Note("failed", attempt, time.time(), why))
+        self._say("FAILED", job, why)
+
+    def _say(self, what: str, job: Job, remark: str) -> None:
+        count = len(self.before) + len(self.done)
+        left = ""
+        if self.done and (self.waiting or self.flying):
+            rest = (time.monotonic() - self.begun) / len(self.done) * (len(self.waiting) + len(self.flying))
+            left = f" (about {rest / 3600:.1f} h left)" if rest >= 360 else f" (about {rest:.0f} s left)"
+        colon = ": " if remark else ""
+        self.reporter.say(f"[{count}/{len(self.sweep.jobs)}] {what} {job.title}{colon}{remark}{left}")
+
+
+def _reason(status: int, line: str) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return f"its process was lost ({name})"
+    return line.removeprefix("error: ") if status and line else f"exit status {status} without a record"

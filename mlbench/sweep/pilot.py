@@ -1,0 +1,267 @@
+"""A pilot: a few real steps of one run through the real runner, measured; nothing of it reaches the store.
+
+Every phase is trained for at most `steps` steps of its last two epochs, where methods do all that they do. What grows
+with the number of images (inference, decoding, features) is done on a few batches, and the rest of its time is added
+up as `missing`; scores of the other images are repetitions.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import MlbenchError
+from mlbench.images import features as feature_files
+from mlbench.images import pixels as pixel_files
+from mlbench.images.tensors import normalise
+from mlbench.methods import Prediction
+from mlbench.progress import Reporter
+from mlbench.provenance import peak_memory_mib
+from mlbench.runner import evaluate, execute, feed, loop
+from mlbench.runner import task as task_module
+from mlbench.runner.data import Part
+from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.world import World
+from mlbench.sweep.freeze import request_of
+
+#: Batches of inference, and images to decode or to take features of, that are timed.
+_BATCHES, _IMAGES = 2, 32
+#: Steps left out of a median: they load libraries and fill caches.
+_WARM_UP = 2
+
+
+@dataclass
+class PhaseCost:
+    """A phase of the full run: `epochs` of `steps` steps of `step_seconds`, and `epoch_seconds` beside the steps."""
+
+    name: str
+    epochs: int
+    steps: int
+    step_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+
+@dataclass
+class Cost:
+    """What one run takes. Seconds; bytes on disk; memory in MiB (of the process, and of the accelerator)."""
+
+    phases: list[PhaseCost]
+    once_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    disk: int = 0
+    transient_disk: int = 0
+    memory_mib: float | None = None
+    accelerator_mib: float | None = None
+    caches: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def seconds(self, checkpoint_interval: float) -> float:
+        """Expected wall time of the run: what is done once, the phases, and a checkpoint each interval."""
+        trained = sum(p.epochs * (p.steps * p.step_seconds + p.epoch_seconds) for p in self.phases)
+        return self.once_seconds + trained * (1.0 + self.checkpoint_seconds / max(checkpoint_interval, 1e-3))
+
+
+def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
+    """Measure what the run of `request` will take; to be called in a process of its own, which it leaves patched."""
+    with tempfile.TemporaryDirectory() as folder, Reporter(quiet=True) as reporter:
+        measured = _Measured(steps)
+        measured.patch()
+        started = time.perf_counter()
+        run = resolve(request)
+        resolving = time.perf_counter() - started
+        options = execute.Options(
+            Path(folder), device=device, quiet=True, checkpoint_seconds=float("inf"), on_checkpoint=measured.saved
+        )
+        world = World(device, request.precision)
+        executor = _Pilot(request, options, world, reporter)
+        measured.begin(executor.folder)
+        started = time.perf_counter()
+        executor.execute()
+        spent = time.perf_counter() - started
+        cost = measured.cost(run, spent)
+        cost.once_seconds += 2 * resolving  # the worker compares the key before the runner resolves again
+        if world.device.type == "cuda":
+            cost.accelerator_mib = torch.cuda.max_memory_allocated() / 2**20
+        cost.memory_mib = peak_memory_mib()
+        return cost
+
+
+class _Pilot(execute._Executor):
+    """The runner, with pilots of the runs this one uses instead of these themselves."""
+
+    def _run_used(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: _Pilot(wanted, self.options, self.world, self.reporter).execute()
+            for name, wanted in used_requests(self.run).items()
+        }
+
+
+@dataclass(frozen=True)
+class _Few(Part):
+    """The first `count` rows of a part; inputs made of it serve for all rows."""
+
+    count: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class _Measured:
+    """Clocks inside the runner."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.caches: dict[str, tuple[float, int]] = {}
+        self.begin(Path())
+
+    def begin(self, folder: Path) -> None:
+        """Forget what was measured before the run itself began."""
+        self.folder = folder
+        self.loops: list[Any] = []
+        self.missing = 0.0
+        self.checkpoints: list[float] = []
+        self.checkpoint_bytes = 0
+
+    def saved(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        self.checkpoint_bytes = max(self.checkpoint_bytes, path.stat().st_size if path.exists() else 0)
+
+    def patch(self) -> None:
+        """Replace, in this process, what would look at every image."""
+        for module in (execute, task_module):
+            module.predict_part = self._predict  # type: ignore[attr-defined]
+        feed.load_pixels = self._pixels  # type: ignore[assignment]
+        feed.load_features = self._features  # type: ignore[assignment]
+        feature_files.load_pixels = self._pixels  # type: ignore[assignment]
+        feed.Feed.pixels_sha256 = lambda self: {}  # type: ignore[method-assign]
+        measured = self
+
+        class Loop(loop.PhaseLoop):
+            def __init__(self, *given: Any) -> None:
+                super().__init__(*given)
+                self.full_steps, self.steps = self.steps, min(self.steps, measured.steps)
+                self.position.epoch = max(1, self.settings.epochs - 1)
+                self.step_times: list[float] = []
+                self.starts: list[tuple[float, float]] = []
+                self.in_steps: list[float] = []
+                measured.loops.append(self)
+
+            def _step(self, rows: np.ndarray) -> None:
+                started = time.perf_counter()
+                super()._step(rows)
+                if self.world.device.type == "cuda":
+                    torch.cuda.synchronize()
+                self.step_times.append(time.perf_counter() - started)
+
+            def run_epoch(self, due: Any, save: Any, advance: Any) -> dict:
+                self.starts.append((time.perf_counter(), measured.missing))
+                before = len(self.step_times)
+                row = super().run_epoch(lambda: False, save, advance)
+                self.in_steps.append(sum(self.step_times[before:]))
+                if len(self.starts) > 1 or self.settings.epochs == 1:
+                    started = time.perf_counter()
+                    save()
+                    measured.checkpoints.append(time.perf_counter() - started)
+                return row
+
+        execute.PhaseLoop = Loop  # type: ignore[misc, assignment]
+
+    def cost(self, run: Any, spent: float) -> Cost:
+        """What was measured, for the whole run; `spent` is the wall time of the pilot itself."""
+        phases, once = [], spent + self.missing - sum(self.checkpoints)
+        for one in self.loops:
+            phase = PhaseCost(one.phase.name, one.settings.epochs, one.full_steps)
+            phase.step_seconds = statistics.median(one.step_times[min(_WARM_UP, len(one.step_times) - 1) :])
+            if len(one.starts) == 2:  # from the start of one epoch to the start of the next
+                (begun, missing), (ended, missing_then) = one.starts
+                phase.epoch_seconds = max(0.0, ended - begun - one.in_steps[0] + missing_then - missing)
+            phases.append(phase)
+            once -= len(one.step_times) * phase.step_seconds + len(one.starts) * phase.epoch_seconds
+        cost = Cost(phases, max(0.0, once), caches=self.caches)
+        cost.checkpoint_seconds = max(self.checkpoints, default=0.0)
+        by_epoch = [path.stat().st_size for path in self.folder.rglob("epochs/*")]
+        kept = [path.stat().st_size for path in self.folder.glob("*") if path.is_file()]
+        seen = max(1, len({path.name[:3] for path in self.folder.rglob("epochs/*")}))
+        cost.disk = sum(kept) + sum(by_epoch) // seen * (phases[-1].epochs if phases else 0)
+        weights = self.folder / "weights.safetensors"
+        cost.transient_disk = self.checkpoint_bytes + (weights.stat().st_size if weights.exists() else 0)
+        return cost
+
+    # -- what would look at every image ---------------------------------------------------------------------------
+
+    def _predict(
+        self,
+        network: nn.Module,
+        predict: Callable[..., Tensor | Prediction],
+        inputs: feed.Feed,
+        part: str,
+        world: World,
+        epoch: int | None = None,
+        source: str = "images",
+    ) -> Prediction:
+        whole = inputs.run.parts[part]
+        size = inputs.settings.image_size if inputs.run.track == "full" else 64
+        count = min(len(whole), _BATCHES * evaluate.evaluation_batch(size))
+        few = copy.copy(inputs)
+        few.run = dataclasses.replace(inputs.run, parts={**inputs.run.parts, part: _Few(**vars(whole), count=count)})
+        started = time.perf_counter()
+        seen = evaluate.predict_part(network, predict, few, part, world, epoch, source)
+        self.missing += (time.perf_counter() - started) * (len(whole) - count) / count
+        again = torch.arange(len(whole)) % count
+        return Prediction(seen.scores[again], None if seen.decisions is None else seen.decisions[again])
+
+    def _pixels(self, split: Any, size: int, advance: Any = None) -> np.ndarray:
+        ready = pixel_files._in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
+        if ready or len(split) <= _IMAGES:
+            return pixel_files.load_pixels(split, size, advance)
+        started = time.perf_counter()
+        few = pixel_files.LivePixels(split, size)[np.arange(_IMAGES)]
+        seconds = (time.perf_counter() - started) * len(split) / _IMAGES
+        shape = (len(split), size, size, 3)
+        self.caches[pixel_files.pixel_file(split, size).name] = seconds, int(np.prod(shape))
+        return np.broadcast_to(few[:1], shape)
+
+    def _features(
+        self, split: Any, size: int, backbone: Any, name: str, device: torch.device, advance: Any = None
+    ) -> feature_files.Features:
+        path = feature_files.feature_file(split, size, name)
+        if path.exists() or len(split) <= _IMAGES:
+            return feature_files.load_features(split, size, backbone, name, device, advance)
+        images = _few_images(self._pixels(split, size), backbone, device)
+        backbone = backbone.to(device).eval()
+        with torch.inference_mode():
+            backbone(images[:1])
+            started = time.perf_counter()
+            few = backbone(images).half().cpu().numpy()
+        seconds = (time.perf_counter() - started) * len(split) / len(images)
+        shape = (len(split), *few.shape[1:])
+        self.caches[path.name] = seconds, int(np.prod(shape)) * 2
+        maps = np.broadcast_to(few[:1], shape)
+        pooled = few[:1].astype(np.float32).mean(axis=(2, 3))
+        return feature_files.Features(maps, np.broadcast_to(pooled, (len(split), pooled.shape[1])))
+
+
+def _few_images(pixels: np.ndarray, backbone: Any, device: torch.device) -> Tensor:
+    """A few images as the backbone takes them."""
+    return normalise(torch.from_numpy(np.array(pixels[:_IMAGES])).to(device), backbone.mean, backbone.std)
+
+
+def measure_in(connection: Any, plain: dict[str, Any], device: str, steps: int, threads: int) -> None:
+    """Entry point of a pilot's process: sends a `Cost`, or the reason there is none."""
+    torch.set_num_threads(threads)
+    try:
+        connection.send(pilot(request_of(plain), device, steps))
+    except MlbenchError as error:
+        connection.send(str(error))
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")

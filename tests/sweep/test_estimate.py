@@ -1,0 +1,102 @@
+"""`mlbench plan`: the arithmetic by hand, the pilot on short runs, and its estimate beside the real run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlbench.store import find_records
+from mlbench.sweep.drive import sweep
+from mlbench.sweep.estimate import Cell, Plan, measure, plan
+from mlbench.sweep.freeze import freeze
+from mlbench.sweep.grid import load_grid
+from mlbench.sweep.jobs import Sweep
+from mlbench.sweep.pilot import Cost, PhaseCost
+
+
+def test_the_seconds_of_a_run() -> None:
+    phases = [PhaseCost("linear", 3, 10, 0.1, 2.0), PhaseCost("train", 5, 20, 0.5, 4.0)]
+    cost = Cost(phases, once_seconds=7.0, checkpoint_seconds=1.5)
+    trained = 3 * (10 * 0.1 + 2.0) + 5 * (20 * 0.5 + 4.0)
+    assert trained == 79.0
+    assert cost.seconds(30.0) == pytest.approx(7.0 + 79.0 * (1 + 1.5 / 30))
+    assert Cost([], once_seconds=3.0).seconds(30.0) == 3.0
+
+
+def test_the_totals_of_a_plan() -> None:
+    caches = {"pixels": (600.0, 1000), "features": (300.0, 500)}
+    one = Cost([], 100.0, disk=10, transient_disk=7, memory_mib=400.0, caches=caches)
+    other = Cost([], 1000.0, disk=20, transient_disk=3, memory_mib=900.0, caches={"pixels": (600.0, 1000)})
+    cells = (Cell("a", 9, 4, one), Cell("b", 3, 1, other), Cell("c", 2, 0, None))
+    made = Plan(Sweep(Path(), "s", (), {"checkpoint_seconds": 30.0}), cells, workers=2, gpus=3, free=2000)
+    assert made.run_seconds == 4 * 100 + 1000
+    # Caches once, then the longest run bounds what two workers save.
+    assert made.hours == pytest.approx((900 + 1000) / 3600)
+    assert made.gpu_hours == pytest.approx(1400 / 3600 * 3)
+    assert made.disk == 4 * 10 + 20 + 1500 + 2 * 7
+    assert made.memory_mib == 900 + 400
+    text = made.text()
+    assert "5 runs to do, 2 at a time: 31.7 min (0.53 h), of which 15.0 min fill caches once" in text
+    assert "NOT ENOUGH DISK" not in text
+    four = Plan(made.sweep, cells[:1], workers=2, gpus=0, free=1)
+    assert four.hours == pytest.approx((900 + 4 * 100 / 2) / 3600)
+    assert "NOT ENOUGH DISK" in four.text()
+
+
+def test_a_plan_counts_cells_and_starts_nothing(
+    write_grid: Callable[..., Path], mlbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    store = tmp_path / "runs"
+    grid = write_grid(methods=["an", "prior"], seeds=[0, 1, 2])
+    assert not sweep(write_grid("one", methods=["prior"], seeds=[1]), store=store, quiet=True).failed
+    before = sorted(store.rglob("*"))
+    made = plan(grid, store=store, workers=2, steps=2, quiet=True)
+    assert sorted(store.rglob("*")) == before
+    assert [(cell.runs, cell.todo) for cell in made.cells] == [(3, 3), (3, 2)]
+    trained, prior = (cell.cost for cell in made.cells)
+    assert trained is not None
+    assert prior is not None
+    (phase,) = trained.phases
+    assert (phase.epochs, phase.steps) == (2, 3)  # 19 of 24 images train, 8 in a batch
+    assert phase.step_seconds > 0
+    assert not prior.phases
+    assert trained.memory_mib is not None
+    assert trained.memory_mib > 100
+    code, out, _ = mlbench("plan", grid, "--output", store, "--methods", "prior", "--steps", 1, "--quiet")
+    assert code == 0
+    assert "2 runs to do" in out
+
+
+def test_all_phases_of_the_run_are_counted_and_runs_it_uses_are_stood_in_for(write_grid: Callable[..., Path]) -> None:
+    grid = load_grid(write_grid(methods=["role_li", "an_boostlu_inference"], epochs=5))
+    jobs = {job.request["method"]: job for job in freeze(grid, "g")}
+    cost = measure(jobs["role_li"], "cpu", 2, 1)
+    assert isinstance(cost, Cost)
+    assert [(phase.name, phase.epochs) for phase in cost.phases] == [("linear", 25), ("finetune", 5)]
+    used = measure(jobs["an_boostlu_inference"], "cpu", 2, 1)
+    assert isinstance(used, Cost)
+    assert not used.phases
+
+
+def test_a_cell_that_cannot_be_measured_says_why(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    grid = write_grid(set={"train.image_size": 32, "train.batch_size": 8, "train.lr": 1e30})
+    made = plan(grid, store=tmp_path / "runs", steps=20, quiet=True)
+    assert "is not finite" in made.cells[0].problem
+    assert "is not finite" in made.text()
+
+
+def test_disk_and_time_are_near_what_the_run_then_takes(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    grid = write_grid(epochs=20)
+    made = plan(grid, store=tmp_path / "runs", workers=2, quiet=True)
+    outcome = sweep(grid, store=tmp_path / "runs", workers=2, quiet=True)
+    ((record,), _) = find_records(tmp_path / "runs")
+    folder = outcome.sweep.store / outcome.sweep.jobs[0].name
+    real = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    cost = made.cells[0].cost
+    assert cost is not None
+    assert cost.disk == pytest.approx(real, rel=0.2)
+    # Other work on the machine may slow either down: the order of magnitude is held here, not the promise of 20 %.
+    assert 1 / 4 < made.seconds(made.cells[0]) / record["provenance"]["seconds"] < 4
