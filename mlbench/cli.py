@@ -12,6 +12,7 @@ import click
 from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_results import results_group
+from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
 from mlbench.errors import MlbenchError
 
@@ -332,6 +333,7 @@ cli.add_command(sweep_group)
 cli.add_command(plan_command)
 cli.add_command(search_command)
 cli.add_command(results_group)
+cli.add_command(site_command)
 
 
 def main() -> None:

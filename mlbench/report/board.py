@@ -46,7 +46,7 @@ def table(
     if not records:
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
     return build_table(
-        _newest(records),
+        newest(records),
         metric=metrics or "mAP",
         protocol=protocol,
         methods=_names(methods),
@@ -88,7 +88,7 @@ def render(tables: list[Table], form: str, document: bool = False) -> str:
     return "\n".join(write(table) for table in tables)
 
 
-def _newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`records` without submissions that a later version of the same name, protocol and data set replaces."""
 
     def line(record: dict[str, Any]) -> tuple[str, str, str]:
