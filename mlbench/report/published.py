@@ -92,7 +92,7 @@ def _read(file: Traversable, paper: str) -> pd.DataFrame:
         raise DataError(f"{where}: columns are {', '.join(frame.columns)}; expected {', '.join(COLUMNS)}")
     value = pd.to_numeric(frame["value"], errors="coerce")
     for line, row in enumerate(frame.to_dict("records"), start=2):
-        problem = _problem(row, paper)
+        problem = _problem({str(column): text for column, text in row.items()}, paper)
         if problem is None and not 0 <= value[line - 2] <= 100:  # false for NaN, too
             problem = f"value '{row['value']}': expected a percentage from 0 to 100"
         if problem:

@@ -115,7 +115,7 @@ def build_table(
     if frame.empty:
         raise UsageError("no run record of the methods and data sets asked for")
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
-    _known("metric", metrics, [c.removeprefix(_RESULT) for c in frame if str(c).startswith(_RESULT)])
+    _known("metric", metrics, [c.removeprefix(_RESULT) for c in map(str, frame) if c.startswith(_RESULT)])
 
     lineage = lineage_of(every)
     rows = list(dict.fromkeys(methods or sorted(set(frame["method.name"]), key=_rank)))
@@ -219,9 +219,9 @@ def _check_column(runs: pd.DataFrame, dataset: str) -> None:
     """Refuse a column whose runs are not comparable, or did not see the same masks."""
     submitted = runs["method.name"].str.startswith(SUBMITTED)
     if submitted.any():
-        _refuse_mixed(runs, [c for c in runs if c.startswith(_KNOWN_OF_SUBMITTED)], f"column '{dataset}'")
+        _refuse_mixed(runs, [c for c in map(str, runs) if c.startswith(_KNOWN_OF_SUBMITTED)], f"column '{dataset}'")
         runs = runs[~submitted]
-    _refuse_mixed(runs, [c for c in runs if c.startswith(_COLUMN)], f"column '{dataset}'")
+    _refuse_mixed(runs, [c for c in map(str, runs) if c.startswith(_COLUMN)], f"column '{dataset}'")
     observed = runs[runs["method.supervision"].map(_supervision) == "observed"]
     masks = [c for c in ("mask.sha256",) if c in runs]
     for (repetition, seed), same in observed.groupby(["repetition", "mask_seed"]):
@@ -235,7 +235,7 @@ def _ranked(cell: Mapping[str, Any]) -> bool:
 
 def _settings(frame: pd.DataFrame) -> list[str]:
     """The identity's columns that the runs of a cell must share."""
-    return [c for c in frame if c not in _DRAWN and not c.startswith(("uses.", "results.", "definitions."))]
+    return [c for c in map(str, frame) if c not in _DRAWN and not c.startswith(("uses.", "results.", "definitions."))]
 
 
 def lineage_of(frame: pd.DataFrame) -> dict[str, str]:
@@ -262,7 +262,7 @@ def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage:
         remarks = [f"submitted predictions: scored here, not reproduced, not ranked with our runs; claimed: {claimed}"]
     if values.isna().any():
         remarks.append(f"undefined in {values.isna().sum()} of {len(runs)} runs")
-    for column in (c for c in runs if c.startswith("uses.")):
+    for column in (c for c in map(str, runs) if c.startswith("uses.")):
         settings = {lineage.get(key) for key in runs[column].dropna()}
         if None in settings:
             remarks.append("builds on runs that are not among the records: their settings were not compared")
@@ -293,7 +293,7 @@ def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
 def describe_runs(runs: pd.DataFrame) -> str:
     # Of submissions, track and backbone are not known: a column is described by our own runs where it has any.
     first = runs.iloc[int(np.argmin(runs["method.name"].str.startswith(SUBMITTED)))]
-    named = {c.removeprefix("definitions."): _text(first[c]) for c in runs if c.startswith("definitions.")}
+    named = {c.removeprefix("definitions."): _text(first[c]) for c in map(str, runs) if c.startswith("definitions.")}
     scored = [f"{name} {value}" for name, value in named.items() if value != "none"]
     return (
         f"{first['dataset.id']} version {first['dataset.version']} (fingerprint {first['dataset.fingerprint'][:12]}), "
