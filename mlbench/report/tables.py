@@ -212,7 +212,10 @@ def _refuse_mixed(runs: pd.DataFrame, columns: Iterable[str], what: str) -> None
             problems.append(f"{column}: {listed}")
             option = option or repr({column: next(iter(groups))})
     if problems:
-        raise UsageError(f"{what} mixes runs that differ in {'; '.join(problems)}. Keep one kind with where={option}")
+        raise UsageError(
+            f"{what} mixes runs that differ in {'; '.join(problems)}. Keep one kind with where={option}, on the "
+            "command line with --protocol, --track or --backbone"
+        )
 
 
 def _check_column(runs: pd.DataFrame, dataset: str) -> None:
