@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from mlbench.sweep.executors import run_elsewhere
 from mlbench.sweep.jobs import Job, Sweep
 
@@ -21,6 +18,9 @@ class RayExecutor:
     """
 
     def __init__(self, sweep: Sweep, workers: int | None, address: str | None) -> None:
+        import ray
+
+        self._ray = ray
         settings = sweep.settings
         self.sweep, self.threads = sweep, settings["threads"] or 1
         self._ours = not ray.is_initialized()
@@ -46,18 +46,18 @@ class RayExecutor:
 
     def ended(self, job: Job) -> int | None:
         task = self._flying[job.key]
-        ready, _ = ray.wait([task], timeout=0)
+        ready, _ = self._ray.wait([task], timeout=0)
         if not ready:
             return None
         del self._flying[job.key]
         try:
-            return int(ray.get(task))
-        except RayError:
+            return int(self._ray.get(task))
+        except self._ray.exceptions.RayError:
             return LOST
 
     def stop(self) -> None:
         for task in self._flying.values():
-            ray.cancel(task, force=True)
+            self._ray.cancel(task, force=True)
         self._flying.clear()
         if self._ours:
-            ray.shutdown()
+            self._ray.shutdown()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import submitit
-
 from mlbench.errors import MlbenchError
 from mlbench.sweep.jobs import Job, Sweep
 from mlbench.sweep.worker import work_logged
@@ -20,6 +18,9 @@ class SlurmExecutor:
     """
 
     def __init__(self, sweep: Sweep, workers: int | None, cluster: str = "slurm") -> None:
+        import submitit
+
+        self._submitit = submitit
         settings = sweep.settings
         self.sweep, self.threads, self.slots = sweep, settings["threads"] or 1, workers or 10_000
         self._folder = sweep.folder / "slurm"
@@ -40,7 +41,7 @@ class SlurmExecutor:
     def find(self, job: Job, handle: str) -> bool:
         if self._cluster != "slurm":  # a process, which nobody but its parent can ask
             return False
-        self._flying[job.key] = submitit.SlurmJob(self._folder, handle)
+        self._flying[job.key] = self._submitit.SlurmJob(self._folder, handle)
         return True
 
     def ended(self, job: Job) -> int | None:

@@ -59,10 +59,10 @@ def test_a_table_s_columns_are_the_blocks_and_gaps_are_refused(make_record):
 
 def test_the_command_draws_the_table_s_methods(mlbench, tmp_path):
     records = Path(__file__).parents[2] / "results" / "runs"
-    given = ("table", "--output", records, "--diagram", tmp_path / "ranks.svg")
-    code, _, err = mlbench(*given, "--methods", "an,llr,llr_boostlu", "--no-published")
+    given = ("table", "--output", records, "--protocol", "single_positive", "--diagram", tmp_path / "ranks.svg")
+    code, _, err = mlbench(*given, "--methods", "an,llr,llct", "--no-published")
     assert code == 0, err
-    assert "llr_boostlu (" in (tmp_path / "ranks.svg").read_text()
-    code, _, err = mlbench(*given, "--methods", "an,llr,role")
+    assert "llct (" in (tmp_path / "ranks.svg").read_text()
+    code, _, err = mlbench(*given, "--methods", "an,llr,warp")
     assert code == 2
-    assert "no value of role on" in err
+    assert "no value of warp on" in err
