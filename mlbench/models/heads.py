@@ -41,10 +41,14 @@ def boostlu(maps: Tensor, alpha: float) -> Tensor:
 def class_activation_maps(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution: features [B, D, H, W], weight [C, D] and bias [C] to maps [B, C, H, W].
 
-    Written as a product over D, because PyTorch lets float32 convolutions (but not products) drop to TF32 on GPUs,
-    and then maps and pooled logits of the same weights would differ in the third digit.
+    On GPUs written as a product over D, because PyTorch lets float32 convolutions (but not products) drop to TF32
+    there, and then maps and pooled logits of the same weights would differ in the third digit. On a CPU the
+    convolution is exact and takes half the product's time.
     """
-    maps = torch.einsum("cd,bdhw->bchw", weight, features)
+    if features.device.type == "cpu":
+        maps = functional.conv2d(features, weight[:, :, None, None])
+    else:
+        maps = torch.einsum("cd,bdhw->bchw", weight, features)
     return maps if bias is None else maps + bias[:, None, None]
 
 

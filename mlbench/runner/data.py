@@ -183,4 +183,4 @@ class FeatureInputs:
         rows = self.rows[index]
         if self.pooled:
             return torch.from_numpy(self.features.pooled[rows]).to(device)[:, :, None, None]
-        return torch.from_numpy(np.array(self.features.maps[rows])).to(device).float()
+        return torch.from_numpy(np.asarray(self.features.maps[rows])).to(device).float()
