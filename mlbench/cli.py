@@ -11,16 +11,12 @@ import click
 
 from mlbench import __version__
 from mlbench.cli_data import data_group
+from mlbench.cli_explain import explain_group
+from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
 from mlbench.errors import MlbenchError
-
-_STORE = click.option(
-    "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
-)
-_DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
-_DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +29,7 @@ def cli() -> None:
 @click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
 @click.option("--method", required=True, help="Registered method.")
 @click.option("--dataset", help="Data set name, or path of a .toml description [scenes].")
-@_DATA
+@DATA
 @click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
@@ -46,7 +42,7 @@ def cli() -> None:
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.alpha."
 )
-@_STORE
+@STORE
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a run that was stopped.")
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
@@ -74,9 +70,9 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
 
 @cli.command("score")
 @click.argument("run")
-@_DATASET
-@_DATA
-@_STORE
+@DATASET
+@DATA
+@STORE
 @click.option("--protocol", help="Score under another protocol's definitions.")
 def score_command(run: str, **given: Any) -> None:
     """Compute a run's numbers again from its stored predictions, and compare with its record."""
@@ -93,8 +89,8 @@ def score_command(run: str, **given: Any) -> None:
 @click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
 @click.option("--dataset", required=True, help="Data set name, or path of a .toml description.")
 @click.option("--card", type=click.Path(path_type=Path), required=True, help="The submission's card (.toml).")
-@_DATA
-@_STORE
+@DATA
+@STORE
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition these predictions are of.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels they are of.")
 def submit_command(predictions: Path, **given: Any) -> None:
@@ -105,7 +101,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
 
 
 @cli.command("table")
-@_STORE
+@STORE
 @click.option(
     *("--format", "form"),
     type=click.Choice(["markdown", "latex", "csv", "html"]),
@@ -162,9 +158,9 @@ def table_command(
 @cli.command("compare")
 @click.argument("first")
 @click.argument("second")
-@_DATASET
-@_DATA
-@_STORE
+@DATASET
+@DATA
+@STORE
 @click.option("--protocol", help="Count by this protocol's definitions.")
 @click.option("--replicates", type=int, default=1000, show_default=True, help="Draws of the test images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
@@ -178,7 +174,7 @@ def compare_command(first: str, second: str, **given: Any) -> None:
 @cli.command("cards")
 @click.argument("methods", nargs=-1)
 @click.option("--paper", default="boostlu", show_default=True)
-@_STORE
+@STORE
 def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import cards_text, load_card
@@ -189,7 +185,7 @@ def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> N
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
-@_STORE
+@STORE
 def list_command(kind: str, store: Path | None) -> None:
     """List methods, protocols, data sets or runs."""
     from mlbench.listing import list_items
@@ -199,7 +195,7 @@ def list_command(kind: str, store: Path | None) -> None:
 
 @cli.command("show")
 @click.argument("name")
-@_STORE
+@STORE
 def show_command(name: str, store: Path | None) -> None:
     """Show a protocol, or a run by the first characters of its key."""
     from mlbench.listing import show
@@ -222,113 +218,8 @@ def check_method_command(name: str) -> None:
     leave_badge(load_method(name), report)
 
 
-@cli.group("explain")
-def explain_group() -> None:
-    """Look at what a trained model attends to."""
-
-
-@explain_group.command("cam")
-@click.argument("runs", nargs=-1)
-@_DATASET
-@_DATA
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
-@_STORE
-@click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
-@click.option("--ids", help="These test images instead, separated by commas.")
-@click.option("--classes", help="These classes, separated by commas [those each image has].")
-@click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
-@click.option("--numbers", is_flag=True, help="Print numbers over all test images with boxes instead.")
-def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> None:
-    """Draw class activation maps of test images, one column a run [all runs of the store]."""
-    if numbers:
-        from mlbench.explain.attribution import attribution_table, attribution_text
-
-        for name in ("images", "picture", "ids", "classes"):
-            del given[name]
-        click.echo(attribution_text(attribution_table(runs, **given)))
-        return
-    from mlbench.explain.cam import draw_cams
-
-    for name in ("ids", "classes"):
-        given[name] = [item.strip() for item in (given[name] or "").split(",") if item.strip()]
-    click.echo(f"wrote {draw_cams(runs, **given)}")
-
-
-@explain_group.command("attention")
-@click.argument("runs", nargs=-1)
-@click.option("--label", help="The class to draw; with --numbers, the only class to list.")
-@click.option(
-    "--views", default="flip,scale", show_default=True, help="flip, scale, rotate, shift; flip+scale combines."
-)
-@click.option("--picture", type=click.Path(path_type=Path), default=Path("attention.png"), show_default=True)
-@click.option("--id", "sample", help="This test image [the first one with the class].")
-@click.option("--numbers", is_flag=True, help="Print consistency error and changed decisions over all test images.")
-@_DATASET
-@_DATA
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
-@_STORE
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def explain_attention_command(
-    label: str | None, views: str, picture: Path, sample: str | None, numbers: bool, **given: Any
-) -> None:
-    """Hold class activation maps of transformed test images against the transformed maps [all runs of the store]."""
-    from mlbench.explain.attention import consistency_rows, consistency_text, draw_attention, models_of, views_of
-
-    if label is None and not numbers:
-        raise click.UsageError("--label: expected the class to draw, or --numbers")
-    chosen = views_of([name.strip() for name in views.split(",") if name.strip()])
-    models = models_of(**given)
-    if numbers:
-        click.echo(consistency_text(consistency_rows(models, chosen), label))
-    elif label is not None:
-        click.echo(f"wrote {draw_attention(models, label, chosen, picture, sample)}")
-
-
-@explain_group.command("metrics")
-@click.argument("run")
-@click.option("--published", metavar="PAPER/TABLE/ROW", help="Split the distance to this published number.")
-@click.option("--value", type=float, help="Or to this number, in percent.")
-@click.option("--metric", help="Of the published number: mAP, F1-C, top3/F1-C, ...")
-@click.option("--definition", help="Whose code made --value: VAC, SRN, ASL, MLGCN, CSRA.")
-@click.option("--protocol", help="Take another protocol's definitions for ours.")
-@_DATASET
-@_DATA
-@_STORE
-def explain_metrics_command(run: str, **given: Any) -> None:
-    """Score a run's predictions (or a predictions file) under every published definition."""
-    from mlbench.explain.metrics import explain_metrics
-
-    click.echo(explain_metrics(run, **given))
-
-
-@explain_group.command("labels")
-@click.argument("runs", nargs=-1)
-@_STORE
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the curves (PNG).")
-def explain_labels_command(runs: tuple[str, ...], store: Path | None, picture: Path | None) -> None:
-    """Hold what methods rejected, corrected or added against the hidden truth, by epoch [of all runs of the store]."""
-    from mlbench.explain.pseudo_labels import courses_text, draw_courses, label_courses
-    from mlbench.trained import all_runs, find_run
-
-    rows = label_courses([find_run(prefix, store) for prefix in runs] or all_runs(store))
-    click.echo(courses_text(rows))
-    if picture is not None:
-        click.echo(f"wrote {draw_courses(rows, picture)}")
-
-
-@explain_group.command("selection")
-@click.argument("runs", nargs=-1)
-@_STORE
-def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None:
-    """Compare the rules that select an epoch, from stored epochs [of all runs of the store]."""
-    from mlbench.explain.selection import selection_table, selection_text
-    from mlbench.trained import all_runs, find_run
-
-    records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
-    click.echo(selection_text(selection_table(records)))
-
-
 cli.add_command(data_group)
+cli.add_command(explain_group)
 cli.add_command(sweep_group)
 cli.add_command(plan_command)
 cli.add_command(search_command)

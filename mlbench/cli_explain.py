@@ -1,0 +1,116 @@
+"""`mlbench explain`: every command calls one public function, imported when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlbench.cli_options import DATA, DATASET, STORE
+
+
+@click.group("explain")
+def explain_group() -> None:
+    """Look at what a trained model attends to."""
+
+
+@explain_group.command("cam")
+@click.argument("runs", nargs=-1)
+@DATASET
+@DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
+@STORE
+@click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
+@click.option("--ids", help="These test images instead, separated by commas.")
+@click.option("--classes", help="These classes, separated by commas [those each image has].")
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
+@click.option("--numbers", is_flag=True, help="Print numbers over all test images with boxes instead.")
+def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> None:
+    """Draw class activation maps of test images, one column a run [all runs of the store]."""
+    if numbers:
+        from mlbench.explain.attribution import attribution_table, attribution_text
+
+        for name in ("images", "picture", "ids", "classes"):
+            del given[name]
+        click.echo(attribution_text(attribution_table(runs, **given)))
+        return
+    from mlbench.explain.cam import draw_cams
+
+    for name in ("ids", "classes"):
+        given[name] = [item.strip() for item in (given[name] or "").split(",") if item.strip()]
+    click.echo(f"wrote {draw_cams(runs, **given)}")
+
+
+@explain_group.command("attention")
+@click.argument("runs", nargs=-1)
+@click.option("--label", help="The class to draw; with --numbers, the only class to list.")
+@click.option(
+    "--views", default="flip,scale", show_default=True, help="flip, scale, rotate, shift; flip+scale combines."
+)
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("attention.png"), show_default=True)
+@click.option("--id", "sample", help="This test image [the first one with the class].")
+@click.option("--numbers", is_flag=True, help="Print consistency error and changed decisions over all test images.")
+@DATASET
+@DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
+@STORE
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def explain_attention_command(
+    label: str | None, views: str, picture: Path, sample: str | None, numbers: bool, **given: Any
+) -> None:
+    """Hold class activation maps of transformed test images against the transformed maps [all runs of the store]."""
+    from mlbench.explain.attention import consistency_rows, consistency_text, draw_attention, models_of, views_of
+
+    if label is None and not numbers:
+        raise click.UsageError("--label: expected the class to draw, or --numbers")
+    chosen = views_of([name.strip() for name in views.split(",") if name.strip()])
+    models = models_of(**given)
+    if numbers:
+        click.echo(consistency_text(consistency_rows(models, chosen), label))
+    elif label is not None:
+        click.echo(f"wrote {draw_attention(models, label, chosen, picture, sample)}")
+
+
+@explain_group.command("metrics")
+@click.argument("run")
+@click.option("--published", metavar="PAPER/TABLE/ROW", help="Split the distance to this published number.")
+@click.option("--value", type=float, help="Or to this number, in percent.")
+@click.option("--metric", help="Of the published number: mAP, F1-C, top3/F1-C, ...")
+@click.option("--definition", help="Whose code made --value: VAC, SRN, ASL, MLGCN, CSRA.")
+@click.option("--protocol", help="Take another protocol's definitions for ours.")
+@DATASET
+@DATA
+@STORE
+def explain_metrics_command(run: str, **given: Any) -> None:
+    """Score a run's predictions (or a predictions file) under every published definition."""
+    from mlbench.explain.metrics import explain_metrics
+
+    click.echo(explain_metrics(run, **given))
+
+
+@explain_group.command("labels")
+@click.argument("runs", nargs=-1)
+@STORE
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the curves (PNG).")
+def explain_labels_command(runs: tuple[str, ...], store: Path | None, picture: Path | None) -> None:
+    """Hold what methods rejected, corrected or added against the hidden truth, by epoch [of all runs of the store]."""
+    from mlbench.explain.pseudo_labels import courses_text, draw_courses, label_courses
+    from mlbench.trained import all_runs, find_run
+
+    rows = label_courses([find_run(prefix, store) for prefix in runs] or all_runs(store))
+    click.echo(courses_text(rows))
+    if picture is not None:
+        click.echo(f"wrote {draw_courses(rows, picture)}")
+
+
+@explain_group.command("selection")
+@click.argument("runs", nargs=-1)
+@STORE
+def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None:
+    """Compare the rules that select an epoch, from stored epochs [of all runs of the store]."""
+    from mlbench.explain.selection import selection_table, selection_text
+    from mlbench.trained import all_runs, find_run
+
+    records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
+    click.echo(selection_text(selection_table(records)))
