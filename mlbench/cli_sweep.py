@@ -7,11 +7,9 @@ from typing import Any
 
 import click
 
+from mlbench.cli_options import STORE
 from mlbench.errors import MlbenchError
 
-_STORE = click.option(
-    "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
-)
 _GRID = click.argument("grid", type=click.Path(path_type=Path))
 _WORKERS = click.option("--workers", type=int, help="Runs at a time [here as many as cores, on a cluster all].")
 
@@ -64,7 +62,7 @@ def sweep_group() -> None:
 @click.option("--name", help="Of the sweep in the store [that of the file].")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options
-@_STORE
+@STORE
 def run_command(grid: Path, store: Path | None, **given: Any) -> None:
     """Run every run of GRID that the store does not have; the name `run` may be left out."""
     from mlbench.paths import store_dir
@@ -80,7 +78,7 @@ def run_command(grid: Path, store: Path | None, **given: Any) -> None:
 @sweep_group.command("status")
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Until the sweep ends.")
-@_STORE
+@STORE
 def status_command(name: str | None, watch: bool, store: Path | None) -> None:
     """Show the runs of a sweep [the latest]: done, running, waiting, failed."""
     from mlbench.paths import store_dir
@@ -95,7 +93,7 @@ def status_command(name: str | None, watch: bool, store: Path | None) -> None:
 @click.option("--steps", type=int, default=20, show_default=True, help="Training steps timed in each cell.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options
-@_STORE
+@STORE
 def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
     """Time a few real steps of each cell of GRID, and print hours, GPU-hours, disk and memory; nothing is started."""
     from mlbench.paths import store_dir
@@ -123,7 +121,7 @@ def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="The same in all trials.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-@_STORE
+@STORE
 def search_command(
     methods: tuple[str, ...],
     trials: int,
