@@ -41,6 +41,7 @@ class Column:
     group: str = "all"
     metric: str = ""
     images: tuple[str, ...] = ()
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Layout:
     rules: frozenset[int]
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...] = ()
+    elsewhere: str = ""
 
 
 @dataclass
@@ -78,6 +80,7 @@ def load_layouts() -> tuple[Layout, ...]:
         shared = {
             field.name: entry.pop(field.name) for field in fields(Column) if field.name in entry.keys() - {"title"}
         }
+        entry["protocol"] = shared["protocol"]
         columns = tuple(Column(**_tuples(shared | column)) for column in entry.pop("columns"))
         rows = tuple(map(tuple, entry.pop("rows", ())))
         rules = frozenset(entry.pop("rules"))
@@ -99,8 +102,8 @@ def paper_tables(
     records : run records (schema 1); none at all gives the printed tables with empty cells.
     table : a name in ``paper_layouts.toml`` ("wider_ablation"), or as printed ("Table 1").
     where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``.
-    datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, shown without
-        a difference.
+    datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, under the
+        layout's protocol `elsewhere`, shown without a difference.
 
     A cell of ours is mean ± sample deviation (ddof 1) over its runs and, where the images are or may be the same and
     the definitions are not known to differ, the difference to the printed number. Ours are scored by the definition of
@@ -151,19 +154,18 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
     if len(stubs) != len(rows):
         raise DataError(f"paper_layouts.toml, {layout.name}: {len(stubs)} rows, results/papers has {len(rows)}")
     extra = [
-        Column(metric, dataset, metric, over=f"{dataset} (not in the paper)")
+        Column(metric, dataset, metric, f"{dataset} (not in the paper)", protocol=layout.elsewhere or layout.protocol)
         for dataset in datasets
         for metric in dict.fromkeys(column.ours for column in layout.columns)
     ]
     columns = [*layout.columns, *extra]
-    runs = frame[frame["protocol"] == layout.protocol] if len(frame) else frame
     lineage = lineage_of(frame) if len(frame) else {}
     repeated = {method for method, n in pd.Series([row["method"] for row in rows]).value_counts().items() if n > 1}
     marks = Marks()
     grid = []
     for row in rows:
         backbone = row["backbone"] if row["method"] in repeated else ""
-        own = _runs_of(runs, row["method"], backbone)
+        own = _runs_of(frame, row["method"], backbone)
         numbers = printed[(printed[list(row)] == pd.Series(row)).all(axis=1)]
         grid.append([_place(column, row, numbers, own, lineage) for column in columns])
     for places in zip(*grid, strict=True):
@@ -186,7 +188,7 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
         tuple(header),
         tuple(body),
         tuple((mark, text) for text, mark in marks.items()),
-        _footer(layout, cells),
+        _footer(layout, datasets, cells),
         cells,
         title=f"{layout.paper}, {layout.printed}: {layout.title}",
         over=over,
@@ -223,7 +225,7 @@ def _place(
     published: dict[str, Any] | None = found[0] if found else None  # type: ignore[assignment]
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
-    runs = runs[runs["dataset.id"] == column.data] if len(runs) else runs
+    runs = runs[(runs["dataset.id"] == column.data) & (runs["protocol"] == column.protocol)] if len(runs) else runs
     if runs.empty:
         return _Place({"method": row["method"], "dataset": column.data, "metric": metric, "n": 0}, published)
     if _RESULT + metric not in runs:
@@ -310,7 +312,7 @@ def _flat(layout: Layout, row: Mapping[Any, Any], place: _Place) -> dict[str, An
     }
 
 
-def _footer(layout: Layout, cells: pd.DataFrame) -> tuple[str, ...]:
+def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame) -> tuple[str, ...]:
     lines = [
         "First line of a row: as printed, bold and underlined where the print is known to be; the marks tell "
         "definition, images and selection. Numbers of other definitions or images stand in one column only because "
@@ -323,6 +325,8 @@ def _footer(layout: Layout, cells: pd.DataFrame) -> tuple[str, ...]:
         "definition are ranked together; a single run is not ranked.",
         "Levels: A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts.",
     ]
+    if datasets and layout.elsewhere:
+        lines.insert(2, f"On data sets that are not in the paper: our runs under protocol {layout.elsewhere}.")
     if (cells["n"] == 0).any():
         lines.append("A dash in a line of ours: no run.")
     return tuple(lines)

@@ -222,6 +222,15 @@ def test_further_data_sets_stand_to_the_right_without_difference(run):
         one([run("an", 33.0, data="corel5k-199")], datasets=["corel5k-19"])
 
 
+def test_further_data_sets_have_runs_of_the_protocol_that_the_layout_names_for_them(run):
+    """WIDER's protocol has a recipe for WIDER alone: our runs on other full labels are of protocol `full`."""
+    records = [run("vac_f", 80.0, data="scenes", identity__protocol=name) for name in ("full", "wider_attribute")]
+    table = paper_tables(records, "vac", "wider_ablation", datasets=["scenes"])[0]
+    ours = lines_of(table, row_of(table, "vac_f"))[1]
+    assert ours[8] == "80.0 (1)"
+    assert "under protocol full" in " ".join(table.footer)
+
+
 def test_runs_of_another_protocol_do_not_count(run):
     table = one([run("an", 85.0, identity__protocol="partial")])
     assert (table.cells["n"] == 0).all()
