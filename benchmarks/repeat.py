@@ -49,7 +49,7 @@ def main(
             track=table["track"],
             seed=seed,
             mask_seed=mask_seed,
-            changes=varied,
+            changes=table.get("set", {}) | varied,
         )
         record = run(request, Options(store=output, quiet=True, resume=True))
         shown = "".join(f" {key}={value}" for key, value in varied.items())
