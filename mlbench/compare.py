@@ -75,7 +75,8 @@ def compare(
     if prints[0] != prints[1]:
         names = " and ".join(identity["dataset"]["id"] for identity in identities)
         raise UsageError(f"the runs were tested on other data ({names}; fingerprints differ): no image is shared")
-    if protocol is None and records[0]["definitions"] != records[1]["definitions"]:
+    rules_of = [{name: rule for name, rule in record["definitions"].items() if rule is not None} for record in records]
+    if protocol is None and rules_of[0] != rules_of[1]:  # a rule that is None is one that older records do not name
         raise UsageError(
             f"the runs count by other definitions (protocols {identities[0]['protocol']} and "
             f"{identities[1]['protocol']}): say whose with --protocol"
@@ -84,7 +85,7 @@ def compare(
     if data.fingerprint != prints[0]:
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
     rules = load_protocol(protocol or identities[0]["protocol"])
-    systems = [_statistics(_predictions(root, record), data, rules) for record in records]
+    systems = [statistics_of(_predictions(root, record), data, rules) for record in records]
     groups = np.asarray(data.splits["test"].groups)
     values, others = paired_replicates(systems[0], systems[1], groups, replicates, seed)
     shared = [name for name in values if name in others]
@@ -104,7 +105,7 @@ def _predictions(root: Path, record: dict[str, Any]) -> Predictions:
     return read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
 
 
-def _statistics(predictions: Predictions, data: Dataset, protocol: Protocol) -> list[Statistic]:
+def statistics_of(predictions: Predictions, data: Dataset, protocol: Protocol) -> list[Statistic]:
     """The metrics of one run under `protocol`, to be taken in many draws; the names are those of a record."""
     test, rules, unspecified = data.splits["test"], protocol.metrics, protocol.unspecified_for(data.id)
     order = align(predictions, test.ids, data.classes)

@@ -152,6 +152,14 @@ def test_other_definitions_need_a_protocol(runs, tmp_path, monkeypatch) -> None:
     assert compare("a", "b", tmp_path, protocol="full", replicates=5).intervals["mAP"].replicates == 5
 
 
+def test_a_rule_that_older_records_do_not_name_is_none(runs, tmp_path, monkeypatch) -> None:
+    runs("a", 1)
+    runs("b", 2)
+    find, newer = compare_module.find_run, {"b": {"definitions": {"ap": "step", "groups": None}}}
+    monkeypatch.setattr(compare_module, "find_run", lambda prefix, root: find(prefix, root) | newer.get(prefix, {}))
+    assert compare("a", "b", tmp_path, replicates=5).intervals["mAP"].replicates == 5
+
+
 def test_the_command_prints_the_comparison(runs, tmp_path, mlbench) -> None:
     runs("a", 1)
     runs("b", 2)
