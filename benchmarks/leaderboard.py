@@ -43,10 +43,12 @@ def main(runs: int, classes: int) -> None:
         records, output = Path(temporary, "records"), Path(temporary, "site")
         records.mkdir()
         write_records(records, runs, classes)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         site = write_site(output, records)
-        seconds, size = time.perf_counter() - started, (output / "index.html").stat().st_size
-        click.echo(f"{site.pages} pages of {site.runs} runs in {seconds:.1f} s; first page {size / 1e6:.2f} MB")
+        seconds, work = time.perf_counter() - started, time.process_time() - worked
+        size = (output / "index.html").stat().st_size
+        times = f"{seconds:.1f} s, of which {work:.1f} s of one core"
+        click.echo(f"{site.pages} pages of {site.runs} runs in {times}; first page {size / 1e6:.2f} MB")
         if seconds > 60 or size > 1e6:
             raise SystemExit(1)
 

@@ -121,6 +121,14 @@ def submit_command(predictions: Path, **given: Any) -> None:
 @click.option("--track", help="Only runs of this track.")
 @click.option("--backbone", help="Only runs of this backbone.")
 @click.option("--published/--no-published", default=True, help="Published numbers beside ours.")
+@click.option(
+    "--replicates",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Test tie groups on so many draws of the test images, too, where predictions are at hand.",
+)
+@DATA
 def table_command(
     store: Path | None,
     form: str,
@@ -134,9 +142,11 @@ def table_command(
     from mlbench.report.board import papers, render, table
 
     if paper is not None:
-        for option in ("protocol", "metric", "layout", "methods", "published"):
+        for option in ("protocol", "metric", "layout", "methods", "published", "replicates", "data_root"):
             if click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{option}: does not go with --paper, which lays out the table itself")
+                raise click.UsageError(
+                    f"--{option.replace('_', '-')}: does not go with --paper, which lays out the table itself"
+                )
         chosen = {option: given[option] for option in ("datasets", "track", "backbone")}
         tables = papers(store, paper, name, **chosen)
     elif name is not None:
@@ -174,14 +184,13 @@ def compare_command(first: str, second: str, **given: Any) -> None:
 
 @cli.command("cards")
 @click.argument("methods", nargs=-1)
-@click.option("--paper", default="boostlu", show_default=True)
+@click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac or kd_wsd.")
 @STORE
 def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
-    from mlbench.report.cards import cards_text, load_card
-    from mlbench.trained import all_runs
+    from mlbench.report.cards import reproduction_cards
 
-    click.echo(cards_text(load_card(paper), all_runs(store), methods or None))
+    click.echo(reproduction_cards(paper, store, methods or None))
 
 
 @cli.command("list")

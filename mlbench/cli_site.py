@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from mlbench.cli_options import DATA
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -16,8 +19,18 @@ _FOLDER = click.Path(path_type=Path)
     type=_FOLDER,
     help="Run store, or a folder of published records as results/runs [./runs or $MLBENCH_RUNS].",
 )
-def site_command(output: Path, results: Path | None) -> None:
-    """Write leaderboards, method pages, run pages and the papers' tables as static HTML."""
+@DATA
+@click.option("--weights", type=_FOLDER, help="With --pictures: weights file the runs were given.")
+@click.option(
+    "--pictures", is_flag=True, help="Copy best and worst test images with CAMs into the runs' pages; mind the licence."
+)
+def site_command(output: Path, **given: Any) -> None:
+    """Write leaderboards, method pages, run pages and the papers' tables as static HTML.
+
+    Runs whose predictions are in the store and whose data set is at hand get precision-recall curves.
+    """
     from mlbench.report.site import write_site
 
-    click.echo(write_site(output, results).text())
+    if given["weights"] is not None and not given["pictures"]:
+        raise click.UsageError("--weights: goes with --pictures")
+    click.echo(write_site(output, **given).text())

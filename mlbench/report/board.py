@@ -25,11 +25,14 @@ def table(
     backbone: str | None = None,
     published: bool = True,
     layout: bool = False,
+    replicates: int = 0,
+    data_root: Path | None = None,
 ) -> Table:
     """Methods by data sets over the runs in `store`.
 
     `metric`, `methods` and `datasets` are names separated by commas. With `layout`, metrics and data sets are those of
-    the protocol's own table, where `metric` is left at "mAP" and `datasets` out.
+    the protocol's own table, where `metric` is left at "mAP" and `datasets` out. With `replicates` above 0, tie groups
+    are tested on so many draws of the test images, too, where predictions and data (`data_root`) are at hand.
     """
     root = store or store_dir()
     metrics, columns = _names(metric), _names(datasets)
@@ -45,13 +48,21 @@ def table(
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
     if not records:
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
+    shown, drawn = newest(records), None
+    reasons: list[str] = []
+    if replicates:
+        from mlbench.report.ties import image_replicates
+
+        drawn, reasons = image_replicates(shown, root, replicates, data_root)
     return build_table(
-        newest(records),
+        shown,
         metric=metrics or "mAP",
         protocol=protocol,
         methods=_names(methods),
         datasets=columns,
         published=published,
+        replicates=drawn,
+        untested=reasons,
     )
 
 

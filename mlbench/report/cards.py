@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import pandas as pd
 from tabulate import tabulate
 
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.report.published import load_published
 from mlbench.settings import build, to_plain
 from mlbench.stats import Interval, kendall, mean_interval, spread
+from mlbench.store import find_records, is_submitted
 
 Record = Mapping[str, Any]
 
@@ -35,18 +38,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Claim:
-    """A method gains over another. `not_testable` gives, by setting, why it cannot show there."""
+    """A method gains over another. `not_testable` gives, by setting, why it cannot show there.
+
+    method : the method that gains; empty where the claim's name in the card is its key.
+    """
 
     over: str
     statement: str
     not_testable: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
 
 
 @dataclass(frozen=True)
 class Card:
-    """The claims of one published table (a file of ``results/cards``).
+    """The claims of one paper's tables (a file of ``results/cards``).
 
-    threshold : the smallest gain worth claiming, in points of `metric`. seeds, masks : repetitions of each method.
+    protocol : of our runs. printed_protocols : of the printed rows, where that is another. threshold : the smallest
+    gain worth claiming, in points of `metric`. seeds, masks : repetitions of each method.
     """
 
     paper: str
@@ -60,11 +68,32 @@ class Card:
     masks: tuple[int, ...]
     settings: Mapping[str, Setting]
     claims: Mapping[str, Claim]
+    more_tables: tuple[str, ...] = ()
+    printed_protocols: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (self.table, *self.more_tables)
+
+    @property
+    def pairs(self) -> list[tuple[str, Claim]]:
+        """Each claim with the method that gains."""
+        return [(claim.method or name, claim) for name, claim in self.claims.items()]
+
+    @property
+    def methods(self) -> list[str]:
+        """All methods that a claim names."""
+        return list(dict.fromkeys(name for method, claim in self.pairs for name in (method, claim.over)))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the runs say about one claim in one setting; `interval` is of the gain in points, None without a pair."""
+    """What the runs say about one claim in one setting.
+
+    interval : of the gain in points, None without a pair; both methods by the card's metric. definitional : what the
+    definitions that the print has for the two would add to it, None without a pair or where the print does not tell
+    them. value, seconds : mean of the method's runs in points, and of their wall time; None without a run.
+    """
 
     method: str
     over: str
@@ -73,6 +102,9 @@ class Outcome:
     interval: Interval | None
     verdict: str
     why: str = ""
+    definitional: float | None = None
+    value: float | None = None
+    seconds: float | None = None
 
 
 def load_card(paper: str) -> Card:
@@ -113,9 +145,9 @@ def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
     records = list(records)
     grids = {}
     for name, setting in card.settings.items():
-        for method in {m for key, claim in card.claims.items() for m in (key, claim.over)}:
+        for method in card.methods:
             grids[name, method] = runs_of(card, setting, method, records)
-    for method, claim in card.claims.items():
+    for method, claim in card.pairs:
         for name in card.settings:
             if name in claim.not_testable:
                 outcomes.append(
@@ -131,16 +163,43 @@ def _outcome(
     card: Card, method: str, over: str, setting: str, ours: dict[tuple[int, int], Record], theirs: dict
 ) -> Outcome:
     both = [pair for pair in ours if pair in theirs]
+    value, seconds = (
+        float(np.mean(numbers)) if numbers else None
+        for numbers in (
+            [_value(card, record) for record in ours.values()],
+            [record["provenance"]["seconds"] for record in ours.values()],
+        )
+    )
     if not both:
-        return Outcome(method, over, setting, 0, None, "no runs yet")
+        return Outcome(method, over, setting, 0, None, "no runs yet", value=value, seconds=seconds)
+    definitional = _definitional(card, method, over, [(ours[pair], theirs[pair]) for pair in both])
     gains = {pair: _value(card, ours[pair]) - _value(card, theirs[pair]) for pair in both}
     planned = len(card.seeds) * len(card.masks)
     if len(both) < planned:
-        interval = mean_interval(np.array([[gain] for gain in gains.values()]), card.confidence)
-        return Outcome(method, over, setting, len(both), interval, f"incomplete: {len(both)} of {planned} pairs")
-    grid = np.array([[gains[seed, mask] for mask in card.masks] for seed in card.seeds])
-    interval = mean_interval(grid, card.confidence)
-    return Outcome(method, over, setting, planned, interval, verdict_of(interval, card.threshold))
+        grid, verdict = np.array([[gain] for gain in gains.values()]), f"incomplete: {len(both)} of {planned} pairs"
+        interval = mean_interval(grid, card.confidence)
+    else:
+        grid = np.array([[gains[seed, mask] for mask in card.masks] for seed in card.seeds])
+        interval = mean_interval(grid, card.confidence)
+        verdict = verdict_of(interval, card.threshold)
+    return Outcome(method, over, setting, len(both), interval, verdict, "", definitional, value, seconds)
+
+
+def _definitional(card: Card, method: str, over: str, pairs: Sequence[tuple[Record, Record]]) -> float | None:
+    """Mean over `pairs` of runs: the gain by the definitions in print minus the gain by the card's metric."""
+    rows = _published(card)
+    definitions = []
+    for table in dict.fromkeys([*card.tables, *rows["table"]]):
+        found = rows[rows["table"].eq(table)].drop_duplicates("method").set_index("method")["definition"]
+        if method in found.index and over in found.index:
+            definitions = [found[method], found[over]]
+            break
+    names = [f"{card.metric}_{definition}" for definition in definitions]
+    tests = [(ours["results"]["test"], theirs["results"]["test"]) for ours, theirs in pairs]
+    if not names or any(names[0] not in ours or names[1] not in theirs for ours, theirs in tests):
+        return None
+    moved = [ours[names[0]] - ours[card.metric] - (theirs[names[1]] - theirs[card.metric]) for ours, theirs in tests]
+    return float(np.mean(moved))
 
 
 def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
@@ -187,25 +246,35 @@ def _value(card: Card, record: Record) -> float:
 
 
 def published_gains(card: Card, method: str, over: str) -> dict[str, float]:
-    """The gain in print by data set, in points: from the card's table, else from another of the paper that has both."""
+    """The gain in print, in points: from the card's tables, else from another of the paper that has both.
+
+    By data set, and by data set and backbone where the tables have the two methods on several.
+    """
     rows = _published(card)
-    tables = [card.table, *(name for name in rows["table"].unique() if name != card.table)]
-    gains: dict[str, float] = {}
+    tables = dict.fromkeys([*card.tables, *rows["table"]])
+    found: dict[tuple[str, str], float] = {}
     for name in tables:
         table = rows[rows["table"].eq(name)]
-        mine, other = (table[table["method"].eq(key)].groupby("dataset")["value"].mean() for key in (method, over))
-        gains = {str(k): float(gain) for k, gain in (mine - other).dropna().items()} | gains
-    return gains
+        mine, other = (
+            table[table["method"].eq(key)].groupby(["dataset", "backbone"])["value"].mean() for key in (method, over)
+        )
+        for row in (mine - other).dropna().reset_index().to_dict("records"):
+            found.setdefault((row["dataset"], row["backbone"]), float(row["value"]))
+    datasets = [dataset for dataset, _ in found]
+    return {
+        dataset if datasets.count(dataset) == 1 else f"{dataset} {backbone}": gain
+        for (dataset, backbone), gain in found.items()
+    }
 
 
 def order_agreement(card: Card, records: Iterable[Record]) -> list[dict[str, Any]]:
     """Kendall's tau-b of our order of the methods with the published one, a row for each setting and column."""
     rows, records = _published(card), list(records)
-    rows = rows[rows["table"].eq(card.table)]
+    rows = rows[rows["table"].isin(card.tables)]
     table = []
     for name, setting in card.settings.items():
         means = {}
-        for method in dict.fromkeys([*card.claims, *(claim.over for claim in card.claims.values())]):
+        for method in card.methods:
             runs = runs_of(card, setting, method, records)
             if runs:
                 means[method] = float(np.mean([_value(card, record) for record in runs.values()]))
@@ -221,25 +290,40 @@ def order_agreement(card: Card, records: Iterable[Record]) -> list[dict[str, Any
 
 def _published(card: Card) -> pd.DataFrame:
     rows = load_published(card.paper)
-    return rows[rows["metric"].eq(card.metric) & rows["protocol"].eq(card.protocol)]
+    protocols = card.printed_protocols or (card.protocol,)
+    return rows[rows["metric"].eq(card.metric) & rows["protocol"].isin(protocols) & rows["group"].eq("all")]
+
+
+def reproduction_cards(paper: str, store: Path | None = None, methods: Sequence[str] | None = None) -> str:
+    """`cards_text` of a paper's claims over the runs in `store`; DataError for a broken record.
+
+    A store that is not named and not there is an empty one.
+    """
+    root = store or store_dir()
+    records, problems = find_records(root) if store is not None or root.is_dir() else ([], [])
+    if problems:
+        raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
+    return cards_text(load_card(paper), [record for record in records if not is_submitted(record)], methods)
 
 
 def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> str:
     """Claims with their verdicts, our numbers with both spreads, and the agreement of the orders, as Markdown."""
     records = list(records)
+    claimed = [method for method, _ in card.pairs]
     for method in methods or ():
-        if method not in card.claims:
-            raise unknown("method", method, card.claims, f"the claims of '{card.paper}'")
+        if method not in claimed:
+            raise unknown("method", method, claimed, f"the claims of '{card.paper}'")
     outcomes = [outcome for outcome in judge(card, records) if methods is None or outcome.method in methods]
     if not outcomes:
         raise UsageError(f"no claim of '{card.paper}' is about these methods")
     share = f"{100 * card.confidence:g} %"
     lines = [
-        f"# Claims of {card.paper}: {card.table}",
+        f"# Claims of {card.paper}: {', '.join(card.tables)}",
         "",
         f"Gains in test {card.metric}, paired over seeds {_listed(card.seeds)} and masks {_listed(card.masks)}, with "
-        f"{share} intervals. Threshold of a gain worth claiming: {card.threshold:g} points. "
-        f"Selection: {card.selection}.",
+        f"{share} intervals, both methods by one definition. Threshold of a gain worth claiming: {card.threshold:g} "
+        f"points. Selection: {card.selection}. Definitional part: what the two definitions in print would add to the "
+        "gain; empty where the print does not tell them.",
         "",
         *(
             f"* `{name}`: {setting.dataset}, track {setting.track}, {setting.backbone}. Tuning: {setting.budget}."
@@ -247,15 +331,21 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         ),
         "",
     ]
-    for method in dict.fromkeys(outcome.method for outcome in outcomes):
-        claim = card.claims[method]
-        gains = published_gains(card, method, claim.over)
-        printed = ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) or "not in this table"
-        lines += [f"## `{method}`", "", f"{claim.statement} Published gain over `{claim.over}`: {printed}.", ""]
+    for method, claim in card.pairs:
         body = []
-        for outcome in (o for o in outcomes if o.method == method):
+        for outcome in (o for o in outcomes if (o.method, o.over) == (method, claim.over)):
             mine = runs_of(card, card.settings[outcome.setting], method, records)
             body.append({"setting": outcome.setting, **_numbers(card, mine), **_gain(outcome)})
+        if not body:
+            continue
+        gains = published_gains(card, method, claim.over)
+        printed = ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) or "not in these tables"
+        lines += [
+            f"## `{method}` over `{claim.over}`",
+            "",
+            f"{claim.statement} Published gain over `{claim.over}`: {printed}.",
+            "",
+        ]
         lines += [tabulate(body, headers="keys", tablefmt="github", disable_numparse=True), ""]
     agreement = order_agreement(card, records)
     if methods is None and agreement:
@@ -288,4 +378,5 @@ def _gain(outcome: Outcome) -> dict[str, Any]:
         if np.isfinite(outcome.interval.low):
             gain += f" [{outcome.interval.low:+.2f}, {outcome.interval.high:+.2f}]"
     verdict = f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict
-    return {f"gain over {outcome.over}": gain, "verdict": verdict}
+    part = "" if outcome.definitional is None else f"{outcome.definitional:+.2f}"
+    return {f"gain over {outcome.over}": gain, "definitional part": part, "verdict": verdict}

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
+from mlbench.report.ties import Replicates, Runs, column_ties
 from mlbench.store import SUBMITTED
 
 #: Rows in the papers' order; methods not listed follow by name.
@@ -82,6 +83,8 @@ def build_table(
     published: bool = True,
     where: Mapping[str, Any] | None = None,
     digits: int = 1,
+    replicates: Callable[[str], Replicates] | None = None,
+    untested: Sequence[str] = (),
 ) -> Table:
     """Make a table of test values: methods in rows, data sets in columns, mean ± sample deviation over runs.
 
@@ -97,6 +100,11 @@ def build_table(
     where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``; a record
         that has no such entry (another method's hyperparameter) is kept.
     digits : decimals of our numbers.
+    replicates, untested : draws of the test images by metric, and why runs have none, see `image_replicates`. Without,
+        tie groups are tested over runs alone.
+
+    Bold are our best method and all that no test tells from it, see `column_ties`; where nothing could be tested, the
+    best alone.
 
     Raises UsageError for an unknown name, for no record left, for a column that mixes data set versions, protocols,
     definitions, tracks or backbones, and for a cell whose runs differ in more than what a repetition draws.
@@ -129,11 +137,9 @@ def build_table(
         runs = frame[frame["dataset.id"] == dataset]
         _check_column(runs, dataset)
         column = [cell_of(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
-        ours = [f"{c['mean']:.{digits}f}" for c in column if _ranked(c) and not math.isnan(c["mean"])]
-        best = max(ours, key=float, default="")
+        _tie(column, runs, metric, replicates(metric) if replicates else None, digits)
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
-            cell["best"] = _ranked(cell) and f"{cell['mean']:.{digits}f}" == best
             line.append(_show(cell, digits, marks))
         under = runs["protocol"].iloc[0] if len(runs) else protocol
         theirs = [_published(papers, method, dataset, under, metric) if published else [] for method in rows]
@@ -144,7 +150,7 @@ def build_table(
                 cell["published"] = " / ".join(r["printed"] for r in found)
                 cell["published_source"] = " / ".join(_source(r) for r in found)
         cells += column
-    footer = _footer(metrics, cells, any("published" in c for c in cells))
+    footer = _footer(metrics, cells, any("published" in c for c in cells), replicates is not None, untested)
     notes = tuple((mark, text) for text, mark in marks.items())
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
 
@@ -283,6 +289,27 @@ def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage:
     }
 
 
+def _tie(
+    column: Sequence[dict[str, Any]], runs: pd.DataFrame, metric: str, replicates: Replicates | None, digits: int
+) -> None:
+    """Give the ranked cells of a column their tie groups, and say which are bold."""
+    own: list[Runs] = []
+    for cell in column:
+        mine = (
+            runs[runs["method.name"] == cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else runs[:0]
+        )
+        draws = zip(mine["repetition"], mine["mask_seed"], mine["key"], mine[_RESULT + metric], strict=True)
+        own.append({(seed, mask): (key, float(value)) for seed, mask, key, value in draws})
+    groups = column_ties(own, replicates)
+    shown = [f"{cell['mean']:.{digits}f}" for cell in column]
+    best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=float, default="")
+    tested = any(group is not None for group in groups)
+    for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
+        cell["tie_group"] = group
+        cell["best"] = group == 1 if tested else bool(mine) and text == best
+        cell["untested"] = bool(mine) and group is None and text != best
+
+
 def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
     if not cell["n"]:
         return ()
@@ -328,7 +355,9 @@ def _source(row: Mapping[str, Any]) -> str:
     )
 
 
-def _footer(metrics: Sequence[str], cells: Sequence[Mapping[str, Any]], published: bool) -> tuple[str, ...]:
+def _footer(
+    metrics: Sequence[str], cells: Sequence[Mapping[str, Any]], published: bool, images: bool, reasons: Sequence[str]
+) -> tuple[str, ...]:
     filled = [c for c in cells if c["n"] and c["metric"] == metrics[0]]
     draws = {(c["repetitions"], c["mask_seeds"]) for c in filled}
     listed = "; ".join(f"repetitions {r} with mask seeds {m}" for r, m in sorted(draws))
@@ -336,8 +365,18 @@ def _footer(metrics: Sequence[str], cells: Sequence[Mapping[str, Any]], publishe
         f"{', '.join(metrics)} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose "
         "number stands in brackets; one run shows no deviation.",
         f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
-        "Bold: the best of our methods that were given the observed labels only.",
+        "Bold: the best of our methods that were given the observed labels only, and all that no test tells from it "
+        f"(runs paired by repetition and mask{', and the draw of the test images' if images else ''}; Holm-adjusted, "
+        "0.05)." + ("" if images else " The draw of the test images is not tested."),
     ]
+    untested: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell["untested"]:
+            untested.setdefault(cell["dataset"], []).append(cell["method"])
+    if untested:
+        listed = "; ".join(f"on {data}: {', '.join(dict.fromkeys(names))}" for data, names in untested.items())
+        lines.append(f"Not tested against the best, for want of two runs in common: {listed}.")
+    lines += [f"Not tested on draws of the test images: {reason}." for reason in reasons]
     if published:
         lines.append(
             "Published values stand as printed, bold where the print is known to be; their marks tell the source."

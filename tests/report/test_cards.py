@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -41,10 +42,59 @@ def runs(card, make_record):
     return make
 
 
-def test_every_claim_shipped_names_a_published_row_and_one_it_is_measured_against() -> None:
-    card = load_card("boostlu")
-    for method, claim in card.claims.items():
-        assert published_gains(card, method, claim.over), method
+PAPERS = ("boostlu", "kd_wsd", "vac")
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_claim_shipped_names_two_methods_and_a_published_gain_or_says_it_has_none(paper: str) -> None:
+    card = load_card(paper)
+    assert len({(method, claim.over) for method, claim in card.pairs}) == len(card.pairs)
+    for method, claim in card.pairs:
+        load_method(method), load_method(claim.over)
+        gains = published_gains(card, method, claim.over)
+        assert bool(gains) != ("ours: " in claim.statement or "not in the tables" in claim.statement), method
+
+
+@pytest.mark.parametrize("paper", ["kd_wsd", "vac"])
+def test_the_gains_named_in_a_statement_are_the_published_ones(paper: str) -> None:
+    card = load_card(paper)
+    for method, claim in card.pairs:
+        stated = sorted(float(number) for number in re.findall(r"[+-][0-9]+\.[0-9]", claim.statement))
+        assert stated == pytest.approx(sorted(published_gains(card, method, claim.over).values())), method
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_claims_are_printed_without_any_record(paper: str, mlbench, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = mlbench("cards", "--paper", paper)
+    assert code == 0
+    assert out.startswith(f"# Claims of {paper}")
+    assert "no runs yet" in out
+
+
+def test_gains_are_taken_within_one_backbone() -> None:
+    card = load_card("vac")
+    gains = published_gains(card, "vac_fs", "wbce")
+    expected = {
+        "wider_attribute resnet50": 86.8 - 83.4,
+        "wider_attribute resnet101": 87.5 - 84.8,
+        "coco2014": 77.5 - 74.9,
+    }
+    assert gains == pytest.approx(expected)
+    assert published_gains(card, "vac_f", "wbce_f") == pytest.approx({"wider_attribute": 86.3 - 84.2})
+
+
+def test_a_method_may_be_held_against_several_others(card, runs) -> None:
+    claims = {"a": Claim("an", "LL-R gains.", method="llr"), "b": Claim("em", "LL-R gains.", method="llr")}
+    card = dataclasses.replace(card, claims=claims)
+    records = runs("an", lambda s, m: 60.0 + s) + runs("llr", lambda s, m: 62.0 + s) + runs("em", lambda s, m: 65.0 + s)
+    assert [(o.method, o.over, o.verdict) for o in judge(card, records)] == [
+        ("llr", "an", "reproduced"),
+        ("llr", "em", "not reproduced"),
+    ]
+    text = cards_text(card, records, ["llr"])
+    assert "## `llr` over `an`" in text
+    assert "-3.00 [-3.00, -3.00]" in text
 
 
 def test_published_gains_are_differences_within_one_table() -> None:
@@ -127,3 +177,24 @@ def test_the_command_prints_the_cards(train, mlbench, tmp_path) -> None:
     code, out, _ = mlbench("cards", "--output", tmp_path / "runs")
     assert code == 0
     assert out.startswith("# Claims of boostlu")
+
+
+def test_the_definitional_part_is_what_the_two_definitions_in_print_would_add(card, runs) -> None:
+    records = runs("srn", lambda s, m: 60.0 + s) + runs("vac_fs", lambda s, m: 62.0 + s)
+    for record in records:
+        value = record["results"]["test"]["mAP"]
+        record["results"]["test"] |= {"mAP_step": value, "mAP_envelope": value + 0.3}
+        record["provenance"] = {"seconds": 7.0}
+    vac = dataclasses.replace(
+        card,
+        paper="vac",
+        table="Table 4",
+        printed_protocols=("wider_attribute",),
+        claims={"vac_fs": Claim("srn", "VAC, by step AP in print, gains over SRN, by envelope AP.")},
+    )
+    (outcome,) = judge(vac, records)
+    assert outcome.interval is not None
+    assert (outcome.interval.mean, outcome.definitional) == pytest.approx((2.0, -0.3))
+    assert (outcome.value, outcome.seconds) == pytest.approx((63.0, 7.0))
+    undecidable = dataclasses.replace(vac, claims={"srn": Claim("rcnn", "The definition of one is not known.")})
+    assert judge(undecidable, records + runs("rcnn", lambda s, m: 50.0))[0].definitional is None

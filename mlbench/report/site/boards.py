@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import Draw, difference_p, tie_groups
-from mlbench.errors import MlbenchError
+from mlbench.comparison import Draw
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.tables import lineage_of, records_to_frame
+from mlbench.report.ties import Runs, column_ties
 from mlbench.stats import Interval, mean_interval
 from mlbench.store import canonical_json, is_submitted
 
@@ -49,6 +49,11 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def runs(self) -> Runs:
+        keys = (record["key"] for record in self.records)
+        return {draw: (key, value) for (draw, value), key in zip(self.draws.items(), keys, strict=True)}
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The settings of its first run; the others differ in what a repetition draws."""
         identity: Mapping[str, Any] = self.records[0]["identity"]
@@ -74,6 +79,19 @@ class Row:
     def seconds(self) -> float:
         """Mean wall time of a run."""
         return float(np.mean([record["provenance"]["seconds"] for record in self.records]))
+
+    @property
+    def memory(self) -> float:
+        """Highest peak memory of a run in MiB; NaN where none was measured."""
+        found = [record["provenance"].get("peak_memory_mib") for record in self.records]
+        return max((float(value) for value in found if value is not None), default=math.nan)
+
+    @property
+    def labels(self) -> float:
+        """Mean number of labels that a run was given, those of selection included; NaN where not known."""
+        used = (record["supervision"] for record in self.records)
+        counts = [(u.get("observed_labels"), u.get("selection_labels")) for u in used]
+        return float(np.mean([math.nan if None in pair else sum(pair) for pair in counts]))
 
     @property
     def grid(self) -> str:
@@ -119,7 +137,7 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
     for record in records:
         identity = record["identity"]
         board = identity["protocol"], identity["dataset"]["id"], _text(identity["dataset"])
-        row = lineage[record["key"]] + _text(record["definitions"])
+        row = lineage[record["key"]] + _text(_stated(record["definitions"]))
         place = (*board, identity["protocol_sha256"], str(identity["harness"]))
         grouped.setdefault(place, {}).setdefault(row, []).append(record)
     return [
@@ -155,7 +173,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
     submitted = is_submitted(dict(first))
     supervision = "+".join(identity["method"]["supervision"])
     compared = f"track {identity['track']}", f"backbone {identity['backbone']['name']}", f"supervision {supervision}"
-    apart = _text([identity["backbone"], first["definitions"]])
+    apart = _text([identity["backbone"], _stated(first["definitions"])])
     row = Row(
         identity["method"]["name"],
         "submitted" if submitted else "reproduced",
@@ -190,16 +208,15 @@ def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
     for row in rows:
         if row.origin == "reproduced" and not math.isnan(row.numbers[metric].mean) and not row.notes:
             sets.setdefault(row.compared, []).append(row)
-    # A single row, or rows with fewer than two runs in common, cannot be told apart: no group is shown.
-    tested = {compared: found for compared, found in sets.items() if sum(len(row.draws) > 1 for row in found) > 1}
+    # A row without two runs in common with the best of its set cannot be told from it: it is in no group.
+    groups = {compared: column_ties([row.runs for row in found]) for compared, found in sets.items()}
+    tested = [compared for compared, numbers in groups.items() if any(numbers)]
     letters: dict[str, str] = {}
-    for number, (compared, found) in enumerate(tested.items()):
+    for number, compared in enumerate(tested):
         letter = _letter(number) if len(tested) > 1 else ""
         letters[letter] = ", ".join(compared[:-1])
-        means = [row.numbers[metric].mean for row in found]
-        groups = tie_groups(means, lambda i, j, found=found: difference_p(found[i].draws, found[j].draws))  # type: ignore[misc]
-        for row, group in zip(found, groups, strict=True):
-            row.tie = f"{letter}{group}"
+        for row, group in zip(sets[compared], groups[compared], strict=True):
+            row.tie = f"{letter}{group}" if group else ""
     return letters
 
 
@@ -232,18 +249,10 @@ def _sortable(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
+def _stated(definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said; an entry of null means what its absence means in older records."""
+    return {name: value for name, value in definitions.items() if value is not None}
+
+
 def _text(value: object) -> str:
     return canonical_json(value).decode()
-
-
-def docstring_of(method: str) -> list[str]:
-    """Title and paragraphs of a registered method's docstring; of any other, why there is none."""
-    from mlbench.registry import available, load_method
-
-    if method not in available():
-        return ["Not registered here."]
-    try:
-        text = load_method(method).__doc__ or ""
-    except MlbenchError as error:
-        return [str(error)]
-    return [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]

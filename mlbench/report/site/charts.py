@@ -25,14 +25,14 @@ class Line:
     dashed: bool = False
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) -> Markup:
-    """A figure with `lines`, or nothing where no line has a point."""
+def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, percent: bool = False) -> Markup:
+    """A figure with `lines`, or nothing where no line has a point; with `percent`, both axes go from 0 to 100."""
     lines = [line for line in lines if any(y is not None for _, y in line.points)]
     if not lines:
         return Markup("")
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y is not None]
-    frame = _Frame(min(xs), max(xs), min(ys), max(ys))
+    frame = _Frame(0, 100, 0, 100) if percent else _Frame(min(xs), max(xs), min(ys), max(ys))
     paths = Markup("").join(
         Markup('<path class="c{}{}" d="{}"/>').format(
             line.colour % _COLOURS, " dashed" if line.dashed else "", frame.path(line.points)
@@ -115,7 +115,7 @@ class _Frame:
             parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".32em" text-anchor="end">{tick:g}</text>')
         for tick in self._ticks(self.left, self.right):
-            if self.left <= tick <= self.right:
+            if self.left <= tick <= self.right and tick.is_integer():  # epochs or percent
                 parts.append(f'<text x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
         parts.append(
             f'<text x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'

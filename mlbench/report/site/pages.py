@@ -20,12 +20,15 @@ from markupsafe import Markup
 
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.paths import store_dir
+from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
-from mlbench.report.cards import Outcome, judge, load_card
-from mlbench.report.paper_tables import level_of, load_layouts, paper_tables
+from mlbench.report.cards import judge, load_card, published_gains
+from mlbench.report.paper_tables import load_layouts, paper_tables
 from mlbench.report.render import Cell, Part, Table
-from mlbench.report.site.boards import Board, Record, Row, docstring_of, make_boards
+from mlbench.report.site.boards import Board, Record, Row, make_boards
+from mlbench.report.site.card import MethodCard, method_card
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
+from mlbench.report.site.evidence import evidence
 from mlbench.store import find_records, is_submitted
 
 #: Says that a page is one of ours: a folder is only written over where its first page has it.
@@ -51,8 +54,18 @@ class Site:
         return "\n".join([line, *(f"note: {note}" for note in self.notes)])
 
 
-def write_site(output: Path, results: Path | None = None) -> Site:
+def write_site(
+    output: Path,
+    results: Path | None = None,
+    data_root: Path | None = None,
+    weights: Path | None = None,
+    pictures: bool = False,
+) -> Site:
     """Write the leaderboard of the run records in `results` (a store or ``results/runs``) to the folder `output`.
+
+    Runs whose predictions are in the store, and whose data set is at hand (`data_root`), get precision-recall curves;
+    with `pictures`, also the test images they rank best and worst with class activation maps, for which their networks
+    are loaded (`weights`: the file they were started from). Pictures are copied into the pages: mind their licence.
 
     Pages stand on their own: they need no server and load nothing, not even from beside them. Pages of an earlier site
     in `output` are replaced, those of runs that are gone removed. UsageError where `output` holds anything else;
@@ -74,8 +87,9 @@ def write_site(output: Path, results: Path | None = None) -> Site:
     pages["papers.html"] = _render("papers.html", "", tables=list(_papers(shown)))
     for method in methods:
         pages[method_link(method)] = _method_page(method, boards, verdicts)
+    here = AtHand(root, data_root)
     for record in shown:
-        pages[run_link(record)] = _run_page(record)
+        pages[run_link(record)] = _run_page(record, here, pictures, weights)
     _write(output, pages)
     return site
 
@@ -112,17 +126,22 @@ def _write(output: Path, pages: Mapping[str, str]) -> None:
         (output / name).write_bytes(page.encode())
 
 
-def _verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[tuple[str, str, Outcome]]], list[str]]:
-    """Outcomes by method as (paper, metric, outcome), and a line for each paper whose claims could not be judged."""
-    found: dict[str, list[tuple[str, str, Outcome]]] = {}
+def _verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Claims and outcomes by method, and a line for each paper whose claims could not be judged."""
+    found: dict[str, list[dict[str, Any]]] = {}
     notes = []
     reproduced = [record for record in records if not is_submitted(record)]
     folder = files("mlbench.results") / "cards"
     for paper in sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if not f.name.startswith("_")):
         try:
             card = load_card(paper)
+            claims = {(method, claim.over): claim.statement for method, claim in card.pairs}
+            printed = {pair: published_gains(card, *pair) for pair in claims}
             for outcome in judge(card, reproduced):
-                found.setdefault(outcome.method, []).append((paper, card.metric, outcome))
+                pair = outcome.method, outcome.over
+                text = ", ".join(f"{name} {gain:+.1f}" for name, gain in printed[pair].items())
+                entry = {"paper": paper, "metric": card.metric, "statement": claims[pair], "printed": text}
+                found.setdefault(outcome.method, []).append({**entry, "outcome": outcome})
         except MlbenchError as error:
             notes.append(f"claims of {paper} were not judged: {error}")
     return found, notes
@@ -143,17 +162,14 @@ def _papers(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
 def _method_page(method: str, boards: Sequence[Board], verdicts: Mapping[str, Any]) -> str:
     parts = [_part(board, row) for board in boards for row in board.rows if row.method == method]
     provenance = parts[0]["row"].records[0]["provenance"]
-    claims = verdicts.get(method, [])
     submission = provenance.get("submission")
     return _render(
         "method.html",
         "../",
         method=method,
-        docstring=[submission["title"]] if submission else docstring_of(method),
-        level="" if submission else level_of(method),
+        card=MethodCard((submission["title"],)) if submission else method_card(method),
         submission=submission,
-        metric=claims[0][1] if claims else "",
-        outcomes=[(paper, outcome) for paper, _, outcome in claims],
+        claims=verdicts.get(method, []),
         parts=parts,
     )
 
@@ -225,7 +241,8 @@ def _class_means(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def _run_page(record: Record) -> str:
+def _run_page(record: Record, here: AtHand, pictures: bool, weights: Path | None) -> str:
+    found = evidence(record, here, pictures, weights)
     metric = str(record["definitions"].get("headline", "mAP"))
     figures = [
         line_chart(f"{metric} by epoch", _curves([record], metric), "epoch", f"{metric} (%)"),
@@ -235,6 +252,7 @@ def _run_page(record: Record) -> str:
             "epoch",
             "loss",
         ),
+        found.curves,
     ]
     return _render(
         "run.html",
@@ -242,9 +260,11 @@ def _run_page(record: Record) -> str:
         record=record,
         origin_name="submitted" if is_submitted(dict(record)) else "reproduced",
         headline=metric,
+        value=record["results"].get("test", {}).get(metric),
         metrics=list(dict.fromkeys(name for values in record["results"].values() for name in values)),
         classes=list(dict.fromkeys(name for values in record["per_class"].values() for name in values)),
         figures=[figure for figure in figures if figure],
+        evidence=found,
     )
 
 
@@ -270,6 +290,7 @@ def _choices(board: Board) -> list[tuple[str, list[str]]]:
         "origin": {row.origin for row in board.rows} | ({"published"} if board.published else set()),
         "track": {row.identity["track"] for row in board.rows},
         "backbone": {row.identity["backbone"]["name"] for row in board.rows},
+        "supervision": {"+".join(row.identity["method"]["supervision"]) for row in board.rows},
     }
     return [(name, sorted(values)) for name, values in found.items() if len(values) > 1]
 
@@ -284,6 +305,13 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _raw(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _number(value: float | None, digits: int = 1) -> Markup:
+    """A cell of a sortable number; a function, since pages have thousands of them."""
+    missing = value is None or jinja2.is_undefined(value) or math.isnan(value)
+    given = "" if missing else f"{value:.6g}"
+    return Markup(f'<td class="number" data-value="{given}">{_percent(value, digits)}</td>')
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -310,6 +338,7 @@ def _environment() -> jinja2.Environment:
     environment.globals["generator"] = _GENERATOR
     environment.filters |= {
         "percent": _percent,
+        "number": _number,
         "raw": _raw,
         "flat": _flat,
         "choices": _choices,

@@ -21,10 +21,12 @@ function sort(button) {
   for (const other of head.parentNode.cells) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
   head.setAttribute("aria-sort", direction);
   const sign = direction === "ascending" ? 1 : -1;
-  const rows = Array.from(table.tBodies[0].rows, (row) => [row, valueOf(row, head.cellIndex)]);
   const missing = ([, value]) => Number.isNaN(value);
-  rows.sort((a, b) => missing(a) - missing(b) || (missing(a) ? 0 : sign * compare(a[1], b[1])));
-  table.tBodies[0].append(...rows.map(([row]) => row));
+  for (const body of table.tBodies) {
+    const rows = Array.from(body.rows, (row) => [row, valueOf(row, head.cellIndex)]);
+    rows.sort((a, b) => missing(a) - missing(b) || (missing(a) ? 0 : sign * compare(a[1], b[1])));
+    body.append(...rows.map(([row]) => row));
+  }
   say(`Sorted by ${button.textContent.trim()}, ${direction}.`);
 }
 
@@ -32,16 +34,16 @@ function filter(tools) {
   const table = document.getElementById(tools.dataset.table);
   const words = tools.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = Array.from(tools.querySelectorAll("select"), (select) => [select.name, select.value]);
+  const rows = Array.from(table.tBodies).flatMap((body) => Array.from(body.rows));
   let shown = 0;
-  for (const row of table.tBodies[0].rows) {
+  for (const row of rows) {
     const text = row.textContent.toLowerCase();
     const kept = words.every((word) => text.includes(word))
       && wanted.every(([name, value]) => value === "" || row.dataset[name] === value);
     row.hidden = !kept;
     shown += kept;
   }
-  say(`${shown} of ${table.tBodies[0].rows.length} rows shown.`);
-  tools.querySelector("output").textContent = `${shown} of ${table.tBodies[0].rows.length} rows`;
+  tools.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
 }
 
 async function copy(button) {
@@ -66,7 +68,7 @@ document.addEventListener("click", (event) => {
 });
 for (const tools of document.querySelectorAll(".tools[data-table]")) {
   tools.hidden = false;
-  tools.addEventListener("input", () => filter(tools));
+  for (const kind of ["input", "change"]) tools.addEventListener(kind, () => filter(tools));
 }
 for (const time of document.querySelectorAll("time")) {
   const days = Math.floor((Date.now() - Date.parse(time.dateTime)) / 864e5);

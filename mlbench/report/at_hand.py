@@ -1,0 +1,54 @@
+"""What of a record's run is here: its predictions in the store, and the test images they were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlbench.datasets import Dataset, list_datasets, load_dataset
+from mlbench.errors import DataError, MlbenchError
+from mlbench.predictions import Predictions, read_predictions
+from mlbench.store import run_dir
+
+Record = Mapping[str, Any]
+
+
+class AtHand:
+    """Predictions and data sets of the runs in the store `root`; a data set is looked for once.
+
+    Both methods raise DataError that says why something is not at hand.
+    """
+
+    def __init__(self, root: Path, data_root: Path | None = None) -> None:
+        self.root, self.data_root = root, data_root
+        self._datasets: dict[str, Dataset | str] = {}
+
+    def predictions(self, record: Record) -> Predictions:
+        """The test predictions of a run, checked against the record's hash."""
+        stored = record["predictions"].get("test")
+        path = run_dir(self.root, record["key"]) / stored["file"] if stored else None
+        if path is None or not path.is_file():
+            raise DataError("the predictions are not at hand: they stay in the store of the run")
+        return read_predictions(path, stored["sha256"])
+
+    def dataset(self, record: Record) -> Dataset:
+        """The data set a run was scored on, as it is found here."""
+        own = record["identity"]["dataset"]
+        name = str(own["id"])
+        if name not in self._datasets:
+            self._datasets[name] = self._load(name)
+        found = self._datasets[name]
+        if isinstance(found, str):
+            raise DataError(f"data set '{name}' is not at hand: {found}")
+        if found.fingerprint != own["fingerprint"]:
+            raise DataError(f"data set '{name}' here is not the one the run was scored on (fingerprints differ)")
+        return found
+
+    def _load(self, name: str) -> Dataset | str:
+        if name not in list_datasets():
+            return "not in the catalogue"
+        try:
+            return load_dataset(name, self.data_root)
+        except MlbenchError as error:
+            return str(error)

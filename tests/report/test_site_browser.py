@@ -1,0 +1,201 @@
+"""The site in a real browser: sorted, filtered, used by keyboard, copied from, without console errors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_site import published_record, put, variant
+
+from mlbench.report.site import write_site
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+if not (CHROMIUM and DRIVER):
+    pytest.skip("no Chromium with its chromedriver here", allow_module_level=True)
+By = pytest.importorskip("selenium.webdriver.common.by").By
+Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+
+DESKTOP, PHONE = (1200, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of three methods on one board with published rows, three runs each."""
+    folder, output = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("site")
+    base = published_record("llr_boostlu__scenes")
+    base["identity"]["dataset"]["id"] = "voc2012"
+    for draw in range(3):
+        for method, value in (("an", 60.0), ("llr", 70.0), ("wan", 65.0)):
+            put(folder, variant(base, method, draw, value + draw / 10))
+    write_site(output, folder)
+    return output
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    profile = tmp_path_factory.mktemp("profile")
+    # Without network: a page that asked another host for anything would log an error.
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "proxy-server=127.0.0.1:9", "disable-gpu"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def open_page(browser: Any, site: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that opens a page by name; afterwards the console must be empty and only files asked for."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+
+    def show(name: str = "index.html", size: tuple[int, int] = DESKTOP, **features: str) -> Any:
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+        browser.get((site / name).as_uri())
+        return browser
+
+    yield show
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    asked = [e["message"] for e in browser.get_log("performance") if "Network.requestWillBeSent" in e["message"]]
+    assert asked
+    assert not [message for message in asked if '"url":"http' in message]
+
+
+def methods(page: Any) -> list[str]:
+    """Row headers of the first board that can be seen, those of published rows left out."""
+    rows = page.find_elements(By.CSS_SELECTOR, "#table-1 tbody:first-of-type tr")
+    return [row.find_element(By.TAG_NAME, "th").text for row in rows if row.is_displayed()]
+
+
+def head(page: Any, title: str) -> Any:
+    return page.find_element(By.XPATH, f"//table[@id='table-1']//thead//th[button[text()='{title}']]")
+
+
+def focused(page: Any) -> Any:
+    return page.switch_to.active_element
+
+
+def press(page: Any, *keys: str) -> None:
+    webdriver.ActionChains(page).send_keys(*keys).perform()
+
+
+def test_a_click_on_a_head_sorts_and_tells_the_direction(open_page) -> None:
+    page = open_page()
+    assert methods(page) == ["llr", "wan", "an"]
+    button = head(page, "mAP").find_element(By.TAG_NAME, "button")
+    button.click()
+    assert methods(page) == ["an", "wan", "llr"]
+    assert head(page, "mAP").get_attribute("aria-sort") == "ascending"
+    head(page, "Method").find_element(By.TAG_NAME, "button").click()
+    assert methods(page) == ["an", "llr", "wan"]
+    assert head(page, "mAP").get_attribute("aria-sort") == "none"
+    assert "Sorted by Method, ascending" in page.find_element(By.ID, "status").text
+
+
+def test_published_rows_stay_below_ours_however_the_board_is_sorted(open_page) -> None:
+    page = open_page()
+    for _ in range(2):
+        head(page, "mAP").find_element(By.TAG_NAME, "button").click()
+        bodies = page.find_elements(By.CSS_SELECTOR, "#table-1 tbody")
+        assert len(bodies) == 2
+        ours, printed = (body.find_elements(By.CSS_SELECTOR, ".tag") for body in bodies)
+        assert {tag.text for tag in ours} == {"reproduced"}
+        assert {tag.text for tag in printed} == {"published"}
+
+
+def test_filters_hide_rows_and_say_how_many_are_left(open_page) -> None:
+    page = open_page()
+    search = page.find_element(By.CSS_SELECTOR, "[data-table=table-1] input")
+    search.send_keys("wan")
+    assert methods(page) == ["wan"]
+    assert page.find_element(By.CSS_SELECTOR, "[data-table=table-1] output").text.startswith("1 of ")
+    search.send_keys(Keys.CONTROL, "a")
+    search.send_keys(Keys.DELETE)
+    assert len(methods(page)) == 3
+    page.find_element(By.CSS_SELECTOR, "[data-table=table-1] select[name=origin] option:last-child").click()
+    assert methods(page) == ["llr", "wan", "an"]
+    page.find_element(By.XPATH, "//*[@data-table='table-1']//select[@name='origin']/option[.='published']").click()
+    assert methods(page) == []
+
+
+def test_links_lead_to_the_method_its_runs_and_back(open_page) -> None:
+    page = open_page()
+    page.find_element(By.LINK_TEXT, "llr").click()
+    assert page.find_element(By.TAG_NAME, "h1").text == "llr"
+    page.find_element(By.CSS_SELECTOR, "a[href^='../runs/']").click()
+    assert page.find_element(By.TAG_NAME, "h1").text.startswith("Run ")
+    assert "the predictions are not at hand" in page.find_element(By.TAG_NAME, "main").text
+    page.find_element(By.LINK_TEXT, "Paper tables").click()
+    assert page.find_element(By.TAG_NAME, "h1").text == "The papers' tables"
+    page.find_element(By.LINK_TEXT, "Leaderboards").click()
+    assert len(methods(page)) == 3
+
+
+def test_the_keyboard_skips_to_the_content_sorts_and_shows_where_it_is(open_page) -> None:
+    page = open_page()
+    press(page, Keys.TAB)
+    assert focused(page).text == "To the content"
+    assert focused(page).rect["x"] >= 0
+    press(page, Keys.ENTER)
+    assert page.current_url.endswith("#main")
+    for _ in range(30):
+        press(page, Keys.TAB)
+        if focused(page).tag_name == "button":
+            break
+    assert focused(page).text == "Method"
+    assert focused(page).value_of_css_property("outline-style") == "solid"
+    press(page, Keys.ENTER)
+    assert methods(page) == ["an", "llr", "wan"]
+    press(page, Keys.SPACE)
+    assert methods(page) == ["wan", "llr", "an"]
+
+
+def test_the_copy_button_puts_the_table_on_the_clipboard(open_page, site) -> None:
+    page = open_page()
+    page.find_element(By.CSS_SELECTOR, "button[data-copy=latex-1]").click()
+    page.execute_async_script("const done = arguments[0]; setTimeout(done, 300)")
+    assert page.find_element(By.ID, "status").text in ("LaTeX copied.", "Copied")
+    search = page.find_element(By.CSS_SELECTOR, "[data-table=table-1] input")
+    search.send_keys(Keys.CONTROL, "v")
+    pasted = search.get_attribute("value")
+    assert r"\begin{tabular}" in pasted
+    assert "llr" in pasted
+
+
+@pytest.mark.parametrize("name", ["index.html", "papers.html", "methods/llr.html", "run"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_pages_without_scrolling_them_sideways_in_both_schemes(open_page, site, name, scheme) -> None:
+    name = name if name != "run" else next((site / "runs").iterdir()).relative_to(site).as_posix()
+    page = open_page(name, PHONE, prefers_color_scheme=scheme)
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    assert width <= PHONE[0]
+    colours = page.execute_script(
+        "const s = getComputedStyle(document.body);"
+        "return [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3))"
+    )
+    text, ground = (sum(map(int, colour)) for colour in colours)
+    assert text < ground if scheme == "light" else text > ground
+
+
+def test_a_screen_reader_finds_names_of_all_controls_and_tables(open_page) -> None:
+    page = open_page()
+    tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = {"button", "link", "textbox", "searchbox", "combobox", "table", "img", "image", "region"}
+    nameless = [
+        node["role"]["value"]
+        for node in tree
+        if not node.get("ignored") and node["role"]["value"] in named and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+    assert {"main", "navigation", "banner"} <= {node["role"]["value"] for node in tree if not node.get("ignored")}
