@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlbench.cli_options import DATA, DATASET, STORE
 
 @click.group("explain")
 def explain_group() -> None:
-    """Look at what a trained model attends to."""
+    """Look at what trained models attend to, tell apart, withstand and cost."""
 
 
 @explain_group.command("cam")
@@ -114,3 +115,79 @@ def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None
 
     records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
     click.echo(selection_text(selection_table(records)))
+
+
+@explain_group.command("top")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--k", type=int, default=3, show_default=True, help="Predictions of each run.")
+@click.option("--images", type=int, default=6, show_default=True, help="Number of test images: where runs differ most.")
+@click.option("--ids", help="These test images instead, separated by commas.")
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("top.png"), show_default=True)
+@DATASET
+@DATA
+@STORE
+def explain_top_command(runs: tuple[str, ...], images: int, ids: str | None, picture: Path, **given: Any) -> None:
+    """Draw test images with the top predictions of each run under them, right and wrong ones marked."""
+    from mlbench.explain.top import draw_top, top_predictions
+
+    top = top_predictions(runs, **given)
+    drawn = draw_top(top, picture, images, _listed(ids))
+    click.echo(f"{top.text()}\nwrote {drawn}")
+
+
+@explain_group.command("gains")
+@click.argument("run")
+@click.argument("run2")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the bars (PNG).")
+@STORE
+def explain_gains_command(run: str, run2: str, picture: Path | None, store: Path | None) -> None:
+    """List the gain in average precision of each class, RUN2 minus RUN; seeds of a side are joined by commas."""
+    from mlbench.explain.gains import class_gains, draw_gains
+
+    gains = class_gains(run, run2, store)
+    click.echo(gains.text())
+    if picture is not None:
+        click.echo(f"wrote {draw_gains(gains, picture)}")
+
+
+@explain_group.command("corruptions")
+@click.argument("runs", nargs=-1)
+@click.option("--only", help="These corruptions, separated by commas [all of the set].")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the curves (PNG).")
+@DATASET
+@DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
+@STORE
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture: Path | None, **given: Any) -> None:
+    """Score runs on corrupted test images, severities 1 to 5; seeds of a side are joined by commas [whole store]."""
+    from mlbench.explain.robustness import draw_robustness, measure_robustness
+    from mlbench.progress import Reporter
+
+    with Reporter() as reporter:
+        counter = partial(reporter.counter, unit="severities")
+        found = measure_robustness(runs, corruptions=_listed(only), advance=counter, **given)
+    click.echo(found.text())
+    if picture is not None:
+        click.echo(f"wrote {draw_robustness(found, picture)}")
+
+
+@explain_group.command("cost")
+@click.argument("runs", nargs=-1)
+@click.option("--batch", "batch_size", type=int, default=16, show_default=True, help="Images a timed batch.")
+@click.option("--repeats", type=int, default=7, show_default=True, help="Timed batches, at least 7.")
+@DATASET
+@DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the runs were given.")
+@STORE
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
+    """List parameters, operations and images a second at inference, training time, teachers beside [whole store]."""
+    from mlbench.explain.cost import costs_text, measure_costs
+
+    click.echo(costs_text(measure_costs(runs, **given)))
+
+
+def _listed(names: str | None) -> list[str]:
+    """What stands between the commas of an option."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
