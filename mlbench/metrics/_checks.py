@@ -1,10 +1,18 @@
-"""Checks shared by the metric functions: a wrong shape or type is an error, never broadcast or cast away."""
+"""Checks shared by the metric functions (a wrong shape or type is an error, never broadcast or cast away), and how
+large arrays are walked through in little memory."""
 
 from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from mlbench.errors import DataError
+
+#: Entries of a matrix that are looked at together.
+_AT_ONCE = 2**22
 
 
 def bool_matrix(name: str, array: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -25,3 +33,24 @@ def bool_matrix(name: str, array: np.ndarray, shape: tuple[int, int] | None = No
 def known_matrix(known: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
     """Check `known` as `bool_matrix` does; None (everything is known) passes through."""
     return None if known is None else bool_matrix("known", known, shape)
+
+
+def row_blocks(matrix: np.ndarray) -> Iterator[slice]:
+    """Slices that cut the rows of `matrix` [N, C] into pieces of some million entries, at least a row each."""
+    step = max(1, _AT_ONCE // max(1, matrix.shape[1]))
+    for start in range(0, len(matrix), step):
+        yield slice(start, min(start + step, len(matrix)))
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of the memory in which the system keeps what was read of a memory-mapped `array`.
+
+    Of others nothing happens, nor of a file mapped for writing, whose changes must not be lost.
+    """
+    held: Any = array
+    while isinstance(held, np.ndarray):
+        if isinstance(held, np.memmap) and held.mode != "r":
+            return
+        held = held.base
+    if isinstance(held, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        held.madvise(mmap.MADV_DONTNEED)

@@ -9,10 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 from mlbench.errors import DataError, unknown
-from mlbench.metrics._checks import bool_matrix, known_matrix
+from mlbench.metrics._checks import bool_matrix, known_matrix, release
 from mlbench.metrics.scores import Scores, require_scores
 
 EMPTY_CLASS_RULES = ("zero", "skip", "zero_if_known")
+#: Known entries gathered at once; of sorted ones, some thousand rows of a memory-mapped file.
+_GATHERED = 2**17
 
 
 def average_precision(
@@ -73,6 +75,8 @@ def average_precision_of_known(
 ) -> np.ndarray:
     """`average_precision` of M known entries among N x C: its cost grows with M, and no matrix of labels is needed.
 
+    Scores that are memory-mapped stay so; sorted `rows` keep the part of the file that is held in memory small.
+
     Parameters
     ----------
     scores, flavour : as for `average_precision`.
@@ -88,8 +92,13 @@ def average_precision_of_known(
     values = require_scores(scores).values
     if present.dtype != np.bool_ or not rows.shape == classes.shape == present.shape == (len(rows),):
         raise DataError("known entries: expected rows, classes and bool present of one length")
+    known = np.empty(len(rows), dtype=values.dtype)
+    for start in range(0, len(rows), _GATHERED):
+        taken = slice(start, start + _GATHERED)
+        known[taken] = values[rows[taken], classes[taken]]
+        release(values)
     order = np.argsort(classes, kind="stable")
-    known, present = values[rows[order], classes[order]], present[order]
+    known, present = known[order], present[order]
     ends = np.concatenate([[0], np.cumsum(np.bincount(classes, minlength=values.shape[1]))])
     result = np.full(values.shape[1], np.nan)
     for c, (start, end) in enumerate(pairwise(ends)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlbench.errors import UsageError
+from mlbench.metrics._checks import row_blocks
 from mlbench.metrics.scores import Scores, require_scores
 
 
@@ -29,8 +30,9 @@ def top_k(scores: Scores, k: int) -> np.ndarray:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= classes:
         raise UsageError(f"top_k: k = {k!r}, expected a whole number from 1 to {classes} (the number of classes)")
     decided = np.zeros((rows, classes), dtype=bool)
-    best = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    np.put_along_axis(decided, best, True, axis=1)
+    for block in row_blocks(values):
+        best = np.argsort(-values[block], axis=1, kind="stable")[:, :k]
+        np.put_along_axis(decided[block], best, True, axis=1)
     return decided
 
 

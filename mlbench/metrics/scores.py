@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.metrics._checks import release, row_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,8 @@ class Scores(ABC):
     Parameters
     ----------
     values : float array [N, C]. float64 is kept; float16 and float32 become float32. Held as a C-contiguous,
-        read-only view of the argument where no conversion is needed.
+        read-only view of the argument where no conversion is needed: a memory-mapped file stays on the disk, and is
+        read once, a piece at a time, to be checked.
 
     Raises
     ------
@@ -79,7 +82,7 @@ class Probabilities(Scores):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse(self.kind, self.values, (self.values < 0) | (self.values > 1), "outside [0, 1]")
+        _refuse(self.kind, self.values, lambda values: (values < 0) | (values > 1), "outside [0, 1]")
 
     def _limit(self, probability: float) -> float:
         return _open_unit(probability)
@@ -125,17 +128,23 @@ def _finite_matrix(kind: str, values: np.ndarray) -> np.ndarray:
     dtype = np.float64 if array.dtype.itemsize == 8 else np.float32
     array = np.ascontiguousarray(array, dtype=dtype).view()
     array.flags.writeable = False
-    _refuse(kind, array, ~np.isfinite(array), "not finite")
+    _refuse(kind, array, lambda values: ~np.isfinite(values), "not finite")
     return array
 
 
-def _refuse(kind: str, values: np.ndarray, bad: np.ndarray, what: str) -> None:
-    count = int(np.count_nonzero(bad))
+def _refuse(kind: str, values: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray], what: str) -> None:
+    count, first = 0, (0, 0)
+    for rows in row_blocks(values):
+        bad = is_bad(values[rows])
+        if found := int(np.count_nonzero(bad)):
+            row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            first = first if count else (rows.start + int(row), int(column))
+            count += found
+        release(values)
     if count:
-        row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
         raise DataError(
-            f"scores of kind '{kind}': {count} of {bad.size} values {what}, "
-            f"the first is {values[row, column]} at row {row}, class {column}"
+            f"scores of kind '{kind}': {count} of {values.size} values {what}, "
+            f"the first is {values[first]} at row {first[0]}, class {first[1]}"
         )
 
 
