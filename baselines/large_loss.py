@@ -63,18 +63,6 @@ def large_loss_mask(losses: Tensor, unknown: Tensor, count: int, strict: bool = 
     return unknown & (candidates > threshold if strict else candidates >= threshold)
 
 
-def large_loss_entries(logits: Tensor, observed: Tensor, *, epoch: int, delta: float, eps: float = 0.0) -> Tensor:
-    """Bool [B, C]: the entries that `llr` rejects and `llct` corrects.
-
-    Parameters
-    ----------
-    As of `llr`.
-    """
-    check_inputs(logits, observed)
-    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
-    return large_loss_mask(losses, observed == State.UNKNOWN, large_loss_count(losses.numel(), epoch, delta))
-
-
 def llr(
     logits: Tensor, observed: Tensor, *, epoch: int, delta: float, eps: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
@@ -90,9 +78,7 @@ def llr(
 
     Source: released code of Kim et al., CVPR 2022, losses.py lines 40-58.
     """
-    chosen = large_loss_entries(logits, observed, epoch=epoch, delta=delta, eps=eps)
-    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
-    return reduce(losses.masked_fill(chosen | (observed == State.UNSPECIFIED), 0.0), reduction)
+    return _rejected(logits, observed, large_loss_count(logits.numel(), epoch, delta), eps, reduction)[0]
 
 
 def llct(
@@ -108,7 +94,7 @@ def llct(
 
     Source: released code of Kim et al., CVPR 2022, losses.py lines 40-58.
     """
-    return _corrected(logits, observed, large_loss_count(logits.numel(), epoch, delta), eps, reduction)
+    return _corrected(logits, observed, large_loss_count(logits.numel(), epoch, delta), eps, reduction)[0]
 
 
 def llcp(
@@ -125,7 +111,7 @@ def llcp(
     Source: released code of Kim et al., CVPR 2022, losses.py lines 43-58, and of Kim et al., CVPR 2023, losses.py lines
     47-64.
     """
-    return _corrected(logits, observed, large_loss_count(logits.numel(), min(epoch, 2), delta), eps, reduction)
+    return _corrected(logits, observed, large_loss_count(logits.numel(), min(epoch, 2), delta), eps, reduction)[0]
 
 
 def llcp_mask(
@@ -139,19 +125,28 @@ def llcp_mask(
         (losses.py line 51): of k entries k - 1 become permanent, none where k is 1. That of Kim et al., CVPR 2023, does
         not (losses.py line 55).
     """
-    check_inputs(logits, observed)
-    losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
     count = large_loss_count(logits.numel(), min(epoch, 2), delta)
-    return large_loss_mask(losses, observed == State.UNKNOWN, count, strict)
+    return _choose(logits, observed, count, eps, strict)[1]
 
 
-def _corrected(logits: Tensor, observed: Tensor, count: int, eps: float, reduction: str) -> Tensor:
-    """Assume-negative loss with the `count` unknown entries of the largest loss taken as positive."""
+def _choose(logits: Tensor, observed: Tensor, count: int, eps: float, strict: bool = False) -> tuple[Tensor, Tensor]:
+    """Assume-negative losses [B, C], and which `count` unknown entries have the largest."""
     check_inputs(logits, observed)
     losses = bce_entries(logits, assumed_targets(observed, logits.dtype), eps)
-    chosen = large_loss_mask(losses, observed == State.UNKNOWN, count)
+    return losses, large_loss_mask(losses, observed == State.UNKNOWN, count, strict)
+
+
+def _rejected(logits: Tensor, observed: Tensor, count: int, eps: float, reduction: str) -> tuple[Tensor, Tensor]:
+    """Assume-negative loss without the `count` unknown entries of the largest loss, and which these are."""
+    losses, chosen = _choose(logits, observed, count, eps)
+    return reduce(losses.masked_fill(chosen | (observed == State.UNSPECIFIED), 0.0), reduction), chosen
+
+
+def _corrected(logits: Tensor, observed: Tensor, count: int, eps: float, reduction: str) -> tuple[Tensor, Tensor]:
+    """Assume-negative loss with the `count` unknown entries of the largest loss as positives, and which these are."""
+    losses, chosen = _choose(logits, observed, count, eps)
     losses = torch.where(chosen, bce_entries(logits, torch.ones_like(logits), eps), losses)
-    return reduce(losses.masked_fill(observed == State.UNSPECIFIED, 0.0), reduction)
+    return reduce(losses.masked_fill(observed == State.UNSPECIFIED, 0.0), reduction), chosen
 
 
 class LargeLossRejection(Method):
@@ -170,9 +165,10 @@ class LargeLossRejection(Method):
     }
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        epoch, delta = step.epoch, self.hyper["delta"]
-        labels.note("rejected", large_loss_entries(logits, labels.state, epoch=epoch, delta=delta))
-        return llr(logits, labels.state, epoch=epoch, delta=delta)
+        count = large_loss_count(logits.numel(), step.epoch, self.hyper["delta"])
+        loss, rejected = _rejected(logits, labels.state, count, 0.0, "mean")
+        labels.note("rejected", rejected)
+        return loss
 
 
 class LargeLossCorrection(Method):
@@ -194,9 +190,10 @@ class LargeLossCorrection(Method):
     }
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        epoch, delta = step.epoch, self.hyper["delta"]
-        labels.note("corrected", large_loss_entries(logits, labels.state, epoch=epoch, delta=delta))
-        return llct(logits, labels.state, epoch=epoch, delta=delta)
+        count = large_loss_count(logits.numel(), step.epoch, self.hyper["delta"])
+        loss, corrected = _corrected(logits, labels.state, count, 0.0, "mean")
+        labels.note("corrected", corrected)
+        return loss
 
 
 class LargeLossPermanent(Method):
@@ -225,9 +222,13 @@ class LargeLossPermanent(Method):
     }
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        epoch, delta, strict = step.epoch, self.hyper["delta"], self.hyper["strict"]
-        labels.change(llcp_mask(logits, labels.state, epoch=epoch, delta=delta, strict=strict), State.POSITIVE)
-        return llcp(logits, labels.state, epoch=epoch, delta=delta)
+        epoch, delta = step.epoch, self.hyper["delta"]
+        count = large_loss_count(logits.numel(), min(epoch, 2), delta)
+        loss, chosen = _corrected(logits, labels.state, count, 0.0, "mean")
+        if self.hyper["strict"]:
+            chosen = llcp_mask(logits, labels.state, epoch=epoch, delta=delta, strict=True)
+        labels.change(chosen, State.POSITIVE)
+        return loss
 
 
 LargeLossRejectionBoostLU = with_boostlu(LargeLossRejection)

@@ -7,7 +7,6 @@ measures a disk.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -20,7 +19,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
-from tabulate import tabulate
+from timing import OUTPUT, REPEATS, about, markdown, ratio, spread, summary, take_turns, write
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -30,7 +29,7 @@ from mlbench.images.decode import FileImages
 from mlbench.images.pixels import load_pixels, pixel_file, squash
 from mlbench.images.sidecar import sidecar_file
 from mlbench.images.tensors import flip_some, normalise
-from mlbench.provenance import hardware, package_versions, peak_memory_mib, usable_cores
+from mlbench.provenance import usable_cores
 from mlbench.runner.data import ImageInputs
 from mlbench.seeds import derive, keyed_bits
 
@@ -108,17 +107,12 @@ def measure(images: FileImages, size: int, batch: int, repeats: int) -> dict[str
         "cache, uint8": lambda: rate(count, (torch.from_numpy(np.array(pixels[rows])) for rows in index)),
         "cache, float32": lambda: rate(count, (inputs.load(rows, size, CPU, 0) for rows in index)),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            found[name].append(way())
-    return found
+    return take_turns(ways, repeats)
 
 
-def ratios(found: dict[str, list[float]]) -> dict[str, float]:
-    """Median over repeats of cache against DataLoader, both taken in the same repeat."""
-    pairs = {kind: (found[f"cache, {kind}"], found[f"JPEG DataLoader, {kind}"]) for kind in ("uint8", "float32")}
-    return {kind: statistics.median(a / b for a, b in zip(*pair, strict=True)) for kind, pair in pairs.items()}
+def ratios(found: dict[str, list[float]]) -> dict[str, Any]:
+    """Cache against DataLoader, both taken in the same repeat."""
+    return {kind: ratio(found[f"cache, {kind}"], found[f"JPEG DataLoader, {kind}"]) for kind in ("uint8", "float32")}
 
 
 @click.command()
@@ -126,13 +120,12 @@ def ratios(found: dict[str, list[float]]) -> dict[str, float]:
 @click.option("--images", "count", default=256, show_default=True, help="How many photographs.")
 @click.option("--sizes", default="224,448", show_default=True, help="Sides in pixels.")
 @click.option("--batch", default=16, show_default=True)
-@click.option("--repeats", default=7, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file with every figure.")
-def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, output: Path | None) -> None:
+@REPEATS
+@OUTPUT
+def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, output: Path) -> None:
     """Measure on the photographs of --data-root as they are and made into JPEGs of 500x375."""
     torch.set_num_threads(usable_cores())
     names = tuple(sorted(path.name for path in (data_root / "images").glob("*.jpg"))[:count])
-    load_before = os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLBENCH_CACHE"] = scratch
@@ -146,32 +139,20 @@ def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, outp
                 found = measure(images, size, batch, repeats)
                 rows.append({"photographs": source, "side": size, "images_per_s": found, "ratio": ratios(found)})
     table = [
-        (row["photographs"], row["side"], name, statistics.median(rates), min(rates), max(rates))
+        (row["photographs"], row["side"], name, *(f"{of(rates):,.0f}" for of in (statistics.median, min, max)))
         for row in rows
         for name, rates in row["images_per_s"].items()
     ]
-    headers = ("photographs", "side", "way", "images/s (median)", "least", "most")
-    click.echo(tabulate(table, headers, floatfmt=",.0f"))
+    lines = [markdown(table, ("photographs", "side", "way", "images/s (median)", "least", "most")), ""]
     for row in rows:
         aim = f" (target {TARGET:g})" if row["photographs"] == "500x375" else ""
-        click.echo(
-            f"{row['photographs']}, {row['side']} px: cache to DataLoader, uint8 {row['ratio']['uint8']:.1f}x{aim}, "
-            f"float32 {row['ratio']['float32']:.1f}x"
+        lines.append(
+            f"* {row['photographs']}, {row['side']} px: cache to DataLoader, uint8 "
+            f"{spread(row['ratio']['uint8'])}{aim}, float32 {spread(row['ratio']['float32'])}"
         )
-    about = {
-        "hardware": hardware(),
-        "packages": package_versions(),
-        "threads": torch.get_num_threads(),
-        "load_average": {"before": load_before, "after": os.getloadavg()[0]},
-        "peak_memory_mib": peak_memory_mib(),
-        "images": len(names),
-        "batch": batch,
-        "repeats": repeats,
-    }
-    click.echo(f"peak memory {about['peak_memory_mib']} MiB, load average {about['load_average']}")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        row["images_per_s"] = {name: summary(rates) for name, rates in row["images_per_s"].items()}
+    write(output, "input", about(images=len(names), batch=batch, repeats=repeats), {"rows": rows}, "\n".join(lines))
 
 
 if __name__ == "__main__":

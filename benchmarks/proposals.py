@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import resource
 import tempfile
@@ -13,10 +11,11 @@ from typing import Any
 
 import click
 import numpy as np
+from timing import OUTPUT, about, alone, write
 
 from mlbench.datasets.base import Split
 from mlbench.images.decode import FileImages
-from mlbench.provenance import hardware, package_versions, usable_cores
+from mlbench.provenance import usable_cores
 
 
 def search(data_root: Path, count: int, cores: int) -> dict[str, Any]:
@@ -87,12 +86,6 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def alone(step: Any, *arguments: Any) -> dict[str, Any]:
-    """``step(*arguments)`` in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(step, arguments)
-
-
 @click.command()
 @click.option("--data-root", type=click.Path(exists=True, path_type=Path), required=True, help="Folder with images/.")
 @click.option("--images", "count", default=100, show_default=True, help="How many photographs.")
@@ -102,7 +95,7 @@ def alone(step: Any, *arguments: Any) -> dict[str, Any]:
 @click.option("--batch", default=2, show_default=True)
 @click.option("--cells", default=7, show_default=True)
 @click.option("--hidden", default=4096, show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file with every figure.")
+@OUTPUT
 def main(
     data_root: Path,
     count: int,
@@ -112,25 +105,21 @@ def main(
     batch: int,
     cells: int,
     hidden: int,
-    output: Path | None,
+    output: Path,
 ) -> None:
     """Measure on the photographs of --data-root; the teacher's step is on noise of --side pixels."""
-    load = os.getloadavg()[0]
     rows = [alone(search, data_root, count, cores) for cores in sorted({1, usable_cores()})]
-    for row in rows:
-        click.echo(
-            f"selective search, {row['images']} photographs, {row['cores']} cores: {row['images_per_s']:.2f} images/s, "
-            f"{row['proposals_per_s']:,.0f} proposals/s ({row['images_per_cpu_s']:.2f} images a second of one core)"
-        )
+    lines = [
+        f"* selective search, {row['images']} photographs, {row['cores']} cores: {row['images_per_s']:.2f} images/s, "
+        f"{row['proposals_per_s']:,.0f} proposals/s ({row['images_per_cpu_s']:.2f} images a second of one core)"
+        for row in rows
+    ]
     step = alone(teacher_step, backbone, side, regions, batch, cells, hidden)
-    click.echo(
-        f"teacher step, {backbone}, {side} px, {regions} regions, batch {batch}: peak {step['peak_gib']:.2f} GiB, "
+    lines.append(
+        f"* teacher step, {backbone}, {side} px, {regions} regions, batch {batch}: peak {step['peak_gib']:.2f} GiB, "
         f"{step['seconds']:.0f} s, {step['parameters'] / 1e6:.0f} million parameters"
     )
-    about = {"hardware": hardware(), "packages": package_versions(), "load_average": load, "search": rows, "step": step}
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write(output, "proposals", about(), {"search": rows, "step": step}, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,26 @@
 """Time and memory of one training step on VAC's four views against four steps on a single view each.
 
 The two ways take turns. Each batch is gathered, normalised, transformed, and goes forward, backward and into the
-optimiser. On a CPU the time is that of the process (whatever else the machine does falls out of it) and the memory
-what autograd keeps between forward and backward; on a GPU, seconds by the clock and the peak of all that was allocated.
+optimiser. On a CPU the memory is what autograd keeps between forward and backward, on a GPU the peak of all that was
+allocated.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from timing import CLOCK, OUTPUT, about, markdown, ratio, seconds, spread, summary, take_turns, write
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mlbench.methods import Batch, Step
 from mlbench.models.backbones import BACKBONES
 from mlbench.protocol import load_protocol
-from mlbench.provenance import hardware, package_versions
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
@@ -88,18 +84,6 @@ class Trainer:
         return sum(size for place, size in kept.items() if place not in ours) / 2**20
 
 
-def seconds(action: Callable[[], None], device: torch.device) -> float:
-    if device.type != "cuda":
-        begun = time.process_time()
-        action()
-        return time.process_time() - begun
-    torch.cuda.synchronize()
-    begun = time.perf_counter()
-    action()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begun
-
-
 @click.command()
 @click.option("--backbone", default="scenes", show_default=True, type=click.Choice(sorted(BACKBONES)))
 @click.option("--size", default=64, show_default=True, help="Side in pixels; the second size is a cell smaller.")
@@ -108,9 +92,18 @@ def seconds(action: Callable[[], None], device: torch.device) -> float:
 @click.option("--repeats", default=15, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file with every figure.")
+@CLOCK
+@OUTPUT
 def main(
-    backbone: str, size: int, batch: int, classes: int, repeats: int, threads: int, device: str, output: Path | None
+    backbone: str,
+    size: int,
+    batch: int,
+    classes: int,
+    repeats: int,
+    threads: int,
+    device: str,
+    clock: str,
+    output: Path,
 ) -> None:
     """Compare `vac_fs` with `wbce` on each of its four views, and with `wbce_fs`."""
     torch.set_num_threads(threads)
@@ -127,26 +120,27 @@ def main(
         ways = {"vac_fs": four.step, "wbce_fs": control.step, "four steps of wbce": singles}
         for way in ways.values():
             way()  # the first step starts libraries
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(repeats):
-            for name, way in ways.items():
-                times[name].append(seconds(way, four.device))
+        kind = four.device.type
+        times = take_turns({name: lambda way=way: seconds(way, kind, clock) for name, way in ways.items()}, repeats)
         memory = {"vac_fs": four.kept_mib(), "wbce_fs": control.kept_mib()}
         memory["four steps of wbce"] = sum(trainer.kept_mib() for trainer in single)
     base = "four steps of wbce"
-    ratios = {name: statistics.median(a / b for a, b in zip(times[name], times[base], strict=True)) for name in times}
-    for name in ways:
-        click.echo(
-            f"{name:20} {1000 * statistics.median(times[name]):8.1f} ms  {ratios[name]:.3f}x   "
-            f"{memory[name]:8.1f} MiB  {memory[name] / memory[base]:.3f}x"
+    ratios = {name: ratio(times[name], times[base]) for name in times}
+    rows = [
+        (
+            name,
+            f"{1000 * summary(times[name])['median']:.1f}",
+            spread(ratios[name]),
+            f"{memory[name]:.1f}",
+            f"{memory[name] / memory[base]:.3f}",
         )
-    click.echo(f"vac_fs to four steps of wbce: time {ratios['vac_fs']:.3f} (target {TARGET:g} at most)")
-    if output is not None:
-        about = {"hardware": hardware(), "packages": package_versions(), "threads": threads, "device": device}
-        settings = {"backbone": backbone, "size": size, "batch": batch, "classes": classes}
-        found = {"seconds": times, "ratios": ratios, "memory_mib": memory}
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({**about, **settings, **found}, indent=1) + "\n", encoding="utf-8")
+        for name in ways
+    ]
+    heads = ("way", "ms", f"times {base}", "MiB", f"times {base}")
+    text = markdown(rows, heads) + f"\n\nvac_fs to {base}: time {spread(ratios['vac_fs'])} (at most {TARGET:g})"
+    settings = {"backbone": backbone, "size": size, "batch": batch, "classes": classes, "device": device}
+    found = {"seconds": {name: summary(taken) for name, taken in times.items()}, "ratios": ratios, "memory_mib": memory}
+    write(output, "views", about(clock=clock, repeats=repeats, **settings), found, text)
 
 
 if __name__ == "__main__":
