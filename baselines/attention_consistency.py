@@ -26,7 +26,7 @@ from mlbench.methods import Batch, Hyper, Method, Step
 from mlbench.models.heads import Head, Output, class_activation_maps
 from mlbench.registry import load_method
 
-from .losses import REDUCTIONS, assumed_targets, bce_entries, check_inputs
+from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
 NORMS = ("mse", "l2")
 
@@ -57,11 +57,7 @@ def weighted_bce(logits: Tensor, observed: Tensor, positive_share: Tensor, *, re
     weights = torch.exp(torch.where(observed == State.POSITIVE, 1 - share, share))
     entries = weights * bce_entries(logits, assumed_targets(observed, logits.dtype))
     entries = entries.masked_fill(observed == State.UNSPECIFIED, 0.0)
-    if reduction == "none":
-        return entries
-    if reduction not in REDUCTIONS:
-        raise unknown("reduction", reduction, REDUCTIONS)
-    return entries.sum() / len(logits) if reduction == "mean" else entries.sum()
+    return entries.sum() / len(logits) if reduction == "mean" else reduce(entries, reduction)
 
 
 def attention_consistency(maps: Tensor, maps_other: Tensor, mask: Tensor | None = None, *, norm: str = "mse") -> Tensor:
@@ -157,8 +153,8 @@ def forward_views(network: nn.Module, views: Mapping[str, Tensor]) -> dict[str, 
     found: dict[str, Output] = {}
     for names in sizes.values():
         output = network(torch.cat([views[name] for name in names]))
-        parts = (tensor.chunk(len(names)) for tensor in (output.logits, output.features))
-        found |= {name: Output(*part) for name, *part in zip(names, *parts, strict=True)}
+        parts = map(Output, output.logits.chunk(len(names)), output.features.chunk(len(names)))
+        found |= zip(names, parts, strict=True)
     return {name: found[name] for name in views}
 
 
@@ -245,11 +241,9 @@ class _Attention(_MultiView):
                 distance = attention_consistency(plain, maps, shown & valid, norm=norm)
                 terms[name] = self.hyper[self.within] * distance
         if len(sizes) > 1:
-            (large, large_shown), (small, small_shown) = (
-                (torch.cat([maps for _, maps, _ in views]), torch.cat([shown for *_, shown in views]))
-                for views in sizes.values()
-            )
-            pair = scale_consistency(large, small, large_shown, small_shown, norm=norm)
+            (_, *large), (_, *small) = (zip(*views, strict=True) for views in sizes.values())
+            (maps, shown), (maps_other, shown_other) = map(torch.cat, large), map(torch.cat, small)
+            pair = scale_consistency(maps, maps_other, shown, shown_other, norm=norm)
             terms["scale"] = self.hyper["scale_weight"] * pair
         return terms
 

@@ -16,10 +16,7 @@ from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS
 from mlbench.seeds import keyed_bits
 
 from .distillation_losses import label_loss
-from .wsddn import POOLING, hidden_layers, pool_regions
-
-#: Regions that pass the layers after pooling together in inference.
-_AT_ONCE = 4096
+from .wsddn import POOLING, hidden_layers, in_pieces, pool_regions
 
 
 def context_regions(boxes: Tensor, valid: Tensor, low: float = 0.2, high: float = 0.75) -> Tensor:
@@ -54,6 +51,12 @@ def draw_regions(shown: Tensor, rows: Tensor, count: int, seed: int) -> tuple[Te
     return index, shown.take_along_dim(index, dim=1)
 
 
+def best_of_regions(scores: Tensor, shown: Tensor) -> Tensor:
+    """The highest score of each class: float [B, C] of regions [B, R, C] where `shown` [B, R]; 0 where none is."""
+    best = scores.masked_fill(~shown[..., None], -torch.inf).amax(dim=1)
+    return torch.where(shown.any(dim=1, keepdim=True), best, 0.0)
+
+
 def with_best_context(person: Tensor, context: Tensor, shown: Tensor) -> Tensor:
     """Logits [B, C]: the person's [B, C] and, of each class, the highest of the context [B, R, C] where `shown` [B, R].
 
@@ -61,8 +64,7 @@ def with_best_context(person: Tensor, context: Tensor, shown: Tensor) -> Tensor:
 
     Source: Gkioxari et al., ICCV 2015 (R*CNN), equation of the score.
     """
-    best = context.masked_fill(~shown[..., None], -torch.inf).amax(dim=1)
-    return person + torch.where(shown.any(dim=1, keepdim=True), best, 0.0)
+    return person + best_of_regions(context, shown)
 
 
 class RegionClassifier(nn.Module):
@@ -104,9 +106,7 @@ class RegionClassifier(nn.Module):
         person = self.person(self.regions(features, whole)[:, 0]).float()
         if boxes is None or shown is None:
             return person
-        size = len(images) if torch.is_grad_enabled() else max(1, _AT_ONCE // boxes.shape[1])
-        pieces = zip(features.split(size), boxes.split(size), strict=True)
-        context = torch.cat([self.context(self.regions(*piece)).float() for piece in pieces])
+        context = torch.cat([self.context(self.regions(*piece)).float() for piece in in_pieces(features, boxes)])
         return with_best_context(person, context, shown)
 
 

@@ -172,7 +172,7 @@ class LabelGraph(nn.Module):
         super().__init__()
         self.classes = len(start)
         self.register_buffer("places", torch.from_numpy(np.flatnonzero(start)))
-        self.values = nn.Parameter(torch.from_numpy(start[start != 0].astype(np.float32)))
+        self.values = nn.Parameter(torch.tensor(start[start != 0], dtype=torch.get_default_dtype()))
 
     def forward(self) -> Tensor:
         flat = self.values.new_zeros(self.classes**2).index_put((self.places,), self.values)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.datasets.sparse import count_states
-from mlbench.errors import UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
 from mlbench.models.heads import Classifier, Head
@@ -106,11 +105,6 @@ class _LabelSequence(Method):
         """Classes by how often they are observed positive in training, int64 [C]; ties by class index."""
         keys = self._often if rare_first else -self._often
         return torch.from_numpy(np.argsort(keys, kind="stable").copy()).to(self.task.device)
-
-    def refuse_boostlu(self) -> None:
-        """UsageError where a head with BoostLU is asked for."""
-        if self.head_spec().kind != "linear":
-            raise UsageError(f"method '{self.name}' has no class activation maps: head.alpha must stay 1")
 
     def predict(self, network: nn.Module, batch: Batch) -> Tensor | Prediction:
         if isinstance(network, Classifier):  # a phase that only trains one

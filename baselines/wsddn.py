@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -114,6 +114,12 @@ def pool_regions(features: Tensor, boxes: Tensor, cells: int, pooling: str = "al
     return pooled.unflatten(0, boxes.shape[:2])
 
 
+def in_pieces(features: Tensor, *by_region: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Maps [B, D, h, w] and tensors [B, R, ...] of regions, in training whole, in inference some images at a time."""
+    images = len(features) if torch.is_grad_enabled() else max(1, _AT_ONCE // by_region[0].shape[1])
+    return zip(*(each.split(images) for each in (features, *by_region)), strict=True)
+
+
 class Detector(nn.Module):
     """Two streams over the regions of an image.
 
@@ -151,14 +157,8 @@ class Detector(nn.Module):
 
     def streams(self, features: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         """Logits of both streams, each [B, R, C], of maps [B, D, h, w]."""
-        images = len(features) if torch.is_grad_enabled() else max(1, _AT_ONCE // regions.boxes.shape[1])
-        found = [
-            self.hidden(self.weighted(*piece).flatten(2))
-            for piece in zip(
-                features.split(images), regions.boxes.split(images), regions.scores.split(images), strict=True
-            )
-        ]
-        hidden = torch.cat(found)
+        pieces = in_pieces(features, regions.boxes, regions.scores)
+        hidden = torch.cat([self.hidden(self.weighted(*piece).flatten(2)) for piece in pieces])
         return self.classes(hidden), self.regions(hidden)
 
     def forward(self, images: Tensor, regions: Regions, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

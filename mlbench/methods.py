@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
-SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes")
+SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ class Batch:
     views : inputs by view name, where the method declares views (`inputs` is then the first view).
     placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
     side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
-        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference.
+        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. All are in shares of
+        the image's width and height and follow it when it is mirrored.
     """
 
     inputs: Tensor
@@ -207,6 +208,11 @@ class Method:
         alphas = self.hyper["head.alpha_train"], self.hyper["head.alpha_infer"]
         return HeadSpec("linear" if alphas == (1.0, 1.0) else "boostlu", *alphas)
 
+    def refuse_boostlu(self) -> None:
+        """UsageError where a head with BoostLU is asked for: for methods that have no such head."""
+        if self.head_spec().kind != "linear":
+            raise UsageError(f"method '{self.name}' has no class activation maps: head.alpha must stay 1")
+
     # -- training -----------------------------------------------------------------------------------------------
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
@@ -253,6 +259,14 @@ class Method:
         Where `decision_rule` is declared, the last phase must give decisions; earlier phases may leave them out.
         """
         return network(batch.inputs).logits
+
+    @classmethod
+    def decide(cls, scores: Tensor, hyper: Mapping[str, Any]) -> Tensor:
+        """Decisions bool [B, C] by `decision_rule` on scores [B, C] averaged over crops of the images.
+
+        To be given by methods that decide on scores alone; the others are refused where a protocol asks for crops.
+        """
+        raise UsageError(f"method '{cls.name}' does not decide on scores alone")
 
     # -- declarations, resolved ---------------------------------------------------------------------------------
 

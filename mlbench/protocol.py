@@ -21,6 +21,9 @@ from mlbench.settings import TrainSettings, build, coerce, to_plain
 TRACKS = ("head", "full")
 _COUNTS = ("classes", "train", "val", "test")
 
+#: What of a protocol's file decides the numbers of a run.
+_MEANING = ("annotation", "split", "unspecified", "selection", "inference")
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -84,6 +87,22 @@ class Unspecified:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """How validation and test images are shown: whole, or as `crops` whose scores are averaged.
+
+    Ten crops are the four corners, the centre and their mirror images, of the run's image size, cut from the whole
+    image resized so that a crop's side is `share` of it. Where a mirrored image is another class there are five.
+    """
+
+    crops: Literal[1, 10] = 1
+    share: float = 0.875
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share = {self.share}: expected a share above 0, at most 1")
+
+
+@dataclass(frozen=True)
 class MetricRules:
     """Which of the published definitions make this protocol's numbers (`mlbench.metrics` names them).
 
@@ -140,8 +159,8 @@ class DatasetRules:
 class Protocol:
     """One protocol, validated.
 
-    `unverified` lists what its source left open, in words. `sha256` covers annotation, split, selection and
-    the rule for unspecified labels (not titles and sources; not metric definitions, which can be applied to stored
+    `unverified` lists what its source left open, in words. `sha256` covers annotation, split, selection, crops
+    and the rule for unspecified labels (not titles and sources; not metric definitions, which can be applied to stored
     predictions at any time).
     """
 
@@ -154,6 +173,7 @@ class Protocol:
     description: str = ""
     split: SplitRule = SplitRule()
     unspecified: Unspecified = Unspecified()
+    inference: Inference = Inference()
     metrics: MetricRules = MetricRules()
     table: TableLayout = TableLayout()
     datasets: Mapping[str, DatasetRules] = field(default_factory=dict)
@@ -254,7 +274,7 @@ def _validate(table: dict[str, Any], where: str) -> Protocol:
 
     sections = {
         **{"split": SplitRule, "unspecified": Unspecified, "stress": Stress},
-        **{"metrics": MetricRules, "table": TableLayout},
+        **{"inference": Inference, "metrics": MetricRules, "table": TableLayout},
     }
     values = dict(table)
     for key in ("annotation", *sections):
@@ -276,7 +296,7 @@ def _validate(table: dict[str, Any], where: str) -> Protocol:
             raise UsageError(f"{where}: key '{key}' is set by mlbench")
     # Settings by data set are left out: a run's identity has those of its own data set, resolved, and a change for
     # one data set must not rename the runs on the others.
-    meaning = {key: table[key] for key in ("annotation", "split", "unspecified", "selection") if key in table}
+    meaning = {key: table[key] for key in _MEANING if key in table}
     values |= {"sha256": hashlib.sha256(canonical_json(meaning)).hexdigest(), "where": where}
     protocol = build(Protocol, values, where)
     _check_train(protocol.train, f"{where}: [train]")

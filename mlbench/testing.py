@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.base import Dataset, Split, Tags
 from mlbench.seeds import derive
 
 
@@ -29,7 +30,7 @@ class ArrayImages:
 
 
 def tiny_dataset(train: int = 32, val: int = 8, test: int = 9, classes: int = 4, size: int = 64) -> Dataset:
-    """Coloured noise with a bright patch for each class present, boxes kept; the same on every call."""
+    """Coloured noise with a bright patch for each class present, boxes and some tags; the same on every call."""
     random = np.random.RandomState(derive("tiny", train, val, test, classes) % 2**32)
     splits = {}
     cell = size // classes
@@ -44,7 +45,9 @@ def tiny_dataset(train: int = 32, val: int = 8, test: int = 9, classes: int = 4,
             boxes.append((row, c, c * cell, top, (c + 1) * cell, top + cell))
         labels = np.where(present, State.POSITIVE, State.NEGATIVE).astype(np.int8)
         ids = tuple(f"{name}/{i:03d}" for i in range(count))
-        splits[name] = Split(ids, labels, ArrayImages(array), boxes=np.array(boxes, dtype=np.float32))
+        words = np.random.RandomState(derive("tiny tags", name, count) % 2**32).rand(count, 6) < 0.3
+        tags = Tags(partial(np.asarray, words), "words drawn at random")
+        splits[name] = Split(ids, labels, ArrayImages(array), boxes=np.array(boxes, dtype=np.float32), tags=tags)
     return Dataset("tiny", "1", tuple(f"class {c}" for c in range(classes)), splits)
 
 
@@ -54,5 +57,5 @@ def with_other_hidden_labels(dataset: Dataset, observed: np.ndarray) -> Dataset:
     train = dataset.splits["train"]
     truth = np.asarray(train.labels)
     labels = np.where(observed == State.UNKNOWN, -truth, truth).astype(np.int8)
-    other = Split(train.ids, labels, train.images, train.groups, train.boxes)
+    other = replace(train, labels=labels)
     return Dataset(dataset.id, dataset.version, dataset.classes, {**dataset.splits, "train": other})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from mlbench.annotation import State
 from mlbench.datasets.names import take_names
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels, take_labels
+from mlbench.errors import UsageError
 
 
 class ImageSource(Protocol):
@@ -27,6 +29,43 @@ class ImageSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Tags:
+    """Words that came with the images of a split beside their labels (those of a site's users, say).
+
+    Parameters
+    ----------
+    read : gives bool [M, T], which image has which word; called only where a method takes tags.
+    origin : whose words these are, in words.
+    rows : which rows of that are the split's, in its order; None: all.
+    """
+
+    read: Callable[[], np.ndarray]
+    origin: str
+    rows: np.ndarray | None = None
+
+    def load(self) -> np.ndarray:
+        """bool [N, T] in the order of the split."""
+        present = self.read()
+        return present if self.rows is None else present[self.rows]
+
+    def take(self, rows: np.ndarray) -> Tags:
+        """The tags of `rows`, in the order given."""
+        return Tags(self.read, self.origin, rows if self.rows is None else self.rows[rows])
+
+
+def held_out_tags(labels: np.ndarray, listed: Sequence[str], classes: Sequence[str], where: str) -> Tags:
+    """Labels int8 [N, L] of the names `listed` as tags, but for those that are in `classes`.
+
+    UsageError, beginning with `where`, if there are no others.
+    """
+    others = [column for column, name in enumerate(listed) if name not in set(classes)]
+    if not others:
+        raise UsageError(f"{where}: key 'tags': no class is left out that could be a tag")
+    present = np.asarray(labels)[:, others] == State.POSITIVE
+    return Tags(lambda: present, f"held-out labels: {len(others)} words that are no classes")
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of a data set.
@@ -40,6 +79,8 @@ class Split:
     groups : image id of each sample where several samples share an image (persons of WIDER);
         the bootstrap resamples groups. Defaults to `ids`.
     boxes : float32 [M, 6] rows (sample row, class, x1, y1, x2, y2) in pixels of the decoded image, or None.
+    tags : the source's tags, or None. No part of the fingerprint: runs of methods that take tags have their hash in
+        their identity, and to all others it makes no difference whether they are there.
     """
 
     ids: Sequence[str]
@@ -47,6 +88,7 @@ class Split:
     images: ImageSource
     groups: Sequence[str] = ()
     boxes: np.ndarray | None = None
+    tags: Tags | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -71,6 +113,7 @@ class Split:
             images=SubsetImages(self.images, rows),
             groups=take_names(self.groups, rows),
             boxes=boxes,
+            tags=None if self.tags is None else self.tags.take(rows),
         )
 
     def update_hash(self, digest: hashlib._Hash) -> None:

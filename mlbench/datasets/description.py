@@ -40,6 +40,8 @@ class Description:
         such column. With a split column it may be left out if the values are the names of the parts.
     split : ``test_fraction`` and ``seed`` where the source has no split: each picture is drawn by its own id.
     unlabelled : "keep" or "drop" pictures without a positive label.
+    tags : "left_out_classes": the classes that `class_filter` leaves out are the pictures' tags, for methods that take
+        tags (as there is nothing a picture's users said of it, held-out labels stand in).
     allow_missing : "new-id" accepts that listed pictures are not there; the data set is then called ``ID-partial``.
     boxes : ``file``, and ``columns`` for ``file``, ``label``, ``x1``, ``y1``, ``x2``, ``y2``; in pixels, 0-based.
     expect : counts of the full copy: ``classes``, ``train``, ``val``, ``test``, ``boxes``, ``boxed_images``.
@@ -65,6 +67,7 @@ class Description:
     split: Mapping[str, float | int] | None = None
     unlabelled: str = "keep"
     allow_missing: str = ""
+    tags: str = ""
     boxes: Mapping[str, Any] | None = None
     expect: Mapping[str, int] = field(default_factory=dict)
     flippable: bool = True
@@ -75,7 +78,9 @@ class Description:
 
 
 Kinds = tuple[type, ...]
-_TEXT_KEYS = "id images summary source labels delimiter separator label_style missing_label unlabelled allow_missing"
+_TEXT_KEYS = (
+    "id images summary source labels delimiter separator label_style missing_label unlabelled allow_missing tags"
+)
 _KEYS: dict[str, Kinds] = {
     **dict.fromkeys(_TEXT_KEYS.split(), (str,)),
     "version": (str, int),
@@ -102,6 +107,7 @@ _CHOICES = {
     "missing_label": ("negative", "unknown"),
     "unlabelled": ("keep", "drop"),
     "allow_missing": ("new-id",),
+    "tags": ("left_out_classes",),
 }
 BOX_COLUMNS = ("file", "label", "x1", "y1", "x2", "y2")
 

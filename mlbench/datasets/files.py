@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.base import Dataset, Split, held_out_tags
 from mlbench.datasets.description import STATES, Description, check_class_names, read_description
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError, nearest
@@ -56,6 +56,7 @@ def load_files(path: str | Path, root: str | Path) -> Dataset:
     names, labels = _filter_classes(about, rows, listed, labels, notes)
     rows, labels = _unlabelled(about, rows, labels, notes)
     boxes = _boxes(about, root, rows, listed, names, labels, notes)
+    tags = held_out_tags(_label_matrix(about, rows, listed), listed, names, about.where) if about.tags else None
 
     splits = {}
     for part in ("train", "val", "test"):
@@ -63,7 +64,8 @@ def load_files(path: str | Path, root: str | Path) -> Dataset:
         if len(chosen):
             ids = tuple(rows[row].name for row in chosen)
             own = None if boxes is None else _boxes_of(boxes, chosen)
-            splits[part] = Split(ids, labels[chosen], FileImages(root / about.images, ids), boxes=own)
+            images = FileImages(root / about.images, ids)
+            splits[part] = Split(ids, labels[chosen], images, boxes=own, tags=tags and tags.take(chosen))
         elif part != "val":
             raise DataError(f"{about.where}: the {part} split is empty")
     if partial:

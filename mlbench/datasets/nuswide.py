@@ -6,17 +6,20 @@ The versions hold other images or other splits of them: results on one are never
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.base import Dataset, Split, Tags
 from mlbench.datasets.nuswide_files import (
     Pool,
     names_with_any_tag,
     names_with_frequent_tag,
     read_concepts,
+    read_frequent_tags,
     read_image_list,
     read_labels,
 )
@@ -73,7 +76,8 @@ def load_nuswide(version: str, root: str | Path, partial: bool = False) -> Datas
     -------
     Dataset whose sample ids are the names in the image lists (``actor/0001_2124494179.jpg``), in their order (Train
     before Test), and whose classes stand in the order of Concepts81.txt. Images without a label are left out and
-    counted. The source has no boxes.
+    counted. The source has no boxes. Where both Tags1k files are there, images have those tags of their users; they are
+    read when a method asks for them.
 
     Raises
     ------
@@ -98,6 +102,7 @@ def load_nuswide(version: str, root: str | Path, partial: bool = False) -> Datas
                 pool = _tagged(folder, pool, {part: pools[part].names for part in pools}, partial, notes)
             chosen = draw_splits(pool, SIZES[version], name)
             notes.append("split drawn by mlbench: the published one is not available")
+    tags_of = _user_tags(folder, {part: pools[part].names for part in pools})
     splits: dict[str, Split] = {}
     for split, pool in chosen.items():
         part = split.capitalize() if version == "official" else split
@@ -105,7 +110,7 @@ def load_nuswide(version: str, root: str | Path, partial: bool = False) -> Datas
         there = rows_present(folder, files, part, SIZES[version][split], name, partial, notes)
         kept = pool.take(there)
         images = FileImages(folder, tuple(files[row] for row in there))
-        splits[split] = Split(kept.names, kept.labels, images)
+        splits[split] = Split(kept.names, kept.labels, images, tags=tags_of(kept.names))
     return Dataset(
         id=f"{name}-partial" if partial else name,
         version="1",
@@ -172,12 +177,29 @@ def _listed_by_user(folder: Path, pool: Pool, notes: list[str]) -> dict[str, Poo
     return chosen
 
 
+def _place_of(folder: Path, files: tuple[str, ...]) -> Path | None:
+    """Where all of `files` are: `folder` or its ``NUS_WID_Tags``."""
+    return next((p for p in (folder, folder / "NUS_WID_Tags") if all((p / f).is_file() for f in files)), None)
+
+
+def _user_tags(folder: Path, lists: dict[str, tuple[str, ...]]) -> Callable[[tuple[str, ...]], Tags | None]:
+    """What gives images, by their names, the tags of their users; they are read once."""
+    files = _TAG_FILES[names_with_frequent_tag]
+    place = _place_of(folder, files)
+    if place is None:
+        return lambda names: None
+    row_of = {name: row for row, name in enumerate(name for part in lists.values() for name in part)}
+    read = cache(lambda: read_frequent_tags(place, lists))
+    origin = f"the most frequent tags of users ({' and '.join(files)})"
+    return lambda names: Tags(read, origin, np.array([row_of[name] for name in names], dtype=np.int64))
+
+
 def _tagged(folder: Path, pool: Pool, lists: dict[str, tuple[str, ...]], partial: bool, notes: list[str]) -> Pool:
     """The images of `pool` that have tags, in the reading of "tagged" that gives the published number."""
     expected = sum(SIZES["tagged"].values())
     found: dict[str, Pool] = {}
     for read, files in _TAG_FILES.items():
-        place = next((p for p in (folder, folder / "NUS_WID_Tags") if all((p / f).is_file() for f in files)), None)
+        place = _place_of(folder, files)
         if place is not None:
             tagged = read(place, lists)
             kept = pool.take(np.array([r for r, name in enumerate(pool.names) if name in tagged], dtype=np.int64))

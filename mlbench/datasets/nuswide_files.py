@@ -89,7 +89,17 @@ def names_with_frequent_tag(folder: Path, lists: dict[str, tuple[str, ...]]) -> 
     Read from ``{Train,Test}_Tags1k.dat``: a row an image, in the order of the part's image list, of 1,000 fields 0
     or 1. `lists` gives the names of each part.
     """
-    tagged: set[str] = set()
+    names = [name for part in lists.values() for name in part]
+    return {names[row] for row in np.flatnonzero(read_frequent_tags(folder, lists).any(axis=1))}
+
+
+def read_frequent_tags(folder: Path, lists: dict[str, tuple[str, ...]]) -> np.ndarray:
+    """bool [N, 1000]: which of the most frequent tags the users gave each image of `lists`, one part after the other.
+
+    Read from the files that `names_with_frequent_tag` tells of.
+    """
+    present = np.zeros((sum(map(len, lists.values())), N_TAGS), dtype=bool)
+    before = 0
     for part, names in lists.items():
         path = folder / f"{part}_Tags1k.dat"
         rows = 0
@@ -98,11 +108,12 @@ def names_with_frequent_tag(folder: Path, lists: dict[str, tuple[str, ...]]) -> 
                 fields = line.split()
                 if len(fields) != N_TAGS or not set(fields) <= {b"0", b"1"}:
                     raise DataError(f"{path}, line {rows}: {len(fields)} fields, expected {N_TAGS}, each 0 or 1")
-                if rows <= len(names) and b"1" in fields:
-                    tagged.add(names[rows - 1])
+                if rows <= len(names):
+                    present[before + rows - 1] = np.frombuffer(b"".join(fields), dtype=np.uint8) == ord("1")
         if rows != len(names):
             raise DataError(f"{path}: {rows} lines, but {part}Imagelist.txt lists {len(names)} images")
-    return tagged
+        before += rows
+    return present
 
 
 def names_with_any_tag(folder: Path, lists: dict[str, tuple[str, ...]]) -> set[str]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] (channels last in memory), ``(x / 255 - mean) / std``."""
+    """uint8 [B, H, W, 3] to [B, 3, H, W] of torch's default type (channels last), ``(x / 255 - mean) / std``."""
     scale = torch.tensor([255.0 * s for s in std], device=pixels.device)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
     # In place: twice as fast at 448 px, with the same bits.
-    return pixels.float().div_(scale).sub_(shift).permute(0, 3, 1, 2)
+    return pixels.to(scale.dtype).div_(scale).sub_(shift).permute(0, 3, 1, 2)
 
 
 def flip_some(images: Tensor, chosen: Tensor) -> Tensor:

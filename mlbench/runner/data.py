@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,7 @@ class ImageInputs:
         self.hashes = id_hashes(ids)
 
     def load(self, index: np.ndarray, size: int, device: torch.device, epoch: int | None) -> Tensor:
-        """float32 [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None."""
+        """float [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None."""
         raw = torch.from_numpy(np.array(self.pixels[size][self.rows[index]]))
         images = normalise(raw.to(device, non_blocking=True), self.mean, self.std)
         mirrored = self.mirrored(index, epoch)
@@ -173,14 +173,25 @@ class ImageInputs:
 
 
 class FeatureInputs:
-    """Cached features of one part: maps [B, D, h, w], or pooled [B, D, 1, 1] where a head needs no more."""
+    """Cached features of one part: maps [B, D, h, w], or pooled [B, D, 1, 1] where a head needs no more.
 
-    def __init__(self, features: Features, rows: np.ndarray) -> None:
-        self.features, self.rows = features, rows
+    Parts that were given the same `last` remember in it the batch they were last asked for, and what it was.
+    """
+
+    def __init__(self, features: Features, rows: np.ndarray, last: dict[Hashable, Tensor] | None = None) -> None:
+        self.features, self.rows, self.last = features, rows, last
         self.pooled = False
 
     def load(self, index: np.ndarray, size: int, device: torch.device, epoch: int | None) -> Tensor:
         rows = self.rows[index]
-        if self.pooled:
-            return torch.from_numpy(self.features.pooled[rows]).to(device)[:, :, None, None]
-        return torch.from_numpy(np.asarray(self.features.maps[rows])).to(device).float()
+        if self.last is None:
+            return self._read(rows, device)
+        asked = (self.pooled, torch.is_inference_mode_enabled(), rows.tobytes())
+        if asked not in self.last:
+            self.last.clear()
+            self.last[asked] = self._read(rows, device)
+        return self.last[asked]
+
+    def _read(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        kept = self.features.pooled[rows][:, :, None, None] if self.pooled else np.asarray(self.features.maps[rows])
+        return torch.from_numpy(kept).to(device).to(torch.get_default_dtype())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
 from mlbench.methods import Batch, Prediction
+from mlbench.runner.crops import mean_prediction
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.world import World
 
@@ -44,10 +45,11 @@ def predict_part(
     per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
     with torch.inference_mode(), world.accelerator.autocast():
         for start in range(0, len(local), per_batch):
-            batch = feed.batch(part, local[start : start + per_batch], epoch, pooled, source)
-            answer = predict(network, batch)
-            answer = answer if isinstance(answer, Prediction) else Prediction(answer)
-            scores.append(answer.scores.float())
+            shown = feed.shown(part, local[start : start + per_batch], epoch, pooled, source)
+            found = [predict(network, batch) for batch in shown]
+            answers = [each if isinstance(each, Prediction) else Prediction(each) for each in found]
+            answer = mean_prediction(answers, feed.run.method, feed.run.hyper)
+            scores.append(answer.scores.to(torch.float32))
             if answer.decisions is not None:
                 decisions.append(answer.decisions.to(torch.uint8))
     network.train(was_training)

@@ -25,7 +25,7 @@ from mlbench.predictions import read_predictions, write_predictions
 from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed
+from mlbench.runner.feed import Feed, OpenedFeatures
 from mlbench.runner.forensics import rates
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, Run, resolve, used_requests
@@ -40,7 +40,11 @@ from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir, sha25
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run is executed; none of it may change its numbers. `on_checkpoint` is called after each checkpoint."""
+    """How a run is executed; none of it may change its numbers.
+
+    `on_checkpoint` is called after each checkpoint. `opened` holds features that several runs share. `remark` is added
+    to the record's notes.
+    """
 
     store: Path = dataclasses.field(default_factory=store_dir)
     resume: bool = False
@@ -50,6 +54,8 @@ class Options:
     quiet: bool = False
     command: Sequence[str] = ()
     on_checkpoint: Callable[[], None] | None = None
+    opened: OpenedFeatures | None = None
+    remark: str = ""
 
 
 def run(request: Request, options: Options | None = None) -> dict[str, Any]:
@@ -123,7 +129,8 @@ class _Executor:
             self.reporter.say(f"{_title(run)}: starting anew; --resume would have gone on from the checkpoint")
         if self.world.main:
             save_mask(run.mask, self.folder / "mask.safetensors")
-        feed = Feed(run, self.world.device, self.reporter.counter if self.world.main else None)
+        counter = self.reporter.counter if self.world.main else None
+        feed = Feed(run, self.world.device, counter, self.options.opened)
         task = Task(run, self.world, feed)
         for name, record in self.used.items():
             weights = run_dir(self.options.store, record["key"]) / "weights.safetensors"
@@ -339,6 +346,7 @@ class _Executor:
                 processes=world.size,
                 argv=self.options.command or sys.argv,
                 pixels_sha256=task._feed.pixels_sha256(),
+                remark=self.options.remark,
             )
             write_record(self.options.store, record)
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)

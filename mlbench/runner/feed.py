@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.errors import MlbenchError, unknown
+from mlbench.errors import DataError, MlbenchError, unknown
 from mlbench.images.cache import Advance
-from mlbench.images.features import load_features
+from mlbench.images.features import Features, load_features
 from mlbench.images.pixels import load_pixels, pixels_sha256
 from mlbench.labels import LabelStore
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.weights import load_weights
+from mlbench.runner.crops import crops_of
 from mlbench.runner.data import FeatureInputs, ImageInputs
 from mlbench.runner.plan import Run
 from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
@@ -34,14 +35,27 @@ def start_backbone(run: Run) -> nn.Module:
     return backbone
 
 
+#: Features by what they are of, each with the batch that was last read.
+OpenedFeatures = dict[Hashable, tuple[Features, dict[Hashable, Tensor]]]
+
+
 class Feed:
     """Makes batches of a run's parts; pixels and features are prepared when first needed.
 
     `settings` are the training settings in force (image size, augmentation): the run's, or those of its present phase.
+    Feeds that were given the same `opened` share the features in it, and the batch that was last read of each.
     """
 
-    def __init__(self, run: Run, device: torch.device, advance: Callable[[str], Advance] | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device,
+        advance: Callable[[str], Advance] | None = None,
+        opened: OpenedFeatures | None = None,
+    ) -> None:
         self.run, self.device, self.settings = run, device, run.train
+        self._shared, self._opened = opened is not None, {} if opened is None else opened
+        self._trunk: nn.Module | None = None
         self.views = run.method.views_for(run.hyper)
         if len({view.name for view in self.views}) < len(self.views):
             raise MlbenchError(f"method '{run.method.name}' has two views of one name")
@@ -52,10 +66,13 @@ class Feed:
         for name in run.method.inputs:
             if name not in SIDE_INPUTS:
                 raise unknown("side input", name, SIDE_INPUTS, f"method '{run.method.name}'")
-        if "boxes" in run.method.inputs and "boxes" not in run.method.supervision:
-            raise MlbenchError(
-                f"method '{run.method.name}' takes boxes, which tell the labels, without declaring it in `supervision`"
-            )
+        for kind, why in (("boxes", "tell the labels"), ("tags", "tell more than the image")):
+            if kind in run.method.inputs and kind not in run.method.supervision:
+                raise MlbenchError(
+                    f"method '{run.method.name}' takes {kind}, which {why}, without declaring it in `supervision`"
+                )
+        if "boxes" in run.method.inputs and run.parts["train"].split.boxes is None:
+            raise DataError(f"data set '{run.dataset.id}' has no boxes, which method '{run.method.name}' learns from")
 
     def prepare(self, parts: Sequence[str], pooled: bool) -> None:
         """Load what `parts` need, with progress."""
@@ -64,6 +81,7 @@ class Feed:
                 self._feature_inputs(name)
             else:
                 self._image_inputs(name)
+        self._trunk = None  # all features are there
 
     def pixels_sha256(self) -> dict[str, str]:
         """SHA-256 of the pixels read so far, by split; ``split@side`` where `side` is not the run's image size."""
@@ -101,6 +119,17 @@ class Feed:
             views[view.name], placements[view.name] = placement.image(loaded[length]), placement
         return Batch(next(iter(views.values())), rows, views=views, placements=placements, side=side)
 
+    def shown(self, name: str, index: np.ndarray, epoch: int | None, pooled: bool, source: str) -> Iterator[Batch]:
+        """Rows `index` of part `name` as inference sees them: one batch, or one for each crop that the protocol asks
+        for (of the training part never)."""
+        batch, large = self.batch(name, index, epoch, pooled, source), self._crops_from(name)
+        if large is None or source == "pooled":
+            yield batch
+            return
+        images = self._image_inputs(name).load(index, large, self.device, None)
+        for crop in crops_of(images, self.settings.image_size, self.run.dataset.flippable):
+            yield dataclasses.replace(batch, inputs=crop)
+
     def with_labels(self, batch: Batch, index: np.ndarray, labels: LabelStore) -> Batch:
         batch.labels = labels.rows(index, self.device)
         return batch
@@ -109,11 +138,16 @@ class Feed:
         """Sides in pixels of the views."""
         return {view.side(self.settings.image_size, BACKBONES[self.run.backbone].stride) for view in self.views}
 
+    def _crops_from(self, name: str) -> int | None:
+        """Side in pixels of the images of part `name` that crops are cut from; None: they are shown whole."""
+        rule = self.run.protocol.inference
+        return None if rule.crops == 1 or name == "train" else round(self.settings.image_size / rule.share)
+
     def _image_inputs(self, name: str) -> ImageInputs:
         size, augment = self.settings.image_size, self.settings.augment
         if (name, size, augment) not in self._images:
             run, part = self.run, self.run.parts[name]
-            sizes = {size} | self._sides()
+            sizes = {size, self._crops_from(name) or size} | self._sides()
             split = run.dataset.splits[part.source]
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]
@@ -132,18 +166,16 @@ class Feed:
         size = self.settings.image_size
         if (name, size) not in self._features:
             run, part = self.run, self.run.parts[name]
-            backbone = start_backbone(run)
             start = run.weights.sha256 if run.weights else f"random start {run.dataset.id} {run.seed}"
-            progress = self._advance(f"{run.backbone} features of {part.source}") if self._advance else None
-            features = load_features(
-                run.dataset.splits[part.source],
-                size,
-                backbone,
-                f"{run.backbone} {start}",
-                self.device,
-                progress,
-            )
-            self._features[name, size] = FeatureInputs(features, part.rows)
+            backbone = f"{run.backbone} {start}"
+            key = (run.dataset.fingerprint, part.source, size, backbone)
+            if key not in self._opened:
+                progress = self._advance(f"{run.backbone} features of {part.source}") if self._advance else None
+                split = run.dataset.splits[part.source]
+                self._trunk = self._trunk or start_backbone(run)
+                self._opened[key] = load_features(split, size, self._trunk, backbone, self.device, progress), {}
+            features, last = self._opened[key]
+            self._features[name, size] = FeatureInputs(features, part.rows, last if self._shared else None)
         return self._features[name, size]
 
     def _side_inputs(self, name: str, index: np.ndarray, epoch: int | None, source: str) -> LazySide:

@@ -246,7 +246,7 @@ class PhaseLoop:
             share = 0.0 if dummy else float(self.world.size)
         else:
             share = 0.0 if dummy else self.world.size * local / total
-        self.world.accelerator.backward(sum(terms.values()) * share)
+        self.world.backward(sum(terms.values()) * share)  # type: ignore[arg-type]  # there is a term
         for name, term in terms.items():
             part = term.detach()
             if not self.method.batch_global:

@@ -19,6 +19,7 @@ from mlbench.models.backbones import BACKBONES
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights
 from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
+from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, make_parts
 from mlbench.runner.side import side_identity
 from mlbench.settings import TrainSettings, build, to_plain
@@ -151,6 +152,15 @@ def used_requests(run: Run) -> dict[str, Request]:
     }
 
 
+def why_alone(run: Run) -> str:
+    """Why `run` cannot be trained beside others (`mlbench.runner.together`); empty if it can."""
+    if run.track != "head":
+        return f"on track '{run.track}' each run has a backbone of its own to train"
+    if run.method.uses_for(run.hyper):
+        return "it builds on another run"
+    return ""
+
+
 def _resolve(request: Request) -> Run:
     protocol = request.protocol if isinstance(request.protocol, Protocol) else load_protocol(request.protocol)
     method = load_method(request.method) if isinstance(request.method, str) else request.method
@@ -166,6 +176,7 @@ def _resolve(request: Request) -> Run:
         raise unknown("backbone", backbone, BACKBONES)
     weights = find_weights(backbone, request.weights)
     track = _choose_track(request, method, dataset, weights, notes)
+    check_crops(protocol, method, track)
     settings = method.settings_for(dataset.id, track)
     asked = dict(request.changes)
     if request.epochs is not None:

@@ -68,6 +68,7 @@ def compose_record(
     processes: int,
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
+    remark: str = "",
 ) -> dict[str, Any]:
     """The record of a finished run, in the shape of ``schema/record.json``."""
     rules = run.protocol.unspecified_for(run.dataset.id)
@@ -94,7 +95,7 @@ def compose_record(
         "predictions": files,
         "weights": weights,
         "supervision": labels_consumed(run, given),
-        "notes": [*run.notes, run.start.note],
+        "notes": [*run.notes, run.start.note, *([remark] if remark else [])],
         "provenance": collect_provenance(
             processes=processes,
             threads=torch.get_num_threads(),

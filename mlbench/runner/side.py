@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mlbench.datasets.base import Dataset
-from mlbench.errors import UsageError
+from mlbench.errors import DataError, UsageError
 from mlbench.images.cache import Advance
 from mlbench.methods import Hyper
 
@@ -43,10 +45,30 @@ class SideInput:
     mirror: Callable[[Any, Tensor], Any] | None = None
 
 
-def boxes_of(part: Part) -> SideLoader:
-    """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in decoded pixels."""
-    boxes = part.split.boxes if part.split.boxes is not None else np.zeros((0, 6), np.float32)
-    return lambda index: [torch.from_numpy(boxes[boxes[:, 0] == row, 1:].copy()) for row in index]
+def boxes_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader:
+    """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in shares of the image."""
+    split = part.split
+    boxes = split.boxes if split.boxes is not None else np.zeros((0, 6), np.float32)
+
+    @cache  # the size of an image is known only when it is decoded
+    def shares(row: int) -> Tensor:
+        own = boxes[boxes[:, 0] == row, 1:]
+        if len(own):
+            height, width = split.images.load(row).shape[:2]
+            own[:, 1:] /= np.array([width, height, width, height], np.float32)
+        return torch.from_numpy(own)
+
+    return lambda index: [shares(int(row)) for row in index]
+
+
+def mirror_boxes(boxes: list[Tensor], which: Tensor) -> list[Tensor]:
+    """Boxes [m, 5] of each image (class, x1, y1, x2, y2) with left and right exchanged in the images of bool [B]."""
+
+    def mirror(own: Tensor) -> Tensor:
+        label, x1, y1, x2, y2 = own.unbind(dim=1)
+        return torch.stack([label, 1 - x2, y1, 1 - x1, y2], dim=1)
+
+    return [mirror(own) if turned else own for own, turned in zip(boxes, which.tolist(), strict=True)]
 
 
 def proposals_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader:
@@ -64,6 +86,24 @@ def _proposals_identity(dataset: Dataset, hyper: Mapping[str, Any]) -> Any:
     return proposals_identity(dataset.splits, *_proposal_settings(hyper))
 
 
+def tags_of(part: Part) -> SideLoader:
+    """Tags by row: bool [B, T], which words came with each image (`mlbench.datasets.base.Tags`)."""
+    assert part.split.tags is not None
+    present = torch.from_numpy(part.split.tags.load())
+    return lambda index: present[index]
+
+
+def _tags_identity(dataset: Dataset, hyper: Mapping[str, Any]) -> Any:
+    """Whose tags they are, and SHA-256 of them all."""
+    digest, origins = hashlib.sha256(), set()
+    for name, split in sorted(dataset.splits.items()):
+        if split.tags is None:
+            raise DataError(f"data set '{dataset.id}' has no tags in its {name} part, which this method goes by")
+        digest.update(f"{name}\0".encode() + np.packbits(split.tags.load(), axis=1).tobytes())
+        origins.add(split.tags.origin)
+    return {"origin": ", ".join(sorted(origins)), "sha256": digest.hexdigest()}
+
+
 def _proposal_settings(hyper: Mapping[str, Any]) -> tuple[str, int]:
     if missing := PROPOSAL_HYPERPARAMETERS.keys() - hyper.keys():
         raise UsageError(f"a method with inputs 'proposals' has to declare the hyperparameters {', '.join(missing)}")
@@ -78,11 +118,12 @@ def mirror_proposals(proposals: Tensor, which: Tensor) -> Tensor:
     return torch.where(which[:, None, None], mirrored, proposals)
 
 
-#: Side inputs by name; a package that brings another kind (tags) adds it here: a `SideInput`, or only a function of the
+#: Side inputs by name; a package that brings another kind adds it here: a `SideInput`, or only a function of the
 #: part that gives the loader.
 SIDE_INPUTS: dict[str, SideInput | Callable[[Any], SideLoader]] = {
-    "boxes": boxes_of,
+    "boxes": SideInput(boxes_of, mirror=mirror_boxes),
     "proposals": SideInput(proposals_of, _proposals_identity, mirror_proposals),
+    "tags": SideInput(lambda run, part, advance: tags_of(part), _tags_identity),
 }
 
 

@@ -50,6 +50,10 @@ class World:
         self.accelerator.ddp_handler.find_unused_parameters = unused_parameters
         return self.accelerator.prepare_model(module)
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of `loss`, added to those of the parameters."""
+        self.accelerator.backward(loss)
+
     def share(self, rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """This process's piece of `rows`, and the sizes of all pieces."""
         pieces = np.array_split(rows, self.size)

@@ -16,6 +16,7 @@ def test_the_methods_of_the_first_table_are_registered() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_registered_method_conforms(name: str) -> None:
-    # Few methods are enough to start two processes for: what they share is the runner.
-    report = check_method(name, processes=name in ("llr_boostlu", "pla"))
+    # Few methods are enough to start two processes for: what they share is the runner. In float32 rounding would tip
+    # a ReLU of vac_s here.
+    report = check_method(name, processes=name in ("llr_boostlu", "pla", "vac_s"))
     assert report.passed, report.text()

@@ -191,6 +191,21 @@ def test_the_class_filter_counts_each_part_and_says_what_it_left_out(make) -> No
         make(BASIC + "class_filter = { min_test = 9 }\n")
 
 
+def test_left_out_classes_can_be_tags(make) -> None:
+    plain = make(BASIC + "class_filter = { min_train = 2 }\n")
+    dataset = make(BASIC + 'class_filter = { min_train = 2 }\ntags = "left_out_classes"\n')
+    assert plain.splits["train"].tags is None
+    assert dataset.splits["train"].tags.load().tolist() == [[True], [False]]  # a dog, none
+    assert dataset.splits["test"].tags.load().tolist() == [[True], [False]]
+    assert dataset.splits["test"].tags.origin == "held-out labels: 1 words that are no classes"
+    assert dataset.fingerprint == plain.fingerprint
+    labelled = make(BASIC + 'unlabelled = "drop"\nclass_filter = { min_test = 1 }\ntags = "left_out_classes"\n')
+    assert labelled.splits["train"].ids == ("a.png",)
+    assert labelled.splits["train"].tags.load().tolist() == [[True]]
+    with pytest.raises(UsageError, match="no class is left out that could be a tag"):
+        make(BASIC + 'tags = "left_out_classes"\n')
+
+
 def test_unlabelled_images_are_dropped_only_when_asked_and_counted(make) -> None:
     dataset = make(BASIC + 'unlabelled = "drop"\n')
     assert dataset.splits["test"].ids == ("sub/c.png",)
@@ -367,6 +382,7 @@ def test_missing_files_are_named(make, tmp_path: Path) -> None:
         (BASIC + "expect = { trian = 3 }\n", r"\[expect\]: unknown key 'trian'. Did you mean 'train'"),
         (BOXES + 'columns = { lable = "x" }\n', r"\[boxes.columns\]: unknown key 'lable'. Did you mean 'label'"),
         (BASIC + 'unlabelled = "dorp"\n', "'dorp'. Did you mean 'drop'"),
+        (BASIC + 'tags = "left_out"\n', "'left_out'. Did you mean 'left_out_classes'"),
         (BASIC + "missing_label = true\n", "key 'missing_label' is True, expected str"),
         (BASIC + "class_filter = { min_train = true }\n", "'min_train' is True, expected int"),
         (BASIC + 'flippable = "no"\n', "'flippable' is 'no', expected bool"),

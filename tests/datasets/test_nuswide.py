@@ -238,6 +238,30 @@ def test_tagged_images_are_those_with_a_label_and_a_tag(root: Path) -> None:
     assert "images without tags, by Train_Tags1k.dat and Test_Tags1k.dat, left out: 1" in dataset.notes
 
 
+def test_images_have_the_tags_of_their_users_whatever_part_they_are_drawn_into(root: Path) -> None:
+    assert load_dataset("nuswide-official", root).splits["train"].tags is None
+    before = load_dataset("nuswide-random150k", root).fingerprint
+    for name, text in TAGS.items():
+        (root / name).write_text(text)
+    wanted = {"sun/0002_22.jpg": [0, 1, 0, 0], "actor/0001_11.jpg": [0, 0, 0, 0], "zoo/0009_99.jpg": [0, 0, 0, 1]}
+    for version in ("official", "random150k", "tagged-partial"):
+        dataset = load_dataset(f"nuswide-{version}", root)
+        for split in dataset.splits.values():
+            assert split.tags is not None
+            assert split.tags.load().tolist() == [wanted[name] for name in split.ids]
+            assert split.take([0]).tags.load().tolist() == [wanted[split.ids[0]]]
+    assert load_dataset("nuswide-random150k", root).fingerprint == before
+
+
+def test_tags_that_nobody_asks_for_are_not_read(root: Path) -> None:
+    for name in TAGS:
+        (root / name).write_text("not tags")
+    tags = load_dataset("nuswide-official", root).splits["train"].tags
+    assert tags is not None
+    with pytest.raises(DataError, match=r"Train_Tags1k\.dat, line 1: 2 fields, expected 4"):
+        tags.load()
+
+
 def test_of_two_readings_of_tagged_the_one_with_the_published_number_is_taken(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

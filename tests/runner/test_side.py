@@ -13,7 +13,8 @@ from mlbench.methods import Method
 from mlbench.proposals.grid import window_grid
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
-from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS, LazySide, mirror_proposals
+from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS, LazySide, mirror_boxes, mirror_proposals
+from mlbench.testing import tiny_dataset
 
 
 class Looks(Method):
@@ -45,6 +46,31 @@ def test_proposals_are_mirrored_with_their_images(tiny_request: Any) -> None:
     wanted = mirror_proposals(plain.side["proposals"], flipped)
     torch.testing.assert_close(augmented.side["proposals"], wanted, rtol=0, atol=0)
     np.testing.assert_array_equal(plain.side["proposals"][3].numpy(), window_grid(np.zeros((1, 1, 3)))[:6])
+
+
+class Told(Looks):
+    """Takes proposals and ground-truth boxes."""
+
+    inputs = ("boxes",)
+    supervision = ("observed", "boxes")
+
+
+def test_ground_truth_boxes_are_shares_and_are_mirrored_with_their_images(tiny_request: Any) -> None:
+    run = resolve(tiny_request(Told, changes={"train.augment": ["flip"], "train.image_size": 32}))
+    feed, index = Feed(run, torch.device("cpu")), np.arange(20)
+    plain, augmented = feed.batch("train", index, None), feed.batch("train", index, 2)
+    flipped = torch.tensor([not torch.equal(a, b) for a, b in zip(plain.inputs, augmented.inputs, strict=True)])
+    assert 0 < flipped.sum() < 20
+    decoded = tiny_dataset().splits["train"].boxes
+    assert decoded is not None
+    for row in index:
+        own = torch.from_numpy(decoded[decoded[:, 0] == row, 1:])
+        own[:, 1:] /= 64
+        torch.testing.assert_close(plain.side["boxes"][row], own)
+        if flipped[row]:
+            own[:, [1, 3]] = 1 - own[:, [3, 1]]
+        torch.testing.assert_close(augmented.side["boxes"][row], own)
+    assert mirror_boxes([torch.zeros(0, 5)], torch.tensor([True]))[0].shape == (0, 5)
 
 
 def test_nothing_is_made_that_is_not_read(tiny_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
