@@ -59,6 +59,13 @@ def sweep_group() -> None:
 @click.option("--threads", type=int, help="Of each run on a cluster [1].")
 @click.option("--address", help="Of the Ray cluster [$RAY_ADDRESS, else one is started here].")
 @click.option("--resume", is_flag=True, help="Runs that were stopped go on from their checkpoints.")
+@click.option(
+    "--together",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Runs on cached features that one process trains at once.",
+)
 @click.option("--name", help="Of the sweep in the store [that of the file].")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options

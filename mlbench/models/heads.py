@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -135,12 +137,12 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, C] of feature maps [B, D, H, W]."""
-        features = self._checked(features)
-        with _without_autocast(features.device):
-            if self.spec.kind != "cam" and not self.needs_maps:
-                return functional.linear(features.mean(dim=(2, 3)), self.weight, self.bias)
-            maps = class_activation_maps(features, self.weight, self.bias)
-            return boostlu(maps, self.alpha).mean(dim=(2, 3))
+        return PRODUCT.get()(self, self._checked(features))
+
+    @property
+    def pools_first(self) -> bool:
+        """Whether the features are averaged before the layer is applied, and not the maps after it."""
+        return self.spec.kind != "cam" and not self.needs_maps
 
     def maps(self, features: Tensor, boosted: bool = False) -> Tensor:
         """Class activation maps [B, C, H, W] of feature maps [B, D, H, W].
@@ -165,6 +167,40 @@ class Head(nn.Module):
                 f"1, 1]), got {list(features.shape)}"
             )
         return features.to(self.weight.dtype)
+
+
+def logits_together(heads: Sequence[Head], features: Tensor) -> list[Tensor]:
+    """Logits [B, C] of each of `heads` on the same features [B, D, H, W], by one product with all their weights.
+
+    The heads must agree in `pools_first`; number of classes, BoostLU and its alpha are each head's own.
+    """
+    with _without_autocast(features.device):
+        weight, sizes = _joined([head.weight for head in heads]), [len(head.weight) for head in heads]
+        if not heads[0].pools_first:
+            maps = _parts(class_activation_maps(features, weight), sizes)
+            biased = [part + head.bias[:, None, None] for head, part in zip(heads, maps, strict=True)]
+            return [boostlu(part, head.alpha).mean(dim=(2, 3)) for head, part in zip(heads, biased, strict=True)]
+        pooled = features.mean(dim=(2, 3))
+        if len(heads) == 1:
+            return [functional.linear(pooled, weight, heads[0].bias)]
+        logits = functional.linear(pooled, weight, _joined([head.bias.detach() for head in heads]))
+        # What is added is 0: each bias sums its gradient by itself, in the order in which a head alone does.
+        parts = zip(heads, _parts(logits, sizes), strict=True)
+        return [part + (head.bias - head.bias.detach()) for head, part in parts]
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _parts(whole: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    return whole.split(sizes, dim=1) if len(sizes) > 1 else [whole]
+
+
+#: How a head comes to its logits: alone, or with the heads of other runs (`mlbench.runner.together`).
+PRODUCT: ContextVar[Callable[[Head, Tensor], Tensor]] = ContextVar(
+    "PRODUCT", default=lambda head, features: logits_together([head], features)[0]
+)
 
 
 def build_head(spec: HeadSpec, channels: int, classes: int) -> Head:

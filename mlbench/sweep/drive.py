@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -66,6 +67,7 @@ def sweep(
     address: str | None = None,
     quiet: bool = False,
     changes: Mapping[str, Any] | None = None,
+    together: int = 1,
 ) -> Outcome:
     """Run the grid file at `path` into `store`.
 
@@ -75,6 +77,8 @@ def sweep(
         all]. threads : of each run on a cluster [1]. address : of the Ray cluster.
     resume : unfinished runs go on from their checkpoints instead of starting anew.
     name : of the sweep in the store [that of the file]. changes : keys of the grid that are replaced.
+    together : at most so many runs on cached features in one process (`mlbench.runner.together`); here only. If the
+        process is lost or a run fails, those that have no record are tried again one by one.
 
     Raises
     ------
@@ -85,14 +89,18 @@ def sweep(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers}: expected at least 1")
+    if together < 1 or (together > 1 and executor != "local"):
+        raise UsageError(f"--together {together} --executor {executor}: expected 1, or more with local")
     with Reporter(quiet) as reporter:
         made = make_sweep(load_grid(path, changes), path, store, name, threads)
         with driving(made):
+            if together > 1 and made.settings["processes"] > 1:
+                raise UsageError(f"--together {together}: a run of several processes is trained by itself")
             made.save()
             launcher = make_executor(executor, made, workers, address)
             previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
             try:
-                return _Driver(made, launcher, resume, reporter).drive()
+                return _Driver(made, launcher, resume, reporter, together).drive()
             finally:
                 launcher.stop()
                 signal.signal(signal.SIGTERM, previous)
@@ -101,8 +109,11 @@ def sweep(
 class _Driver:
     """Keeps the executor's slots filled until every job is done or has failed."""
 
-    def __init__(self, made: Sweep, executor: Executor, resume: bool, reporter: Reporter) -> None:
+    def __init__(self, made: Sweep, executor: Executor, resume: bool, reporter: Reporter, together: int = 1) -> None:
         self.sweep, self.executor, self.resume, self.reporter = made, executor, resume, reporter
+        self.together = together
+        self.leader: dict[Job, Job] = {}  # of jobs that share a process, the first
+        self.attempt: dict[Job, int] = {}  # of jobs that failed and are tried again
         self.before = [job for job in made.jobs if finished(made.store, job.key)]
         self.done: list[Job] = []
         self.failed: dict[Job, str] = {}
@@ -151,11 +162,38 @@ class _Driver:
             if lost:
                 self.waiting.remove(job)
                 self._fail(job, 0, f"needs {lost[0].title}, which failed")
-            elif len(self.flying) < self.executor.slots and ready.issuperset(job.needs):
-                self.waiting.remove(job)
-                self._start(job, attempt=1, resume=self.resume)
+            elif job in self.waiting and self._free() > 0 and ready.issuperset(job.needs):
+                group = self._companions(job)
+                self.waiting = [other for other in self.waiting if other not in group]
+                if len(group) == 1:
+                    attempt = self.attempt.get(job, 1)
+                    self._start(job, attempt, resume=self.resume or attempt > 1)
+                else:
+                    self._start_together(group)
+
+    def _free(self) -> int:
+        """Slots without a process."""
+        return self.executor.slots - len({self.leader.get(job, job) for job in self.flying})
+
+    def _companions(self, job: Job) -> list[Job]:
+        """The waiting jobs to start in one process with `job`, itself first; those of its seed share its batches."""
+        if self.together == 1 or not job.beside or job in self.attempt:
+            return [job]
+        like = [other for other in self.waiting if other.beside == job.beside and other not in self.attempt]
+        like.remove(job)
+        like.sort(key=lambda other: (other.request["seed"] != job.request["seed"], other.request["seed"]))
+        count = min(self.together, math.ceil((len(like) + 1) / self._free()))
+        return [job, *like[: count - 1]]
+
+    def _start_together(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self.flying[job] = Note("launched", 1, time.time())
+            self.leader[job] = jobs[0]
+            write_note(self.sweep, job, self.flying[job])
+        self.executor.start_together(jobs, self.resume, 1)  # type: ignore[attr-defined]  # `sweep` lets only the local one
 
     def _start(self, job: Job, attempt: int, resume: bool) -> None:
+        self.leader.pop(job, None)
         note = Note("launched", attempt, time.time())
         write_note(self.sweep, job, note)
         note = replace(note, handle=self.executor.start(job, resume, attempt))
@@ -178,7 +216,8 @@ class _Driver:
             why = _reason(status, last_line(self.sweep.log(job)))
             if status != _HOPELESS and note.attempt <= self.sweep.settings["retries"]:
                 self._say("again", job, why)
-                self._start(job, note.attempt + 1, resume=True)
+                self.attempt[job] = note.attempt + 1
+                self.waiting.insert(0, job)
             else:
                 self._fail(job, note.attempt, why)
 

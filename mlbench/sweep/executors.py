@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -52,16 +53,20 @@ class LocalExecutor:
         self._flying: dict[str, tuple[Any, Connection, int]] = {}
 
     def start(self, job: Job, resume: bool, attempt: int) -> str:
+        return self.start_together([job], resume, attempt)
+
+    def start_together(self, jobs: Sequence[Job], resume: bool, attempt: int) -> str:
+        """Launch `jobs` in one process, which has one slot."""
         from mlbench.sweep.worker import serve
 
-        sweep = self.sweep
+        sweep, keys = self.sweep, [job.key for job in jobs]
         slot = min(set(range(self.slots)) - {taken for _, _, taken in self._flying.values()})
         theirs, ours = self._context.Pipe(duplex=False)
-        arguments = (theirs, devices_of(slot, sweep), sweep.store, sweep.name, job.key, resume, attempt, self.threads)
+        arguments = (theirs, devices_of(slot, sweep), sweep.store, sweep.name, keys, resume, attempt, self.threads)
         process = self._context.Process(target=serve, args=arguments)
         process.start()
         theirs.close()
-        self._flying[job.key] = process, ours, slot
+        self._flying |= dict.fromkeys(keys, (process, ours, slot))
         return ""
 
     def find(self, job: Job, handle: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.protocol import Protocol, load_protocol
-from mlbench.runner.plan import Request, Run, resolve, used_requests
+from mlbench.runner.plan import Request, Run, resolve, used_requests, why_alone
 from mlbench.sweep.grid import Grid
 from mlbench.sweep.jobs import Job
 
@@ -37,6 +37,12 @@ def freeze(grid: Grid, where: str) -> tuple[Job, ...]:
     return tuple(freezer.jobs.values())
 
 
+def resolve_each(requests: Iterable[Mapping[str, Any]]) -> list[Run]:
+    """The runs of plain requests that build on no others, reading each data set and drawing each mask once."""
+    freezer = _Freezer({})
+    return [freezer.resolve(plain) for plain in requests]
+
+
 class _Freezer:
     """Resolves requests, reading each data set and drawing each mask once."""
 
@@ -49,7 +55,7 @@ class _Freezer:
 
     def add(self, plain: Mapping[str, Any], asked: bool) -> str:
         """Freeze one request and what it uses; returns its key."""
-        run = self._resolve(plain)
+        run = self.resolve(plain)
         uses = {}
         for name, used in used_requests(run).items():
             changes = {"method": used.method, "track": used.track, "changes": dict(used.changes), "epochs": None}
@@ -57,12 +63,14 @@ class _Freezer:
         run = dataclasses.replace(run, uses=uses)
         before = self.jobs.get(run.key)
         if before is None:
-            self.jobs[run.key] = Job(run.key, *self._titles(run), dict(plain), tuple(uses.values()), asked)
+            self.jobs[run.key] = Job(
+                run.key, *self._titles(run), dict(plain), tuple(uses.values()), asked, self._beside(run)
+            )
         elif asked and not before.asked:
             self.jobs[run.key] = dataclasses.replace(before, asked=True)
         return run.key
 
-    def _resolve(self, plain: Mapping[str, Any]) -> Run:
+    def resolve(self, plain: Mapping[str, Any]) -> Run:
         place = (plain["dataset"], plain["data_root"])
         if place not in self._datasets:
             self._datasets[place] = load_dataset(plain["dataset"], Path(place[1]) if place[1] else None)
@@ -78,7 +86,13 @@ class _Freezer:
         )
         run = resolve(request, uses={})
         self._masks[draw] = run.mask
-        return run
+        return dataclasses.replace(run, request=dataclasses.replace(request, mask=run.mask))
+
+    def _beside(self, run: Run) -> str:
+        """What the runs that can be trained in one process have in common."""
+        if why_alone(run):
+            return ""
+        return f"{run.dataset.fingerprint[:16]} {run.backbone} {run.train.image_size} {run.request.precision}"
 
     def _titles(self, run: Run) -> tuple[str, str]:
         """What the run is called on the screen, and the cell of the grid it belongs to."""

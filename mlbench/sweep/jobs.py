@@ -17,7 +17,8 @@ from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir
 class Job:
     """One run, frozen: `request` as plain values, and the `key` it resolves to. `needs` are keys of runs it uses.
 
-    `cell` names what runs of other seeds and masks share. `asked` is False for a run only others build on.
+    `cell` names what runs of other seeds and masks share. `asked` is False for a run only others build on. Runs of one
+    `beside` can be trained in one process ("": by itself only).
     """
 
     key: str
@@ -26,6 +27,7 @@ class Job:
     request: Mapping[str, Any]
     needs: tuple[str, ...] = ()
     asked: bool = True
+    beside: str = ""
 
     @property
     def name(self) -> str:

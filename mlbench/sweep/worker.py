@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from mlbench.errors import MlbenchError
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
+from mlbench.runner.together import Outcome, run_together
 from mlbench.runner.world import leave
 from mlbench.store import run_dir
-from mlbench.sweep.freeze import request_of
+from mlbench.sweep.freeze import request_of, resolve_each
 from mlbench.sweep.jobs import Job, Sweep, load_sweep
 
 #: Exit status of a worker that left because its driver was gone.
@@ -40,20 +41,8 @@ def work(store: Path, name: str, key: str, resume: bool) -> int:
         if "LOCAL_RANK" not in os.environ:
             _wait_for_predecessor(run_dir(store, key))
         request = request_of(job.request)
-        here = resolve(request).key
-        if here != key:
-            raise MlbenchError(
-                f"this run was frozen as {job.name} and resolves to {here[:16]} here: data, protocol or code changed; "
-                "start the sweep again"
-            )
-        options = Options(
-            store,
-            resume=resume,
-            device=sweep.settings["device"],
-            checkpoint_seconds=sweep.settings["checkpoint_seconds"],
-            command=["mlbench", "sweep", name],
-        )
-        run(request, options)
+        _refuse_change(job, resolve(request).key)
+        run(request, _options(sweep, resume))
         leave()
     except MlbenchError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -64,10 +53,51 @@ def work(store: Path, name: str, key: str, resume: bool) -> int:
     return 0
 
 
-def work_logged(store: Path, name: str, key: str, resume: bool, attempt: int, threads: int) -> int:
-    """`work` in this process, all that it prints going to the job's log."""
+def work_together(store: Path, name: str, keys: Sequence[str], resume: bool) -> int:
+    """Do the jobs `keys` of sweep `name` beside each other; what ends one of them goes to its own log."""
     sweep = load_sweep(store, name)
-    log = os.open(sweep.log(sweep.job(key)), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    jobs = [sweep.job(key) for key in keys]
+    try:
+        for job in jobs:
+            _wait_for_predecessor(run_dir(store, job.key))
+        found = resolve_each(job.request for job in jobs)
+        for job, here in zip(jobs, found, strict=True):
+            _refuse_change(job, here.key)
+        outcomes: list[Outcome] = run_together([here.request for here in found], _options(sweep, resume))
+    except MlbenchError as error:
+        outcomes = [error] * len(jobs)
+    failed = {job: outcome for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, Exception)}
+    for job, why in failed.items():
+        with sweep.log(job).open("a", encoding="utf-8") as log:
+            if not isinstance(why, MlbenchError):
+                traceback.print_exception(why, file=log)
+            print(f"error: {' '.join(str(why).split())}", file=log)
+    return 1 if failed else 0
+
+
+def _options(sweep: Sweep, resume: bool) -> Options:
+    return Options(
+        sweep.store,
+        resume=resume,
+        device=sweep.settings["device"],
+        checkpoint_seconds=sweep.settings["checkpoint_seconds"],
+        command=["mlbench", "sweep", sweep.name],
+    )
+
+
+def _refuse_change(job: Job, here: str) -> None:
+    if here != job.key:
+        raise MlbenchError(
+            f"this run was frozen as {job.name} and resolves to {here[:16]} here: data, protocol or code changed; "
+            "start the sweep again"
+        )
+
+
+def work_logged(store: Path, name: str, keys: Sequence[str], resume: bool, attempt: int, threads: int) -> int:
+    """`work` or `work_together` in this process, all that it prints going to the (first) job's log."""
+    sweep = load_sweep(store, name)
+    first, *others = (sweep.job(key) for key in keys)
+    log = os.open(sweep.log(first), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     for stream in (1, 2):
@@ -75,22 +105,33 @@ def work_logged(store: Path, name: str, key: str, resume: bool, attempt: int, th
     os.close(log)
     sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    print(f"== attempt {attempt}, {now}, {platform.node()}, process {os.getpid()}, {threads} threads", flush=True)
+    about = f"== attempt {attempt}, {now}, {platform.node()}, process {os.getpid()}, {threads} threads"
+    print(f"{about}, beside {len(others)} other runs" if others else about, flush=True)
+    for job in others:
+        with sweep.log(job).open("a", encoding="utf-8") as beside:
+            print(f"{about}, beside {first.title}: see {sweep.log(first).name}", file=beside)
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    return work(store, name, key, resume)
+    return work_together(store, name, keys, resume) if others else work(store, name, first.key, resume)
 
 
 def serve(
-    alive: Connection, devices: str | None, store: Path, name: str, key: str, resume: bool, attempt: int, threads: int
+    alive: Connection,
+    devices: str | None,
+    store: Path,
+    name: str,
+    keys: Sequence[str],
+    resume: bool,
+    attempt: int,
+    threads: int,
 ) -> None:
     """Entry point of the local executor's processes; `alive` breaks when the driver is gone."""
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
     leave_with(lambda: alive.poll(None))
-    sys.exit(work_logged(store, name, key, resume, attempt, threads))
+    sys.exit(work_logged(store, name, keys, resume, attempt, threads))
 
 
 def leave_with(wait: Callable[[], object]) -> None:
@@ -131,7 +172,7 @@ def main() -> None:
     store, name, key, *logged = arguments
     leave_with(lambda: os.read(0, 1))
     if logged:
-        sys.exit(work_logged(Path(store), name, key, resume, *map(int, logged)))
+        sys.exit(work_logged(Path(store), name, [key], resume, *map(int, logged)))
     sys.exit(work(Path(store), name, key, resume))
 
 
