@@ -88,9 +88,9 @@ def softmax_loss(logits: Tensor, observed: Tensor, *, reduction: str = "mean") -
     Parameters
     ----------
     logits : float [B, C]. observed : int8 [B, C] of `State` codes.
-    reduction : "mean" over the B images, "sum", or "none" ([B]).
+    reduction : "mean" over the B images (ours; the port sums), "sum", or "none" ([B]).
 
-    Source: Wang et al., ICCV 2017 (RMAM); public port, loss.py lines 8-106.
+    Source: Wang et al., ICCV 2017 (RMAM), by a public port, loss.py lines 8-106.
     """
     check_inputs(logits, observed)
     present = (observed == State.POSITIVE).to(logits.dtype)
@@ -122,7 +122,7 @@ def localisation_loss(
     ------
     UsageError : shapes that do not fit.
 
-    Source: Wang et al., ICCV 2017 (RMAM); public port, loss.py lines 8-106.
+    Source: Wang et al., ICCV 2017 (RMAM), by a public port, loss.py lines 8-106.
     """
     if regions.ndim != 3 or regions.shape[2] != 4 or anchors.shape != (regions.shape[1], 2):
         raise UsageError(
@@ -139,14 +139,15 @@ def localisation_loss(
 def found_share(scores: Tensor, observed: Tensor) -> Tensor:
     """Reward of RARLF: the share of an image's n observed positives that are among its n highest scores, float [B].
 
-    Ties go to the lower class; 0 for an image without observed positives.
+    Ties go to the lower class; unspecified labels are not ranked; 0 for an image without observed positives.
 
     Source: Chen et al., AAAI 2018 (RARLF), as recalled (not checked).
     """
     check_inputs(scores, observed)
     positive = observed == State.POSITIVE
     count = positive.sum(dim=1, keepdim=True)
-    return (highest(scores, count) & positive).sum(dim=1) / count[:, 0].clamp(min=1).to(scores.dtype)
+    ranked = scores.masked_fill(observed == State.UNSPECIFIED, -torch.inf)
+    return (highest(ranked, count) & positive).sum(dim=1) / count[:, 0].clamp(min=1).to(scores.dtype)
 
 
 def reinforce_loss(log_probabilities: Tensor, rewards: Tensor, baselines: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -304,12 +305,13 @@ class _AttendedRegions(Method):
 class RecurrentAttention(_AttendedRegions):
     """Recurrently attended regions: an LSTM moves a spatial transformer over the image (RMAM).
 
-    Faithful to paper and port: all of the image first, then five regions that only scale and move; the max over regions
+    Faithful to a public port: all of the image first, then five regions that only scale and move; the max over regions
     of each class; squared error of the softmax; three localisation losses with their weights; decisions. Ten crops are
     an option of the protocol (``[inference] crops = 10``). Substituted: the run's backbone for VGG-16 (``--backbone
-    vgg16`` has its maps); sizes below the published ones by default; grids between outer edges (older PyTorch: corner
-    centres); where the first regions lie before training (unknown). Cost of an image: the backbone, and six times a
-    linear layer of ``channels x cells^2`` inputs and an LSTM step.
+    vgg16`` has its maps); sizes below the port's by default; grids between outer edges (older PyTorch: corner centres);
+    where the first regions lie before training (unknown). Ours: the mean of the losses over the batch, where the
+    classes' loss of the port is a sum. Cost of an image: the backbone, and six times a linear layer of ``channels x
+    cells^2`` inputs and an LSTM step.
 
     Source: Wang et al., ICCV 2017; sizes and weights from a public port.
     """

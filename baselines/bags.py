@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from mlbench.annotation import State
@@ -124,7 +125,7 @@ def privileged_bags(boxes: Sequence[Tensor]) -> Regions:
 
     Bags have at least one place, so that there is something to pool where no image has a box.
     """
-    padded = pad_sequence([each[:, [1, 2, 3, 4, 0]] for each in boxes], batch_first=True)
+    padded = pad_sequence([functional.pad(each[:, 1:], (0, 1)) for each in boxes], batch_first=True)
     if not padded.shape[1]:
         padded = padded.new_zeros(len(boxes), 1, 5)
     return split_proposals(padded)

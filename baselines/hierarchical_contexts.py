@@ -113,7 +113,8 @@ class HierarchicalContexts(Method):
     """Body, parts, look-alikes of the parts, and the scene (DHC; an approximation).
 
     Faithful: one network for all regions; the sum of the body's score, of the scores of parts that the network chooses,
-    and of their nearest neighbours in a pyramid of regions, averaged; a re-weighting by the scene. Substituted:
+    and of their nearest neighbours in a pyramid of regions, averaged; a re-weighting by the scene, here an addition of
+    log-odds. Substituted:
 
     * windows of a pyramid for poselet detections, chosen by a linear layer whose score multiplies the features;
     * other windows of the same crop for parts of other people in the photograph, which the crop does not show;

@@ -115,8 +115,9 @@ class Batch:
     views : inputs by view name, where the method declares views (`inputs` is then the first view).
     placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
     side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
-        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. All are in shares of
-        the image's width and height and follow it when it is mirrored.
+        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and proposals are in
+        shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T].
+    part : name of the part that `index` counts in ("train", "val", "test"), in training and in inference.
     """
 
     inputs: Tensor
@@ -125,6 +126,7 @@ class Batch:
     views: Mapping[str, Tensor] = field(default_factory=dict)
     placements: Mapping[str, Placement] = field(default_factory=dict)
     side: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import UsageError
-from mlbench.methods import Method, Prediction
+from mlbench.methods import Method, Phase, Prediction
 from mlbench.protocol import Protocol
 
 
@@ -46,3 +46,12 @@ def check_crops(protocol: Protocol, method: type[Method], track: str) -> None:
         raise UsageError(f"{asked}, and method '{method.name}' takes {' and '.join(fixed)}, which lie in whole images")
     if method.decision_rule and method.decide.__func__ is Method.decide.__func__:  # type: ignore[attr-defined]
         raise UsageError(f"{asked}, and method '{method.name}' decides by more than scores, which is not averaged")
+
+
+def check_last_phase(protocol: Protocol, method: type[Method], phases: Sequence[Phase]) -> None:
+    """UsageError where `protocol` asks for crops and the last phase, which is scored, is fed from pooled features."""
+    if protocol.inference.crops > 1 and phases and phases[-1].source == "pooled":
+        raise UsageError(
+            f"protocol '{protocol.name}' evaluates on {protocol.inference.crops} crops of an image, and the last phase "
+            f"of method '{method.name}', '{phases[-1].name}', has pooled features of whole images only"
+        )

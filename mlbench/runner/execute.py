@@ -24,6 +24,7 @@ from mlbench.paths import store_dir
 from mlbench.predictions import read_predictions, write_predictions
 from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from mlbench.runner.crops import check_last_phase
 from mlbench.runner.evaluate import predict_part
 from mlbench.runner.feed import Feed, OpenedFeatures
 from mlbench.runner.forensics import rates
@@ -141,6 +142,7 @@ class _Executor:
         seconds = float(checkpoint["seconds"]) if checkpoint else 0.0
         method, network = self._new_method(task), None
         phases = list(method.phases())
+        check_last_phase(run.protocol, run.method, phases)
         if len({phase.name for phase in phases} | self.used.keys()) != len(phases) + len(self.used):
             raise MlbenchError(f"method '{run.method.name}' has two phases, or a phase and a used method, of one name")
         selected: dict[str, Any] = {"phase": "none", "epoch": 0, "rule": "last"}

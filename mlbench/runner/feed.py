@@ -106,10 +106,10 @@ class Feed:
         if source == "pooled" or run.track == "head":
             inputs = self._feature_inputs(name)
             inputs.pooled = pooled or source == "pooled"
-            return Batch(inputs.load(index, size, self.device, epoch), rows, side=side)
+            return Batch(inputs.load(index, size, self.device, epoch), rows, side=side, part=name)
         images = self._image_inputs(name)
         if not self.views or epoch is None:
-            return Batch(images.load(index, size, self.device, epoch), rows, side=side)
+            return Batch(images.load(index, size, self.device, epoch), rows, side=side, part=name)
         stride, seed = BACKBONES[run.backbone].stride, derive(*images.seed_names, epoch)
         loaded = {length: images.load(index, length, self.device, epoch) for length in self._sides()}
         views, placements = {}, {}
@@ -117,7 +117,7 @@ class Feed:
             length = view.side(size, stride)
             placement = view.place(len(index), length / stride, images.hashes[index], seed)
             views[view.name], placements[view.name] = placement.image(loaded[length]), placement
-        return Batch(next(iter(views.values())), rows, views=views, placements=placements, side=side)
+        return Batch(next(iter(views.values())), rows, views=views, placements=placements, side=side, part=name)
 
     def shown(self, name: str, index: np.ndarray, epoch: int | None, pooled: bool, source: str) -> Iterator[Batch]:
         """Rows `index` of part `name` as inference sees them: one batch, or one for each crop that the protocol asks

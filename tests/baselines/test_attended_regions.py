@@ -140,6 +140,13 @@ def test_the_reward_is_the_share_of_labels_among_as_many_highest_scores() -> Non
     assert found_share(scores, observed).tolist() == [0.5, 1.0, 0.5, 0.0]
 
 
+def test_unspecified_labels_take_no_place_in_the_reward() -> None:
+    scores = exact([0.9, 0.8, 0.1, 0.0], [0.9, 0.8, 0.7, 0.6], [-50.0, 50.0, -50.0, 50.0])
+    observed = torch.tensor([[2, 1, -1, 0], [1, 2, 0, 1], [1, 2, 1, 2]], dtype=torch.int8)
+    # In the second image classes 0 and 2 are the highest of the others.
+    assert found_share(scores, observed).tolist() == [1.0, 0.5, 1.0]
+
+
 def test_reinforce_has_on_average_the_gradient_of_the_expected_reward() -> None:
     """Three draws of three outcomes, the second and third policy depending on what was drawn before."""
     draw = torch.Generator().manual_seed(3)

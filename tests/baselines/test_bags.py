@@ -153,6 +153,7 @@ def test_boxes_become_bags_without_their_class_and_nothing_is_a_bag_too() -> Non
     bags = privileged_bags(boxes)
     torch.testing.assert_close(bags.boxes[0], torch.tensor([[0.1, 0.2, 0.5, 0.6], [0, 0, 1, 1]]))
     assert bags.valid.tolist() == [[True, True], [False, False], [False, False]], "a box without area is none"
+    assert not bags.scores.any()
     none = privileged_bags([torch.zeros(0, 5)] * 2)
     assert none.boxes.shape == (2, 1, 4)
     assert not none.valid.any()
@@ -171,7 +172,7 @@ def test_boxes_train_the_backbone_through_the_first_stream_only() -> None:
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_declared_recorded_and_take_part_in_training_alone(train: Any, tiny_request: Any) -> None:
+def test_boxes_are_declared_recorded_and_take_part_in_training_alone(train: Any) -> None:
     assert load_method("miml_fcn").supervision == ("observed",)
     assert load_method("miml_fcn_bb").supervision == ("observed", "boxes")
     record = train("miml_fcn_bb", changes={"train.epochs": 1})
@@ -182,6 +183,11 @@ def test_boxes_are_declared_recorded_and_take_part_in_training_alone(train: Any,
     object.__setattr__(data.splits["train"], "boxes", moved)
     other = train("miml_fcn_bb", dataset=data, changes={"train.epochs": 1})
     assert other["epochs"][0]["loss"] != record["epochs"][0]["loss"]
+    bare = tiny_dataset()
+    for part in ("val", "test"):
+        object.__setattr__(bare.splits[part], "boxes", None)
+    same = train("miml_fcn_bb", dataset=bare, changes={"train.epochs": 1})
+    assert same["results"] == record["results"]
 
 
 def test_a_data_set_without_boxes_is_refused_before_training(tiny_request: Any) -> None:

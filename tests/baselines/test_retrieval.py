@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.cross_decomposition import CCA
 
+from mlbench.baselines import retrieval
 from mlbench.baselines.retrieval import LatentHead, NeighbourHead, canonical_directions, nearest_by_tags, vote
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.methods import Method
@@ -58,6 +61,29 @@ def test_neighbours_are_those_of_sets(count: int, share: float) -> None:
             assert (rows[image, len(wanted) :] == -1).all()
         if excluded is not None:
             assert not (rows == excluded[:, None]).any()
+
+
+@pytest.mark.parametrize("pairs", [1, 90, 10**6])
+def test_pieces_of_rows_have_the_neighbours_of_all_rows(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = np.random.default_rng(4).random((40, 7)) < 0.3
+    wanted = nearest_by_tags(words, csr_matrix(words, dtype=float), 5, np.arange(40))
+    monkeypatch.setattr(retrieval, "_PAIRS", pairs)
+    for found, known in zip(
+        nearest_by_tags(words, csr_matrix(words, dtype=float), 5, np.arange(40)), wanted, strict=True
+    ):
+        assert np.array_equal(found, known)
+
+
+def test_the_memory_of_the_search_is_that_of_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = np.ones((1200, 2), dtype=bool)  # all share all: 1.44 million pairs, which take 17 MB at once
+    others = csr_matrix(words, dtype=float)
+    monkeypatch.setattr(retrieval, "_PAIRS", 2**14)
+    tracemalloc.start()
+    rows, _ = nearest_by_tags(words, others, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.tolist() == [[0, 1]] * 1200
+    assert peak < 2e6
 
 
 def test_tags_that_do_not_fit_are_refused() -> None:
@@ -157,6 +183,57 @@ def test_latent_votes_find_labels_that_a_kernel_can_tell() -> None:
     assert ((head(features[300:]) > 0.5).numpy() == present[300:]).mean() > 0.95
 
 
+def fitted(features: torch.Tensor, present: np.ndarray, ridge: float) -> LatentHead:
+    method = object.__new__(load_method("kcca"))
+    method.hyper = {"landmarks": 200, "width": 100.0, "components": 32, "ridge": ridge, "neighbours": 20}
+    method.task = type("Task", (), {"generator": staticmethod(lambda name: torch.Generator().manual_seed(1))})
+    return method.fitted(features, present)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.1])
+def test_a_kernel_of_low_rank_gives_no_noise_in_float32(ridge: float) -> None:
+    """200 landmarks in two dimensions, under a wide kernel: most directions of the kernel are nothing but rounding."""
+    assert load_method("kcca").declared()["ridge"].low == 1e-3
+    draw = torch.Generator().manual_seed(0)
+    features = (torch.randn(400, 2, generator=draw) @ torch.randn(2, 64, generator=draw)).abs()
+    told = (features - features.mean(dim=0)) @ torch.randn(64, 6, generator=draw)
+    head = fitted(features[:300], (told[:300] > 0).numpy(), ridge)
+    places = head.project(features[300:])
+    assert places.dtype == head.latent.dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        exact = fitted(features[:300].double(), (told[:300] > 0).numpy(), ridge)
+        torch.testing.assert_close(places.double(), exact.project(features[300:].double()), rtol=0, atol=1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    rounded = features[300:] * (1 + 6e-8 * torch.randn(100, 64, generator=draw))
+    assert (head.project(rounded) - places).norm(dim=1).max() < 1e-4
+
+
+def test_an_image_of_the_training_part_has_itself_neither_as_neighbour_nor_as_vote() -> None:
+    words = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 0]], dtype=bool)
+    method: Any = object.__new__(load_method("tag_neighbors"))
+    method.hyper = {"nearest": 2, "samples": 1, "top_k": 1}
+    method._others = csr_matrix(words, dtype=float)
+    method.logits = lambda network, batch, near, draw: near.double()
+    rows = torch.tensor([3, 0])
+    for part, wanted in (("train", [[0, 1], [3, 1]]), ("test", [[0, 3], [0, 3]])):
+        batch = SimpleNamespace(part=part, index=rows, side={"tags": torch.from_numpy(words[rows.numpy()])})
+        assert method.predict(None, batch).scores.tolist() == wanted
+    draw = torch.Generator().manual_seed(5)
+    landmarks, projection = torch.randn(5, 4, generator=draw), torch.randn(5, 2, generator=draw)
+    features, labels = torch.randn(9, 4, generator=draw), torch.eye(9, dtype=torch.uint8)
+    head = LatentHead(landmarks, 0.7, projection, torch.zeros(2), features, labels, 8)
+    network = SimpleNamespace(features=lambda inputs: inputs, head=head)
+    kcca: Any = object.__new__(load_method("kcca"))
+    found = kcca.predict(network, SimpleNamespace(part="train", index=rows, inputs=features[rows]))
+    for image, row in enumerate(rows):
+        others = torch.arange(9) != row
+        alone = LatentHead(landmarks, 0.7, projection, torch.zeros(2), features[others], labels[others], 8)
+        torch.testing.assert_close(found[image], alone(features[row, None])[0])
+    assert kcca.predict(network, SimpleNamespace(part="test", index=rows, inputs=features[rows]))[0, 3] > 0
+
+
 def test_decisions_are_the_three_highest_and_the_record_says_whose_tags(train: Any, tmp_path: Any) -> None:
     record = train("tag_neighbors", track="head", changes={"train.epochs": 1})
     stored = run_dir(tmp_path / "runs", record["key"]) / record["predictions"]["test"]["file"]
@@ -193,6 +270,7 @@ def test_tags_follow_their_rows(tiny_request: Any) -> None:
         part, index = run.parts[name], np.array([5, 2])
         wanted = run.dataset.splits[part.source].tags.load()[part.rows[index]]
         assert np.array_equal(feed._side_loader("tags", name)(index).numpy(), wanted)
+        assert feed.batch(name, index, None, source="pooled").part == name
 
 
 def test_kcca_takes_the_backbone_that_bce_trained(train: Any, tmp_path: Any) -> None:

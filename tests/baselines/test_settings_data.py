@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from mlbench.protocol import load_protocol
+from mlbench.protocol import list_protocols, load_protocol
 from mlbench.registry import available, load_method
 from mlbench.settings import TrainSettings
 
@@ -17,15 +17,18 @@ TABLES = {
     if path.name.endswith(".toml")
 }
 ROWS = [(file, method, dataset) for file, table in TABLES.items() for method in table for dataset in table[method]]
+PAPER_TABLES = {name: load_protocol(name).table.datasets for name in list_protocols()}
 SETS = ("voc2012", "coco2014", "nuswide-spml", "cub")
 
 
-def settings(method: str, dataset: str, track: str = "full") -> tuple[dict, TrainSettings]:
-    """Hyperparameters and training settings of `method` as a run under `single_positive` resolves them."""
+def settings(
+    method: str, dataset: str, track: str = "full", protocol: str = "single_positive"
+) -> tuple[dict, TrainSettings]:
+    """Hyperparameters and training settings of `method` as a run under `protocol` resolves them."""
     found = load_method(method).settings_for(dataset, track)
     train = {key.removeprefix("train."): value for key, value in found.items() if key.startswith("train.")}
     hyper = {key: value for key, value in found.items() if not key.startswith("train.")}
-    return load_method(method).resolve(hyper), load_protocol("single_positive").train_settings(dataset, track, train)
+    return load_method(method).resolve(hyper), load_protocol(protocol).train_settings(dataset, track, train)
 
 
 @pytest.mark.parametrize(("file", "method", "dataset"), ROWS)
@@ -36,8 +39,28 @@ def test_every_table_belongs_to_a_method_of_its_file_resolves_and_names_its_sour
     tracks = [table[track] for track in ("head", "full") if track in table]
     for part in (table, *tracks):
         assert "source" in part or not part.keys() - {"head", "full"}
-    for track in load_method(method).tracks:
-        settings(method, dataset, track)
+    for protocol in ("single_positive", *(name for name, shown in PAPER_TABLES.items() if dataset in shown)):
+        for track in load_method(method).tracks:
+            settings(method, dataset, track, protocol)
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "track", "published"),
+    [
+        ("rmam", "coco2014-all", "full", ("adam", 1e-5, 0.0, 16, 45, 512)),
+        ("rmam", "nuswide-random150k", "full", ("adam", 1e-5, 0.0, 16, 45, 512)),
+        ("tag_neighbors", "nuswide-tagged", "head", ("rmsprop", 1e-4, 3e-5, 64, 10, None)),
+    ],
+)
+def test_a_whole_published_recipe_is_the_same_under_every_protocol_of_a_paper_table(method, dataset, track, published):
+    protocols = [name for name, shown in PAPER_TABLES.items() if dataset in shown]
+    assert protocols or dataset == "nuswide-tagged"  # no table is of that version alone
+    for protocol in {*protocols, "coco_vac", "coco_kdwsd", "nuswide_kdwsd", "single_positive"}:
+        train = settings(method, dataset, track, protocol)[1]
+        size = train.image_size if published[-1] else None
+        found = (train.optimizer, train.lr, train.weight_decay, train.batch_size, train.epochs, size)
+        assert found == published
+        assert (train.schedule, train.lr_multipliers) == ("constant", {})
 
 
 @pytest.mark.parametrize(

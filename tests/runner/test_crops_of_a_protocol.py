@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlbench.errors import UsageError
 from mlbench.images.pixels import load_pixels
-from mlbench.methods import Method, Prediction
+from mlbench.methods import Method, Phase, Prediction
 from mlbench.protocol import load_protocol
 from mlbench.runner.crops import crops_of, mean_prediction
 from mlbench.runner.feed import Feed
@@ -101,6 +101,21 @@ def test_who_cannot_be_shown_crops_is_refused(ten_crops: str, tiny_request: Any,
         load_protocol(str(tmp_path / "wrong.toml"))
 
 
-def test_a_protocol_that_says_nothing_of_crops_keeps_its_hash() -> None:
+class Pooled(Method):
+    """Ends on pooled features."""
+
+    name = "pooled"
+
+    def phases(self) -> list[Phase]:
+        return [Phase("first"), Phase("second", source="pooled")]
+
+
+def test_a_last_phase_on_pooled_features_is_refused_before_training(ten_crops: str, train: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the last phase of method 'pooled', 'second', has pooled features"):
+        train(Pooled, protocol=load_protocol(ten_crops))
+    assert not list((tmp_path / "runs").glob("*/epochs"))
+
+
+def test_images_are_shown_whole_where_a_protocol_says_nothing() -> None:
     assert load_protocol("single_positive").inference.crops == 1
     assert load_protocol("coco_kdwsd").inference.crops == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,14 +223,16 @@ def test_pooled_features_are_the_mean_of_the_maps_row_for_row() -> None:
 
 
 def test_boxes_follow_their_row_into_a_part() -> None:
-    dataset = without_val(tiny_dataset())
+    dataset, run = without_val(tiny_dataset()), SimpleNamespace()  # boxes depend on the part alone
     parts, _ = make_parts(dataset, protocol(), 0, None)
     all_boxes = dataset.splits["train"].boxes
     assert all_boxes is not None
     for part in (parts["train"], parts["val"]):
-        load = boxes_of(part)
+        load = boxes_of(run, part)
         for position, row in enumerate(part.rows):
             (found,) = load(np.array([position]))
-            assert (found.numpy() == all_boxes[all_boxes[:, 0] == row, 1:]).all()
+            height, width = part.split.images.load(position).shape[:2]
+            expected = all_boxes[all_boxes[:, 0] == row, 1:] / np.array([1, width, height, width, height], np.float32)
+            assert (found.numpy() == expected).all()
     nothing = replace(parts["test"], split=replace(parts["test"].split, boxes=None))
-    assert boxes_of(nothing)(np.array([0, 1]))[1].shape == (0, 5)
+    assert boxes_of(run, nothing)(np.array([0, 1]))[1].shape == (0, 5)
