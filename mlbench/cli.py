@@ -113,8 +113,10 @@ def submit_command(predictions: Path, **given: Any) -> None:
 @click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd or all.")
 @click.option("--table", "name", help="With --paper: this table only.")
 @click.option("--diagram", type=click.Path(path_type=Path), help="Also draw mean ranks over the columns (.svg).")
-@click.option("--protocol", help="Runs of this protocol [single_positive and its full-label row].")
-@click.option("--metric", default="mAP", show_default=True, help="One or more, separated by commas.")
+@click.option("--protocol", help="Runs of this protocol [all; a column that would mix several is refused].")
+@click.option(
+    *("--metric", "--metrics", "metric"), default="mAP", show_default=True, help="One or more, separated by commas."
+)
 @click.option("--layout", is_flag=True, help="Metrics and data sets of the protocol's own table.")
 @click.option("--methods", help="Rows, separated by commas.")
 @click.option("--datasets", help="Columns, separated by commas.")
@@ -127,6 +129,12 @@ def submit_command(predictions: Path, **given: Any) -> None:
     default=0,
     show_default=True,
     help="Test tie groups on so many draws of the test images, too, where predictions are at hand.",
+)
+@click.option(
+    "--gap",
+    type=click.FloatRange(0, min_open=True),
+    metavar="POINTS",
+    help="Also say how many paired runs would find so large a gap to the best.",
 )
 @DATA
 def table_command(
@@ -142,7 +150,7 @@ def table_command(
     from mlbench.report.board import papers, render, table
 
     if paper is not None:
-        for option in ("protocol", "metric", "layout", "methods", "published", "replicates", "data_root"):
+        for option in ("protocol", "metric", "layout", "methods", "published", "replicates", "data_root", "gap"):
             if click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
                 raise click.UsageError(
                     f"--{option.replace('_', '-')}: does not go with --paper, which lays out the table itself"

@@ -22,7 +22,9 @@ _FOLDER = click.Path(path_type=Path)
 @DATA
 @click.option("--weights", type=_FOLDER, help="With --pictures: weights file the runs were given.")
 @click.option(
-    "--pictures", is_flag=True, help="Copy best and worst test images with CAMs into the runs' pages; mind the licence."
+    "--pictures",
+    is_flag=True,
+    help="Copy test images (best, worst, flipped, scaled) with CAMs into the runs' pages; mind the licence.",
 )
 def site_command(output: Path, **given: Any) -> None:
     """Write leaderboards, method pages, run pages and the papers' tables as static HTML.

@@ -66,13 +66,27 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
     if seeds == 1 or masks == 1:
         variance, df = values.var(ddof=1) / values.size, float(values.size - 1)
     else:
-        by_seed, by_mask = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
-        ms_seed = masks * ((by_seed - mean) ** 2).sum() / (seeds - 1)
-        ms_mask = seeds * ((by_mask - mean) ** 2).sum() / (masks - 1)
-        ms_rest = ((values - by_seed - by_mask + mean) ** 2).sum() / ((seeds - 1) * (masks - 1))
+        ms_seed, ms_mask, ms_rest = _mean_squares(values)
         variance, df = max(ms_seed + ms_mask - ms_rest, ms_rest) / values.size, float(min(seeds, masks) - 1)
     half = float(stats.t.ppf(0.5 + confidence / 2, df)) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half, df)
+
+
+def deviation_of_draws(values: np.ndarray) -> float:
+    """Deviation of a run of its own seed and mask, from float [S, M], seeds by masks.
+
+    In the crossed model of `mean_interval` the square root of the sum of the three variances, those of seed and mask
+    estimated by (MS_seed - MS_rest) / M and (MS_mask - MS_rest) / S and not below 0; the sample deviation with one
+    seed, or one mask; NaN for a single run.
+    """
+    values = _grid(values)
+    seeds, masks = values.shape
+    if values.size == 1:
+        return math.nan
+    if seeds == 1 or masks == 1:
+        return float(values.std(ddof=1))
+    ms_seed, ms_mask, ms_rest = _mean_squares(values)
+    return math.sqrt(max(ms_seed - ms_rest, 0.0) / masks + max(ms_mask - ms_rest, 0.0) / seeds + ms_rest)
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -83,6 +97,17 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float, flo
         return math.nan, math.nan
     found = stats.kendalltau(first, second)
     return float(found.statistic), float(found.pvalue)
+
+
+def _mean_squares(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean squares of seeds, of masks and of the rest of float [S, M], both at least 2."""
+    (seeds, masks), mean = values.shape, float(values.mean())
+    by_seed, by_mask = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    return (
+        masks * ((by_seed - mean) ** 2).sum() / (seeds - 1),
+        seeds * ((by_mask - mean) ** 2).sum() / (masks - 1),
+        ((values - by_seed - by_mask + mean) ** 2).sum() / ((seeds - 1) * (masks - 1)),
+    )
 
 
 def _grid(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlbench.stats import kendall, mean_interval, spread
+from mlbench.stats import deviation_of_draws, kendall, mean_interval, spread
 
 
 def test_spread_tells_seeds_and_masks_apart() -> None:
@@ -50,6 +50,22 @@ def test_without_any_effect_of_seed_and_mask_the_rest_alone_counts() -> None:
 def test_equal_differences_have_an_interval_of_no_width() -> None:
     found = mean_interval(np.full((3, 3), 0.7))
     assert (found.low, found.high) == pytest.approx((0.7, 0.7))
+
+
+def test_the_deviation_of_draws_worked_by_hand() -> None:
+    # MS_seed 25, MS_mask 9, MS_rest 4 as above: (25 - 4) / 2 + (9 - 4) / 2 + 4 = 17.
+    assert deviation_of_draws(np.array([[1.0, 2.0], [4.0, 9.0]])) == pytest.approx(math.sqrt(17))
+    assert deviation_of_draws(np.array([[1.0, -1.0], [-1.0, 1.0]])) == pytest.approx(2.0)  # the rest alone: 4
+    assert deviation_of_draws(np.array([[1.0, 2.0, 4.0]])) == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert math.isnan(deviation_of_draws(np.array([[2.5]])))
+
+
+def test_the_deviation_of_draws_is_that_of_single_draws_on_average() -> None:
+    rng = np.random.default_rng(0)
+    shape = (4000, 3, 3)
+    grids = rng.normal(0, 2, (4000, 3, 1)) + rng.normal(0, 1, (4000, 1, 3)) + rng.normal(0, 0.5, shape)
+    found = np.mean([deviation_of_draws(grid) ** 2 for grid in grids])
+    assert found == pytest.approx(4 + 1 + 0.25, rel=0.05)
 
 
 def test_a_single_run_has_no_interval() -> None:

@@ -250,7 +250,17 @@ def consistency_text(rows: Sequence[Mapping[str, Any]], label: str | None = None
 def draw_attention(
     models: Sequence[Model], label: str, views: Sequence[View], picture: Path, sample: str | None = None
 ) -> Path:
-    """Write `picture` (PNG): maps of class `label` on one test image, a row a view and a column a model.
+    """Write `picture` (PNG), see `attention_sheet`."""
+    buffer = io.BytesIO()
+    attention_sheet(models, label, views, sample).save(buffer, format="PNG")
+    atomic_write(picture, buffer.getvalue())
+    return picture
+
+
+def attention_sheet(
+    models: Sequence[Model], label: str, views: Sequence[View], sample: str | None = None
+) -> Image.Image:
+    """Maps of class `label` on one test image as a picture, a row a view and a column a model.
 
     The layout of VAC's figure 5: the first view, the original below it, then the other views; each map lies on the
     image as the network saw it, at its size. The image is `sample`, or the first test image with the class. A column
@@ -282,10 +292,7 @@ def draw_attention(
                 sheet.paste(base, (GAP, top + CAPTION - 4))
             pen.text((left, top + 6), f"score {float(answer.scores[0, c]):.2f}", fill="black")
             sheet.paste(blend, (left, top + CAPTION - 4))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    atomic_write(picture, buffer.getvalue())
-    return picture
+    return sheet
 
 
 def _caption(view: View) -> str:

@@ -27,12 +27,14 @@ def table(
     layout: bool = False,
     replicates: int = 0,
     data_root: Path | None = None,
+    gap: float | None = None,
 ) -> Table:
     """Methods by data sets over the runs in `store`.
 
     `metric`, `methods` and `datasets` are names separated by commas. With `layout`, metrics and data sets are those of
     the protocol's own table, where `metric` is left at "mAP" and `datasets` out. With `replicates` above 0, tie groups
     are tested on so many draws of the test images, too, where predictions and data (`data_root`) are at hand.
+    With `gap`, the table says how many paired runs would find a difference of so many points to the best.
     """
     root = store or store_dir()
     metrics, columns = _names(metric), _names(datasets)
@@ -63,6 +65,7 @@ def table(
         published=published,
         replicates=drawn,
         untested=reasons,
+        gap=gap,
     )
 
 

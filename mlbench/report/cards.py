@@ -321,9 +321,9 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         f"# Claims of {card.paper}: {', '.join(card.tables)}",
         "",
         f"Gains in test {card.metric}, paired over seeds {_listed(card.seeds)} and masks {_listed(card.masks)}, with "
-        f"{share} intervals, both methods by one definition. Threshold of a gain worth claiming: {card.threshold:g} "
-        f"points. Selection: {card.selection}. Definitional part: what the two definitions in print would add to the "
-        "gain; empty where the print does not tell them.",
+        f"{share} intervals, both methods by one definition (the real part). Threshold of a gain worth claiming: "
+        f"{card.threshold:g} points. Selection: {card.selection}. Definitional part: what the two definitions in print "
+        "would add to the gain; empty where the print does not tell them.",
         "",
         *(
             f"* `{name}`: {setting.dataset}, track {setting.track}, {setting.backbone}. Tuning: {setting.budget}."

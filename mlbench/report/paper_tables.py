@@ -19,7 +19,7 @@ from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
 from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
-from mlbench.report.tables import Marks, cell_of, describe_runs, lineage_of, records_to_frame
+from mlbench.report.tables import Marks, cell_of, describe_runs, lineage_of, records_to_frame, text_of
 from mlbench.stats import spread
 
 #: What stands in a cell that is empty in print, or without a run.
@@ -246,7 +246,7 @@ def _place(
     if published and not same:
         remarks.append("images or definition known to differ from the printed number's: no difference")
     first = runs.iloc[0]
-    rank = (metric, *(str(first[c]) for c in map(str, runs.columns) if c.startswith(_RANKED_APART)))
+    rank = (metric, *(text_of(first[c]) for c in map(str, runs.columns) if c.startswith(_RANKED_APART)))
     return _Place(cell, published, "; ".join(filter(None, remarks)), rank, values)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlbench.comparison import Draw
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.report.power import needed_lines
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
 from mlbench.report.ties import Replicates, Runs, column_ties
@@ -85,6 +87,7 @@ def build_table(
     digits: int = 1,
     replicates: Callable[[str], Replicates] | None = None,
     untested: Sequence[str] = (),
+    gap: float | None = None,
 ) -> Table:
     """Make a table of test values: methods in rows, data sets in columns, mean ± sample deviation over runs.
 
@@ -102,6 +105,7 @@ def build_table(
     digits : decimals of our numbers.
     replicates, untested : draws of the test images by metric, and why runs have none, see `image_replicates`. Without,
         tie groups are tested over runs alone.
+    gap : also say how many paired runs would find a difference of so many points to the best, see `needed_lines`.
 
     Bold are our best method and all that no test tells from it, see `column_ties`; where nothing could be tested, the
     best alone.
@@ -131,13 +135,15 @@ def build_table(
     header: list[Cell] = [(Part("method"),)]
     body: list[list[Cell]] = [[(Part(method),)] for method in rows]
     cells: list[dict[str, Any]] = []
+    ranked: list[tuple[str, dict[str, dict[Draw, float]]]] = []
     shown = list(dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))))
     for dataset, metric in itertools.product(shown, metrics):
         title = dataset if len(metrics) == 1 else metric if len(shown) == 1 else f"{dataset} {metric}"
         runs = frame[frame["dataset.id"] == dataset]
         _check_column(runs, dataset)
         column = [cell_of(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
-        _tie(column, runs, metric, replicates(metric) if replicates else None, digits)
+        own = _tie(column, runs, metric, replicates(metric) if replicates else None, digits)
+        ranked.append((title, {m: {d: v for d, (_, v) in mine.items()} for m, mine in zip(rows, own, strict=True)}))
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
             line.append(_show(cell, digits, marks))
@@ -151,6 +157,7 @@ def build_table(
                 cell["published_source"] = " / ".join(_source(r) for r in found)
         cells += column
     footer = _footer(metrics, cells, any("published" in c for c in cells), replicates is not None, untested)
+    footer += () if gap is None else tuple(needed_lines(ranked, gap))
     notes = tuple((mark, text) for text, mark in marks.items())
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
 
@@ -184,7 +191,8 @@ def _known(kind: str, names: Sequence[str] | None, choices: Iterable[str]) -> No
             raise unknown(kind, name, known)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A setting as text; what is null and what older records do not have are one."""
     return "none" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
@@ -196,10 +204,10 @@ def _select(frame: pd.DataFrame, protocol: str | None, where: Mapping[str, Any] 
     for column, value in (dict(where or {}) | ({} if protocol is None else {"protocol": protocol})).items():
         if column not in frame:
             raise unknown("column", column, frame.columns, "where")
-        texts = frame[column].map(_text)
-        if _text(value) not in set(texts):
-            raise unknown(f"value of '{column}'", _text(value), set(texts), "no such run left")
-        frame = frame[(texts == _text(value)) | frame[column].isna()]
+        texts = frame[column].map(text_of)
+        if text_of(value) not in set(texts):
+            raise unknown(f"value of '{column}'", text_of(value), set(texts), "no such run left")
+        frame = frame[(texts == text_of(value)) | frame[column].isna()]
     return frame
 
 
@@ -212,7 +220,7 @@ def _refuse_mixed(runs: pd.DataFrame, columns: Iterable[str], what: str) -> None
     """Raise UsageError if any of `columns` has more than one value."""
     problems, option = [], ""
     for column in columns:
-        groups = {str(text): keys for text, keys in runs.groupby(runs[column].map(_text))["key"]}
+        groups = {str(text): keys for text, keys in runs.groupby(runs[column].map(text_of))["key"]}
         if len(groups) > 1:
             listed = " | ".join(f"{text} (runs {_keys(keys)})" for text, keys in groups.items())
             problems.append(f"{column}: {listed}")
@@ -249,7 +257,7 @@ def _settings(frame: pd.DataFrame) -> list[str]:
 
 def lineage_of(frame: pd.DataFrame) -> dict[str, str]:
     """Settings of each run by key, to compare the runs that other runs build on."""
-    rows = frame[_settings(frame)].map(_text).to_dict("records")
+    rows = frame[_settings(frame)].map(text_of).to_dict("records")
     return {key: json.dumps(row) for key, row in zip(frame["key"], rows, strict=True)}
 
 
@@ -282,8 +290,8 @@ def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage:
         "sd": values.std(ddof=1, skipna=False),
         "supervision": supervision,
         "remark": "; ".join(remarks),
-        "repetitions": " ".join(map(_text, sorted(set(runs["repetition"])))),
-        "mask_seeds": " ".join(map(_text, sorted(set(runs["mask_seed"])))),
+        "repetitions": " ".join(map(text_of, sorted(set(runs["repetition"])))),
+        "mask_seeds": " ".join(map(text_of, sorted(set(runs["mask_seed"])))),
         **{c.replace(".", "_"): first[c] for c in ("protocol", "track", "backbone.name", "dataset.version")},
         "dataset_fingerprint": first["dataset.fingerprint"],
     }
@@ -291,8 +299,8 @@ def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage:
 
 def _tie(
     column: Sequence[dict[str, Any]], runs: pd.DataFrame, metric: str, replicates: Replicates | None, digits: int
-) -> None:
-    """Give the ranked cells of a column their tie groups, and say which are bold."""
+) -> list[Runs]:
+    """Give the ranked cells of a column their tie groups, say which are bold, and return the ranked runs by cell."""
     own: list[Runs] = []
     for cell in column:
         mine = (
@@ -308,6 +316,7 @@ def _tie(
         cell["tie_group"] = group
         cell["best"] = group == 1 if tested else bool(mine) and text == best
         cell["untested"] = bool(mine) and group is None and text != best
+    return own
 
 
 def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
@@ -323,7 +332,7 @@ def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
 def describe_runs(runs: pd.DataFrame) -> str:
     # Of submissions, track and backbone are not known: a column is described by our own runs where it has any.
     first = runs.iloc[int(np.argmin(runs["method.name"].str.startswith(SUBMITTED)))]
-    named = {c.removeprefix("definitions."): _text(first[c]) for c in map(str, runs) if c.startswith("definitions.")}
+    named = {c.removeprefix("definitions."): text_of(first[c]) for c in map(str, runs) if c.startswith("definitions.")}
     scored = [f"{name} {value}" for name, value in named.items() if value != "none"]
     return (
         f"{first['dataset.id']} version {first['dataset.version']} (fingerprint {first['dataset.fingerprint'][:12]}), "

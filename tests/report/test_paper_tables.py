@@ -191,6 +191,14 @@ def test_single_runs_and_runs_of_other_backbones_or_definitions_are_not_ranked_t
     assert one(records).cells.get("tie_group", pd.Series(dtype=float)).isna().all()
 
 
+def test_a_definition_that_older_records_do_not_have_is_the_same_as_null(run):
+    noise = [0.0, 0.5, -0.5]
+    records = [run("llr", 88.0 + n, i, definitions__groups=None) for i, n in enumerate(noise)]
+    records += [run("an", 70.0 + n, i) for i, n in enumerate(noise)]
+    cells = one(records).cells
+    assert cells[cells["n"] > 0].set_index("method")["tie_group"].to_dict() == {"llr": 1, "an": 2}
+
+
 def test_a_row_takes_runs_of_its_own_backbone_where_a_method_stands_twice(make_record):
     wider = {
         "identity__protocol": "wider_attribute",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from mlbench.annotation import State
 from mlbench.metrics import average_precision, scores_of_kind
 from mlbench.predictions import Predictions
 from mlbench.report.at_hand import AtHand
@@ -91,6 +92,32 @@ def test_maps_of_the_network_stand_beside_the_pictures(here, monkeypatch) -> Non
     assert shown.note == ""
     assert all(seen.heat.startswith("data:image/jpeg;base64,") for seen in (*shown.best, *shown.worst))
     assert all(seen.label in seen.present for seen in (*shown.best, *shown.worst))
+
+
+def test_attention_under_views_is_drawn_for_runs_trained_end_to_end(here, monkeypatch) -> None:
+    from mlbench.report.site.pages import _run_page
+    from mlbench.testing import tiny_dataset
+
+    data = tiny_dataset()
+    monkeypatch.setattr("mlbench.trained.dataset_of", lambda *given: data)
+    assert evidence(*here).attention == ("", "", "")
+    picture, subject, missing = evidence(*here, pictures=True).attention
+    assert picture.startswith("data:image/jpeg;base64,")
+    assert missing == ""
+    label, _, sample = subject.partition(" in test image ")
+    test = data.splits["test"]
+    present = np.asarray(test.labels)[test.ids.index(sample)] == State.POSITIVE
+    assert present[data.classes.index(label)]
+    page = _run_page(*here, True, None)
+    assert f'alt="Class activation maps of {subject}, flipped, original and scaled"' in page
+    assert "Does attention follow" not in _run_page(*here, False, None)
+
+
+def test_a_run_on_cached_features_says_why_it_has_no_such_figure(here, monkeypatch) -> None:
+    monkeypatch.setattr("mlbench.explain.attention._refusal", lambda record: "track 'head' is fed cached features")
+    picture, _, missing = evidence(*here, pictures=True).attention
+    assert picture == ""
+    assert missing.endswith("track 'head' is fed cached features")
 
 
 def test_what_is_not_at_hand_is_said(here, tmp_path, monkeypatch) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import subprocess
 from pathlib import Path
+
+import pytest
 
 import mlbench.results
 from mlbench.registry import available
@@ -23,3 +28,26 @@ def test_every_record_comes_from_a_committed_state_and_a_registered_method() -> 
     for record in records:
         assert record["provenance"]["git"]["dirty"] is False, record["key"]
         assert record["identity"]["method"]["name"] in available()
+
+
+def test_no_score_of_a_record_has_moved_in_the_history_of_the_repository() -> None:
+    root = RUNS.parents[1]
+
+    def git(*given: str) -> str:
+        done = subprocess.run(["git", *given], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else ""
+
+    if git("rev-parse", "--show-prefix") != "\n":
+        pytest.skip("not a checkout of the repository")
+    compared = 0
+    changed = git("log", "--diff-filter=M", "--format=", "--name-only", "--", "results/runs").split()
+    for name in sorted(set(changed)):
+        commits = git("log", "--format=%H", "--", name).split()
+        texts = [text for commit in commits if (text := git("show", f"{commit}:{name}"))]
+        states = [json.loads(text)["results"] for text in texts]
+        for later, earlier in itertools.pairwise(states):
+            for part, values in earlier.items():
+                kept = {metric: later.get(part, {}).get(metric) for metric in values}
+                assert kept == values, f"{name}: scores moved, and its version did not"
+                compared += 1
+    assert compared or not changed

@@ -46,13 +46,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A chart, or why there is none (`missing`); images with a note on their maps, both empty if not asked for."""
+    """A chart, or why there is none (`missing`); images with a note on their maps, both empty if not asked for.
+
+    attention : a picture as data URI, what is on it, and why there is none.
+    """
 
     curves: Markup
     missing: str = ""
     best: tuple[Seen, ...] = ()
     worst: tuple[Seen, ...] = ()
     note: str = ""
+    attention: tuple[str, str, str] = ("", "", "")
 
 
 def evidence(record: Record, here: AtHand, pictures: bool = False, weights: Path | None = None) -> Evidence:
@@ -79,7 +83,8 @@ def evidence(record: Record, here: AtHand, pictures: bool = False, weights: Path
         _seen(test, data.classes, row, c, float(ap[row]), scores[row], targets[row] & known[row], maps.get(row))
         for row, c in shown
     ]
-    return Evidence(curves, "", tuple(seen[: len(best)]), tuple(seen[len(best) :]), note)
+    attention = _attention(record, here, data, targets & known, weights)
+    return Evidence(curves, "", tuple(seen[: len(best)]), tuple(seen[len(best) :]), note, attention)
 
 
 def precision_at_recall(scores: np.ndarray, present: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
@@ -161,6 +166,26 @@ def _maps(
     except MlbenchError as error:
         return {}, f"No class activation maps: {error}."
     return {row: maps[i, c] for i, (row, c) in enumerate(shown)}, ""
+
+
+def _attention(
+    record: Record, here: AtHand, data: Dataset, present: np.ndarray, weights: Path | None
+) -> tuple[str, str, str]:
+    """Maps of one test image and its views, see `Evidence`.
+
+    The image is the first with a label, the class its first: the same for all runs of a data set, so that their pages
+    compare.
+    """
+    from mlbench.explain.attention import attention_sheet, models_of, views_of
+
+    row = int(np.argmax(present.any(axis=1)))
+    sample, label = str(data.splits["test"].ids[row]), data.classes[int(np.argmax(present[row]))]
+    try:
+        models = models_of([record["key"]], here.root, here.data_root, weights=weights)
+        sheet = attention_sheet(models, label, views_of(["flip", "scale"]), sample)
+    except MlbenchError as error:
+        return "", "", str(error)
+    return _uri(sheet), f"{label} in test image {sample}", ""
 
 
 def _seen(
