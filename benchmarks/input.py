@@ -126,6 +126,8 @@ def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, outp
     """Measure on the photographs of --data-root as they are and made into JPEGs of 500x375."""
     torch.set_num_threads(usable_cores())
     names = tuple(sorted(path.name for path in (data_root / "images").glob("*.jpg"))[:count])
+    if not names:
+        raise click.ClickException(f"{data_root / 'images'}: expected .jpg files")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MLBENCH_CACHE"] = scratch
