@@ -632,15 +632,24 @@ def _write_forever(root: Path, log: Path, worker: int) -> None:
             file.flush()
 
 
+def _lines(log: Path) -> int:
+    return len(log.read_text(encoding="ascii").splitlines()) if log.exists() else 0
+
+
 def test_writers_killed_at_any_moment_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
     root, draw = tmp_path / "runs", random.Random(1)
     for _ in range(3):
         logs = [tmp_path / f"log{worker}" for worker in range(4)]
+        before = [_lines(log) for log in logs]
         writers = [_FORK.Process(target=_write_forever, args=(root, log, i)) for i, log in enumerate(logs)]
         for writer in writers:
             writer.start()
-        for writer in writers:
-            time.sleep(0.15 + 0.1 * draw.random())
+        for writer, log, least in zip(writers, logs, before, strict=True):
+            until = time.monotonic() + 60
+            while _lines(log) < least + 6:  # at work, however busy the machine is
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            time.sleep(0.1 * draw.random())
             os.kill(writer.pid or 0, signal.SIGKILL)
         for writer in writers:
             writer.join()

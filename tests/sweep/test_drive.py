@@ -221,9 +221,9 @@ def test_kills_of_worker_and_driver_cost_no_run(
     assert record["predictions"] == other["predictions"]  # the same bits as without a kill
 
 
-def test_an_interrupt_stops_cleanly(long_run: Path, start_sweep: Start, tmp_path: Path) -> None:
+def test_an_interrupt_stops_cleanly(write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path) -> None:
     store = tmp_path / "runs"
-    driver = start_sweep(long_run, "--output", store)
+    driver = start_sweep(write_grid(epochs=2000, checkpoint_seconds=0.1), "--output", store)  # never to be finished
     wait_for(lambda: list(store.glob("*/checkpoint.pt")))
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=60)
