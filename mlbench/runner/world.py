@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
+from mlbench.runner.allocator import keep_freed_memory
 
 Item = TypeVar("Item")
 
@@ -40,6 +41,8 @@ class World:
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.size = self.accelerator.num_processes
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def main(self) -> bool:
