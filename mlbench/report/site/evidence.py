@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from mlbench.predictions import Predictions
 from mlbench.protocol import load_protocol
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.charts import Line, line_chart
+from mlbench.report.site.side_by_side import attention_of, data_uri
 from mlbench.scoring import align, targets_of
 
 Record = Mapping[str, Any]
@@ -83,7 +82,7 @@ def evidence(record: Record, here: AtHand, pictures: bool = False, weights: Path
         _seen(test, data.classes, row, c, float(ap[row]), scores[row], targets[row] & known[row], maps.get(row))
         for row, c in shown
     ]
-    attention = _attention(record, here, data, targets & known, weights)
+    attention = attention_of(record, here, weights)
     return Evidence(curves, "", tuple(seen[: len(best)]), tuple(seen[len(best) :]), note, attention)
 
 
@@ -168,26 +167,6 @@ def _maps(
     return {row: maps[i, c] for i, (row, c) in enumerate(shown)}, ""
 
 
-def _attention(
-    record: Record, here: AtHand, data: Dataset, present: np.ndarray, weights: Path | None
-) -> tuple[str, str, str]:
-    """Maps of one test image and its views, see `Evidence`.
-
-    The image is the first with a label, the class its first: the same for all runs of a data set, so that their pages
-    compare.
-    """
-    from mlbench.explain.attention import attention_sheet, models_of, views_of
-
-    row = int(np.argmax(present.any(axis=1)))
-    sample, label = str(data.splits["test"].ids[row]), data.classes[int(np.argmax(present[row]))]
-    try:
-        models = models_of([record["key"]], here.root, here.data_root, weights=weights)
-        sheet = attention_sheet(models, label, views_of(["flip", "scale"]), sample)
-    except MlbenchError as error:
-        return "", "", str(error)
-    return _uri(sheet), f"{label} in test image {sample}", ""
-
-
 def _seen(
     test: Split,
     classes: Sequence[str],
@@ -205,7 +184,7 @@ def _seen(
         from mlbench.explain.cam import colour
 
         coloured = Image.fromarray(colour(heat / max(float(np.abs(heat).max()), 1e-12)))
-        overlay = _uri(Image.blend(picture, coloured.resize((SIDE, SIDE), Image.Resampling.BILINEAR), 0.6))
+        overlay = data_uri(Image.blend(picture, coloured.resize((SIDE, SIDE), Image.Resampling.BILINEAR), 0.6))
     highest = np.argsort(-scores, kind="stable")[:NAMED].tolist()
     return Seen(
         str(test.ids[row]),
@@ -213,12 +192,6 @@ def _seen(
         tuple(classes[i] for i in np.flatnonzero(present).tolist()),
         tuple(f"{classes[i]} ({scores[i]:.2f})" for i in highest),
         classes[c],
-        _uri(picture),
+        data_uri(picture),
         overlay,
     )
-
-
-def _uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -29,6 +29,7 @@ from mlbench.report.site.boards import Board, Record, Row, make_boards
 from mlbench.report.site.card import MethodCard, method_card
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
 from mlbench.report.site.evidence import evidence
+from mlbench.report.site.side_by_side import attention_sheets
 from mlbench.store import find_records, is_submitted
 
 #: Says that a page is one of ours: a folder is only written over where its first page has it.
@@ -65,7 +66,8 @@ def write_site(
 
     Runs whose predictions are in the store, and whose data set is at hand (`data_root`), get precision-recall curves;
     with `pictures`, also the test images they rank best and worst with class activation maps, for which their networks
-    are loaded (`weights`: the file they were started from). Pictures are copied into the pages: mind their licence.
+    are loaded (`weights`: the file they were started from), and a page with the maps of several methods side by side.
+    Pictures are copied into the pages: mind their licence.
 
     Pages stand on their own: they need no server and load nothing, not even from beside them. Pages of an earlier site
     in `output` are replaced, those of runs that are gone removed. UsageError where `output` holds anything else;
@@ -82,12 +84,16 @@ def write_site(
         notes.append(f"submitted runs that a later version of the same name replaces: {len(records) - len(shown)}")
     boards = make_boards(shown)
     methods = sorted({row.method for board in boards for row in board.rows})
-    site = Site(output, 2 + len(methods) + len(shown), len(shown), len(methods), tuple(notes))
-    pages = {"index.html": _render("index.html", "", site=site, boards=boards)}
+    here = AtHand(root, data_root)
+    sheets = attention_sheets(boards, here, weights) if pictures else []
+    count = 2 + bool(sheets) + len(methods) + len(shown)
+    site = Site(output, count, len(shown), len(methods), tuple(notes))
+    pages = {"index.html": _render("index.html", "", site=site, boards=boards, attention=bool(sheets))}
+    if sheets:
+        pages["attention.html"] = _render("attention.html", "", sheets=sheets)
     pages["papers.html"] = _render("papers.html", "", tables=list(_papers(shown)))
     for method in methods:
         pages[method_link(method)] = _method_page(method, boards, verdicts)
-    here = AtHand(root, data_root)
     for record in shown:
         pages[run_link(record)] = _run_page(record, here, pictures, weights)
     _write(output, pages)
@@ -122,6 +128,8 @@ def _write(output: Path, pages: Mapping[str, str]) -> None:
         for old in (output / folder).glob("*.html"):
             if f"{folder}/{old.name}" not in pages:
                 old.unlink()
+    if "attention.html" not in pages:
+        (output / "attention.html").unlink(missing_ok=True)
     for name, page in pages.items():
         (output / name).write_bytes(page.encode())
 

@@ -1,0 +1,42 @@
+"""The page that shows several methods' attention on one image."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlbench.report.site import side_by_side, write_site
+from mlbench.testing import tiny_dataset
+
+
+@pytest.fixture
+def store(train, tmp_path, monkeypatch):
+    for method in ("an", "ls", "full"):
+        train(method)
+    data = tiny_dataset()
+    monkeypatch.setattr("mlbench.report.at_hand.list_datasets", lambda: [data.id])
+    monkeypatch.setattr("mlbench.report.at_hand.load_dataset", lambda *given: data)
+    monkeypatch.setattr("mlbench.trained.dataset_of", lambda *given: data)
+    return tmp_path / "runs"
+
+
+def test_methods_of_a_board_stand_side_by_side_and_the_page_goes_with_its_pictures(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "COLUMNS", 2)
+    output = tmp_path / "site"
+    written = write_site(output, store, pictures=True)
+    page = (output / "attention.html").read_text()
+    assert page.count("<img ") == 2  # three methods, two columns a picture
+    assert all(f">{method}</a>" in page for method in ("an", "ls", "full"))
+    assert 'href="runs/' in page
+    assert 'href="attention.html"' in (output / "index.html").read_text()
+    assert written.pages == len(list(output.rglob("*.html")))
+
+    without = write_site(output, store)
+    assert without.pages == written.pages - 1
+    assert not (output / "attention.html").exists()
+    assert "attention.html" not in (output / "index.html").read_text()
+
+
+def test_networks_that_cannot_be_asked_have_no_column(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlbench.explain.attention._refusal", lambda record: "track 'head' is fed cached features")
+    write_site(tmp_path / "site", store, pictures=True)
+    assert not (tmp_path / "site" / "attention.html").exists()
