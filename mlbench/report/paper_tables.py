@@ -19,7 +19,16 @@ from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
 from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
-from mlbench.report.tables import Marks, cell_of, describe_runs, lineage_of, records_to_frame, text_of
+from mlbench.report.tables import (
+    Marks,
+    cell_of,
+    describe_runs,
+    kinds_of,
+    lineage_of,
+    of_kind,
+    records_to_frame,
+    text_of,
+)
 from mlbench.stats import spread
 
 #: What stands in a cell that is empty in print, or without a run.
@@ -31,7 +40,10 @@ _RESULT = "results.test."
 
 @dataclass(frozen=True)
 class Column:
-    """A column of values; see the head of ``paper_layouts.toml``. `metric` is empty for one that the paper has not."""
+    """A column of values; see the head of ``paper_layouts.toml``. `metric` is empty for one that the paper has not.
+
+    kind : only runs of this track and backbone, see `kinds_of`.
+    """
 
     title: str
     data: str
@@ -42,6 +54,7 @@ class Column:
     metric: str = ""
     images: tuple[str, ...] = ()
     protocol: str = ""
+    kind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,9 +166,11 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
     stubs = layout.rows or tuple((str(row["row"]),) for row in rows)
     if len(stubs) != len(rows):
         raise DataError(f"paper_layouts.toml, {layout.name}: {len(stubs)} rows, results/papers has {len(rows)}")
+    under = layout.elsewhere or layout.protocol
     extra = [
-        Column(metric, dataset, metric, f"{dataset} (not in the paper)", protocol=layout.elsewhere or layout.protocol)
+        Column(metric, dataset, metric, ", ".join([f"{dataset} (not in the paper)", *kind]), protocol=under, kind=kind)
         for dataset in datasets
+        for kind in _kinds(frame, dataset, under, [str(row["method"]) for row in rows])
         for metric in dict.fromkeys(column.ours for column in layout.columns)
     ]
     columns = [*layout.columns, *extra]
@@ -207,6 +222,13 @@ def level_of(method: str) -> str:
     return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
 
 
+def _kinds(runs: pd.DataFrame, dataset: str, protocol: str, methods: Sequence[str]) -> list[tuple[str, ...]]:
+    if runs.empty:
+        return [()]
+    own = runs[(runs["dataset.id"] == dataset) & (runs["protocol"] == protocol) & runs["method.name"].isin(methods)]
+    return kinds_of(own)
+
+
 def _runs_of(runs: pd.DataFrame, method: str, backbone: str) -> pd.DataFrame:
     if runs.empty:
         return runs
@@ -226,11 +248,13 @@ def _place(
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
     runs = runs[(runs["dataset.id"] == column.data) & (runs["protocol"] == column.protocol)] if len(runs) else runs
+    runs = of_kind(runs, column.kind)
+    place = {"method": row["method"], "column": ", ".join([column.data, *column.kind])}
     if runs.empty:
-        return _Place({"method": row["method"], "dataset": column.data, "metric": metric, "n": 0}, published)
+        return _Place({**place, "dataset": column.data, "metric": metric, "n": 0}, published)
     if _RESULT + metric not in runs:
         runs = runs.assign(**{_RESULT + metric: math.nan})
-    cell = cell_of(runs, str(row["method"]), column.data, metric, lineage)
+    cell = cell_of(runs, str(row["method"]), column.data, metric, lineage) | place
     values = {
         (int(repetition), int(mask)): float(value)
         for repetition, mask, value in zip(runs["repetition"], runs["mask_seed"], runs[_RESULT + metric], strict=True)

@@ -19,7 +19,7 @@ def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
 
     UsageError names the missing cells: ranks need a full grid.
     """
-    table = cells.assign(column=cells["dataset"] + " " + cells["metric"])
+    table = cells.assign(column=cells["column"] + " " + cells["metric"])
     table = table.pivot(index="column", columns="method", values="mean")
     if table.isna().any(axis=None):
         missing = [f"{method} on {column}" for column, method in table.isna().stack()[lambda gap: gap].index]

@@ -56,7 +56,7 @@ class Table:
             return []
         lacking: dict[str, list[str]] = {}
         for method, rows in empty.groupby("method", sort=False):
-            lacking.setdefault(", ".join(dict.fromkeys(rows["dataset"])), []).append(str(method))
+            lacking.setdefault(", ".join(dict.fromkeys(rows["column"])), []).append(str(method))
         name = f"{self.title}: " if self.title else ""
         count = f"{name}{len(empty)} of {len(self.cells)} cells have no run"
         return [count, *(f"  on {datasets}: {', '.join(methods)}" for datasets, methods in lacking.items())]

@@ -110,8 +110,9 @@ def build_table(
     Bold are our best method and all that no test tells from it, see `column_ties`; where nothing could be tested, the
     best alone.
 
-    Raises UsageError for an unknown name, for no record left, for a column that mixes data set versions, protocols,
-    definitions, tracks or backbones, and for a cell whose runs differ in more than what a repetition draws.
+    A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
+    an unknown name, for no record left, for a column that mixes data set versions, protocols, definitions or weights,
+    and for a cell whose runs differ in more than what a repetition draws.
     """
     every = records_to_frame(records)
     if every.empty:
@@ -137,18 +138,22 @@ def build_table(
     cells: list[dict[str, Any]] = []
     ranked: list[tuple[str, dict[str, dict[Draw, float]]]] = []
     shown = list(dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))))
-    for dataset, metric in itertools.product(shown, metrics):
-        title = dataset if len(metrics) == 1 else metric if len(shown) == 1 else f"{dataset} {metric}"
-        runs = frame[frame["dataset.id"] == dataset]
+    kinds = [(dataset, kind) for dataset in shown for kind in kinds_of(frame[frame["dataset.id"] == dataset])]
+    for (dataset, kind), value in itertools.product(kinds, metrics):
+        name = ", ".join([dataset, *kind])
+        title = name if len(metrics) == 1 else value if len(kinds) == 1 else f"{name} {value}"
+        runs = of_kind(frame[frame["dataset.id"] == dataset], kind)
         _check_column(runs, dataset)
-        column = [cell_of(runs[runs["method.name"] == method], method, dataset, metric, lineage) for method in rows]
-        own = _tie(column, runs, metric, replicates(metric) if replicates else None, digits)
+        column = [cell_of(runs[runs["method.name"] == method], method, dataset, value, lineage) for method in rows]
+        for cell in column:
+            cell["column"] = name
+        own = _tie(column, runs, value, replicates(value) if replicates else None, digits)
         ranked.append((title, {m: {d: v for d, (_, v) in mine.items()} for m, mine in zip(rows, own, strict=True)}))
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
             line.append(_show(cell, digits, marks))
         under = runs["protocol"].iloc[0] if len(runs) else protocol
-        theirs = [_published(papers, method, dataset, under, metric) if published else [] for method in rows]
+        theirs = [_published(papers, method, dataset, under, value) if published else [] for method in rows]
         if any(theirs):
             header.append((Part(f"{title} published"),))
             for cell, line, found in zip(column, body, theirs, strict=True):
@@ -160,6 +165,25 @@ def build_table(
     footer += () if gap is None else tuple(needed_lines(ranked, gap))
     notes = tuple((mark, text) for text, mark in marks.items())
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
+
+
+def kinds_of(runs: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Tracks and backbones that `runs` differ in, as ("head", "resnet50"); one empty kind where they do not.
+
+    Submitted runs, whose track and backbone are only claimed, make no kind.
+    """
+    own = runs[~runs["method.name"].str.startswith(SUBMITTED)]
+    kinds = sorted(set(zip(own["track"].map(str), own["backbone.name"].map(str), strict=True)))
+    return list(kinds) if len(kinds) > 1 else [()]
+
+
+def of_kind(runs: pd.DataFrame, kind: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of `runs` that are of a kind, see `kinds_of`; submitted ones are of each."""
+    if not kind:
+        return runs
+    track, backbone = kind
+    submitted = runs["method.name"].str.startswith(SUBMITTED)
+    return runs[submitted | ((runs["track"].map(str) == track) & (runs["backbone.name"].map(str) == backbone))]
 
 
 class Marks(dict[str, str]):

@@ -226,6 +226,10 @@ def test_further_data_sets_stand_to_the_right_without_difference(run):
     table = one([run("an", 33.0, data="corel5k-199")], datasets=["corel5k-199"])
     assert table.over[-1] == ("corel5k-199 (not in the paper)", 1)
     assert lines_of(table, row_of(table, "an"))[1] == ["-", "-", "-", "-", "33.0 (1)"]
+    both = [run("an", 33.0, data="corel5k-199"), run("an", 35.0, data="corel5k-199", identity__track="head")]
+    table = one(both, datasets=["corel5k-199"])
+    assert [title.partition(", ")[2].partition(",")[0] for title, _ in table.over[-2:]] == ["full", "head"]
+    assert lines_of(table, row_of(table, "an"))[1][-2:] == ["33.0 (1)", "35.0 (1)"]
     with pytest.raises(UsageError, match="unknown data set 'corel5k-19'"):
         one([run("an", 33.0, data="corel5k-199")], datasets=["corel5k-19"])
 

@@ -59,10 +59,11 @@ def test_a_table_s_columns_are_the_blocks_and_gaps_are_refused(make_record):
 
 def test_the_command_draws_the_table_s_methods(mlbench, tmp_path):
     records = Path(__file__).parents[2] / "results" / "runs"
-    given = ("table", "--output", records, "--protocol", "single_positive", "--diagram", tmp_path / "ranks.svg")
-    code, _, err = mlbench(*given, "--methods", "an,llr,llct", "--no-published")
+    runs = ("--output", records, "--protocol", "single_positive", "--track", "full")
+    given = ("table", *runs, "--diagram", tmp_path / "ranks.svg")
+    code, _, err = mlbench(*given, "--methods", "an,llr,role", "--no-published")
     assert code == 0, err
-    assert "llct (" in (tmp_path / "ranks.svg").read_text()
+    assert "role (" in (tmp_path / "ranks.svg").read_text()
     code, _, err = mlbench(*given, "--methods", "an,llr,warp")
     assert code == 2
     assert "no value of warp on" in err

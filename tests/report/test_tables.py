@@ -121,8 +121,6 @@ def test_top3_metrics_meet_the_published_top3_block_and_a_repeated_number_stands
         ("identity__dataset__fingerprint", "dataset.fingerprint", "e" * 64),
         ("identity__protocol", "protocol", "other"),
         ("identity__protocol_sha256", "protocol_sha256", "b" * 64),
-        ("identity__track", "track", "head"),
-        ("identity__backbone__name", "backbone.name", "resnet50"),
         ("identity__backbone__weights", "backbone.weights", "c" * 64),
         ("identity__harness", "harness", 2),
         ("definitions__ap", "definitions.ap", "envelope"),
@@ -144,10 +142,37 @@ def test_a_column_of_runs_that_cannot_be_compared_is_refused(make_record, field,
 
 
 def test_the_option_named_by_a_refusal_separates_the_runs(make_record):
-    records = [make_record("an"), make_record("ls", identity__track="head")]
-    with pytest.raises(UsageError, match=r"where=\{'track': 'full'\}"):
+    records = [make_record("an"), make_record("ls", identity__protocol="other")]
+    with pytest.raises(UsageError, match=r"where=\{'protocol': 'other'\}"):
         build_table(records)
-    assert build_table(records, where={"track": "full"}).cells["method"].tolist() == ["an"]
+    assert build_table(records, where={"protocol": "other"}).cells["method"].tolist() == ["ls"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "other"),
+    [
+        ("identity__track", "head", "scenes, head, {backbone}"),
+        ("identity__backbone__name", "resnet50", "scenes, full, resnet50"),
+    ],
+)
+def test_runs_of_two_tracks_or_backbones_stand_in_columns_of_their_own(make_record, field, value, other):
+    records = [
+        make_record("an", 80.0),
+        make_record("an", 90.0, repetition=1, **{field: value}),
+        make_record("ls", 70.0),
+    ]
+    table = build_table(records, published=False)
+    backbone = records[0]["identity"]["backbone"]["name"]
+    titles = [cell[0].text for cell in table.header[1:]]
+    assert sorted(titles) == sorted([f"scenes, full, {backbone}", other.format(backbone=backbone)])
+    means = {
+        title: {row[0][0].text: row[i][0].text for row in table.body if row[i]}
+        for i, title in enumerate(titles, start=1)
+    }
+    assert means[other.format(backbone=backbone)] == {"an": "90.0 (1)"}
+    assert means[f"scenes, full, {backbone}"] == {"an": "80.0 (1)", "ls": "70.0 (1)"}
+    chosen = build_table(records, published=False, where={field.removeprefix("identity__").replace("__", "."): value})
+    assert [cell[0].text for cell in chosen.header[1:]] == ["scenes"]
 
 
 def test_two_data_sets_may_differ_in_track_and_say_so(make_record):
