@@ -2,13 +2,10 @@
 
 A region is four numbers (s_x, s_y, t_x, t_y): its half sides and its centre, in coordinates from -1 to 1 between the
 outer edges of the maps; (1, 1, 0, 0) is all of them. A label's score is the highest over all regions looked at. Losses
-belong to an image: with ``reduction = "none"`` they are [B], the mean divides by B.
+belong to an image: with ``reduction = "none"`` they are [B], the mean divides by B. Scores are the softmax over the
+classes, which is what is trained: it adds up to 1 over an image's labels, so that half is no threshold for it.
 
-Scores are the softmax over the classes, which is what is trained: it adds up to 1 over an image's labels, so that half
-is no threshold for it. Decided for are the at most ten highest labels of at least 0.1.
-
-Both methods are laid out for features of a trained network: ``encoder = "bce"`` starts from the backbone that method
-trained, as on `scenes`.
+Both are laid out for features of a trained network: ``encoder = "bce"`` starts from that of `bce`, as on `scenes`.
 """
 
 from __future__ import annotations
@@ -305,13 +302,17 @@ class _AttendedRegions(Method):
 class RecurrentAttention(_AttendedRegions):
     """Recurrently attended regions: an LSTM moves a spatial transformer over the image (RMAM).
 
-    Faithful to a public port: all of the image first, then five regions that only scale and move; the max over regions
-    of each class; squared error of the softmax; three localisation losses with their weights; decisions. Ten crops are
-    an option of the protocol (``[inference] crops = 10``). Substituted: the run's backbone for VGG-16 (``--backbone
-    vgg16`` has its maps); sizes below the port's by default; grids between outer edges (older PyTorch: corner centres);
-    where the first regions lie before training (unknown). Ours: the mean of the losses over the batch, where the
-    classes' loss of the port is a sum. Cost of an image: the backbone, and six times a linear layer of ``channels x
-    cells^2`` inputs and an LSTM step.
+    Faithful: as in a public port, all of the image first, then five regions that only scale and move; the max over
+    regions of each class; squared error of the softmax; three localisation losses with weights; decisions; ten crops,
+    where the protocol has them (``[inference] crops = 10``).
+
+    Substituted: the run's backbone for VGG-16 (``--backbone vgg16`` has its maps); sizes below the port's by default;
+    grids between outer edges (older PyTorch: corner centres); where the first regions lie before training (unknown);
+    the mean of the losses over the batch, where the classes' loss of the port is a sum.
+
+    Scores: the softmax over the classes of these maxima.
+
+    Cost: an image takes the backbone, and six times a linear layer of ``channels x cells^2`` inputs and an LSTM step.
 
     Source: Wang et al., ICCV 2017; sizes and weights from a public port.
     """
@@ -320,10 +321,10 @@ class RecurrentAttention(_AttendedRegions):
     hyperparameters = {
         "cells": Hyper(3, "cells of a region along a side, after max-pooling 2 x 2 (port: 7)", low=1, high=32),
         "hidden": Hyper(256, "width of the layers and units of the LSTM (port: 4096)", low=1, high=8192),
-        "regions": Hyper(5, "regions looked at after the whole image", low=1, high=len(ANCHORS)),
-        "localisation": Hyper(0.1, "weight of the localisation losses", low=0.0, high=100.0),
+        "regions": Hyper(5, "regions looked at after the whole image (port)", low=1, high=len(ANCHORS)),
+        "localisation": Hyper(0.1, "weight of the localisation losses (port)", low=0.0, high=100.0),
         **ENCODER,
-        "frozen_cnn": Hyper(False, "leave the backbone as it starts, as in the port (and always on track head)"),
+        "frozen_cnn": Hyper(False, "leave the backbone as it starts, and always on track head (port: true)"),
     }
 
     def network(self, phase: Phase) -> nn.Module:
@@ -342,15 +343,19 @@ class RecurrentAttention(_AttendedRegions):
 
 
 class ReinforcedAttention(_AttendedRegions):
-    """Attended regions found by reinforcement: centres are drawn, and a reward at the end says how well (RARLF).
+    """Attended regions found by reinforcement: centres are drawn, and rewarded at the end (RARLF; an approximation).
 
-    An approximation, for no code is public. As described: nine regions of three sizes and three shapes around each
-    centre, an LSTM that scores each region and proposes the next centre, normally distributed; the max over all regions
-    and steps of each class; a delayed reward, the share of the labels found (recalled); REINFORCE beside the classes'
-    loss. Ours: what the LSTM is shown (the mean of the nine regions) and what scores a region (it and the LSTM's
-    state), the classes' loss and decisions (those of RMAM, by the same group), the first centre (the middle), a learned
-    baseline, all sizes, sigma and weight. Draws are made in training only. Ten crops are an option of the protocol.
-    Cost of an image: the backbone, and 45 times a linear layer of ``channels x cells^2`` inputs.
+    Faithful: as described, regions around a centre (nine, of three sizes and three shapes: recalled), an LSTM that
+    scores each and proposes the next centre, normally distributed; the max over all regions and steps of each class; a
+    delayed reward, the share of the labels found (recalled); REINFORCE beside the classes' loss, in training only.
+
+    Substituted: the run's backbone for VGG-16; ours, for no code is public: what the LSTM is shown (the mean of the
+    nine regions), what scores a region (it and the LSTM's state), the classes' loss and decisions (those of RMAM, by
+    the same group), the first centre (the middle), a learned baseline, all sizes, sigma and weight.
+
+    Scores: the softmax over the classes of these maxima.
+
+    Cost: an image takes the backbone, and `steps` times nine linear layers of ``channels x cells^2`` inputs.
 
     Source: Chen et al., AAAI 2018.
     """
@@ -363,7 +368,7 @@ class ReinforcedAttention(_AttendedRegions):
         "sigma": Hyper(0.2, "standard deviation of a centre; half an image's side is 1 (ours)", low=1e-3, high=2.0),
         "reward": Hyper(0.1, "weight of the loss of the draws (ours)", low=0.0, high=100.0),
         **ENCODER,
-        "frozen_cnn": Hyper(False, "leave the backbone as it starts (and always on track head)"),
+        "frozen_cnn": Hyper(False, "leave the backbone as it starts, and always on track head (ours: false)"),
     }
 
     def network(self, phase: Phase) -> nn.Module:

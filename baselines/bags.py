@@ -135,10 +135,12 @@ class InstanceMax(Method):
     """Each proposal is scored for each class, the best one counts (MIML-FCN).
 
     Faithful: proposals as instances, layers shared by all of them, the highest score of each class as the image's.
+
     Substituted: regions pooled from the run's backbone, proposals of selective search. Not known to us, and so ours:
-    the bag's loss (cross-entropy, summed over classes), number and width of the shared layers, how many proposals.
-    Left out: relations between instances. Inference costs one pass of the backbone, and the shared layers once a
-    proposal.
+    the bag's loss (cross-entropy, summed over classes), number and width of the shared layers, how many proposals. Left
+    out: relations between instances.
+
+    Cost: an image takes one pass of the backbone, and the shared layers once a proposal; the proposals come on top.
 
     Source: Yang et al., CVPR 2017 (MIML-FCN+), first stream.
     """
@@ -151,7 +153,7 @@ class InstanceMax(Method):
         "cells": Hyper(3, "cells of a pooled region along a side (ours)", low=1, high=14),
         "hidden": Hyper(256, "width of the two layers that all instances share, 0: none (ours)", low=0, high=8192),
         "dropout": Hyper(0.5, "dropout after each of them (ours)", low=0.0, high=0.9),
-        "pooling": Hyper("align", "align (interpolated) or max", choices=POOLING),
+        "pooling": Hyper("align", "align (interpolated; ours) or max", choices=POOLING),
     }
 
     def __init__(self, task: Task) -> None:
@@ -175,13 +177,18 @@ class InstanceMax(Method):
 
 
 class PrivilegedBoxes(InstanceMax):
-    """MIML-FCN with a second stream that sees the ground-truth boxes in training (MIML-FCN-BB). Uses box annotations.
+    """MIML-FCN and a second stream that is shown ground-truth boxes in training (MIML-FCN-BB; an approximation).
 
-    An approximation. Faithful: the second stream, its bag of boxes, that it predicts the first one's loss, one convex
-    loss for both; boxes are looked at in training alone. Substituted, beside what `miml_fcn` tells: the formula of that
-    loss and its weight are ours (`privileged_loss`, unverified); boxes enter by the pooled features of the run's
-    backbone, without their class, and train it through the first stream only. An image without boxes has the plain
-    loss. Inference costs what `miml_fcn` costs.
+    Uses box annotations. An image without boxes has the plain loss.
+
+    Faithful: the second stream, its bag of boxes, that it predicts the first one's loss, one convex loss for both;
+    boxes are looked at in training alone.
+
+    Substituted: what `miml_fcn` tells; the formula of that loss and its weight are ours (`privileged_loss`,
+    unverified); boxes enter by the pooled features of the run's backbone, without their class, and train it through the
+    first stream only.
+
+    Cost: an image takes what `miml_fcn` takes; the second stream is for training.
 
     Source: Yang et al., CVPR 2017 (MIML-FCN+), bounding boxes as privileged information.
     """

@@ -135,9 +135,15 @@ def highest(scores: Tensor, count: int | Tensor) -> Tensor:
 class WeightedApproximateRanking(Method):
     """Weighted approximate ranking (WARP); decides for the k highest scores, whatever their level.
 
-    Faithful: loss, weights, strict top-k (recalled, not checked in the paper). The default rank is exact;
-    ``rank = "sampled"`` is the published estimate, which saved time once. Substituted: a pretrained backbone for a
-    network trained from nothing.
+    Each observed positive is to score above all other labels by a margin of 1, and what it lacks weighs more the lower
+    it ranks.
+
+    Faithful: loss, weights, three labels an image (recalled, not checked in the paper). The default rank is exact;
+    ``rank = "sampled"`` is the published estimate, which saved time once.
+
+    Substituted: the run's backbone, which may start from trained weights, for a network trained from nothing.
+
+    Cost: an image takes the plain classifier: the backbone and a linear layer.
 
     Source: Gong et al., ICLR 2014; the row on COCO was made by Wang et al., CVPR 2016.
     """
@@ -145,8 +151,8 @@ class WeightedApproximateRanking(Method):
     level = "A"
     decision_rule = "the top_k highest scores"
     hyperparameters = {
-        "rank": Hyper("exact", "rank of a positive: counted, or estimated", choices=("exact", "sampled")),
-        "top_k": Hyper(3, "labels decided for, for each image", low=1),
+        "rank": Hyper("exact", "rank: counted (ours), or estimated (published)", choices=("exact", "sampled")),
+        "top_k": Hyper(3, "labels decided for, for each image (published)", low=1),
     }
 
     def __init__(self, task: Task) -> None:
@@ -191,18 +197,24 @@ class PairwiseRanking(Method):
 
     The second phase learns, from pooled features, a threshold for each class (``decision = "threshold"``: a label is
     taken if its score is above) or the number of labels (``"count"``: 1 to `max_count`, and that many highest scores
-    are taken). Faithful: the loss, both decisions, the sizes 100 and 10 (as others describe them, not checked). Left
-    out: sampling of pairs. Both decisions learn from observed labels only: with one positive an image, every count is
-    1. Images without observed positives have no count to learn from.
+    are taken). Both learn from observed labels only: with one positive an image, every count is 1. Images without
+    observed positives have no count to learn from.
 
-    Source: Li, Song and Luo, CVPR 2017; of the decision network, what it looks at is recalled and not checked.
+    Faithful: the loss, both decisions, the sizes 100 and 10 (as others describe them, not checked).
+
+    Substituted: the run's backbone for VGG-16; all pairs count, where the paper samples some of many; what the decision
+    network looks at is recalled and not checked.
+
+    Cost: an image takes the plain classifier, and three small linear layers.
+
+    Source: Li, Song and Luo, CVPR 2017.
     """
 
     level = "A"
     decision_rule = "as the learned decision says: score above the threshold of its class, or that many highest scores"
     hyperparameters = {
-        "decision": Hyper("threshold", "what the second phase learns", choices=("threshold", "count")),
-        "max_count": Hyper(4, "largest number of labels that can be learned; more count as so many", low=1),
+        "decision": Hyper("threshold", "what the second phase learns (both published)", choices=("threshold", "count")),
+        "max_count": Hyper(4, "largest number of labels that can be learned (published); more count as so many", low=1),
     }
 
     def phases(self) -> Sequence[Phase]:

@@ -100,17 +100,21 @@ _WRITING = {
     "embedding": Hyper(64, "numbers a word is embedded in (ours)", low=1, high=4096),
     "units": Hyper(256, "units of the LSTM (ours)", low=1, high=8192),
     "length": Hyper(3, "words written of a region (ours)", low=1, high=100),
-    "pooling": Hyper("align", "align (interpolated) or max", choices=POOLING),
+    "pooling": Hyper("align", "align (interpolated; ours) or max", choices=POOLING),
 }
 
 
 class RegionSequence(Method):
-    """MCG-CNN-LSTM: an LSTM writes labels from the features that a fixed CNN has of each proposal.
+    """An LSTM writes labels from a fixed CNN's features of each proposal (MCG-CNN-LSTM; an approximation).
 
-    An approximation. Faithful: a sequence for each proposal, CNN features of it, the maximum over proposals.
+    Faithful: a sequence for each proposal, CNN features of it, the maximum over proposals.
+
     Substituted: selective search for MCG; regions pooled from the maps of the run's backbone for a pass of the CNN over
     each crop; the training of a region's sequence, the number of its words and all sizes are ours (see the module).
-    Inference costs one pass of the backbone, and `length` steps of the LSTM a proposal.
+
+    Scores: the highest log-odds a class has at any word of any proposal (see the module), by which mAP ranks.
+
+    Cost: an image takes one pass of the backbone, and `length` steps of the LSTM a proposal; the proposals come on top.
 
     Source: Zhang et al., Multi-label image classification with regional latent semantic dependencies, the baseline.
     """
@@ -119,7 +123,7 @@ class RegionSequence(Method):
     inputs = ("proposals",)
     hyperparameters = {
         **_WRITING,
-        "frozen_cnn": Hyper(True, "leave the backbone as it starts; false: train it too"),
+        "frozen_cnn": Hyper(True, "leave the backbone as it starts, as published; false: train it too"),
     }
 
     def __init__(self, task: Task) -> None:
@@ -153,13 +157,19 @@ class RegionSequence(Method):
 
 
 class RegionalDependencies(RegionSequence):
-    """RLSD: regions picked by suppression, a code of each from two layers, an LSTM that writes labels from the code.
+    """Regions kept by suppression, a code of each, an LSTM that writes labels from the code (RLSD; an approximation).
 
-    An approximation. Faithful: region codes of a localisation network (interpolated pooling, two layers), a sequence
-    for each region, the maximum over regions, all trained together. Substituted: proposals of selective search and
-    their own scores for the boxes and scores of a layer trained on regions of Visual Genome; non-maximum suppression
-    and the number of regions kept are ours, as is what `mcg_cnn_lstm` tells of the sequence. Inference costs one pass
-    of the backbone, and the two layers and `length` steps of the LSTM for each region kept.
+    Faithful: region codes of a localisation network (interpolated pooling, two layers), a sequence for each region, the
+    maximum over regions, all trained together.
+
+    Substituted: proposals of selective search and their own scores for the boxes and scores of a layer trained on
+    regions of Visual Genome; the run's backbone for VGG-16; non-maximum suppression and the number of regions kept are
+    ours, as is what `mcg_cnn_lstm` tells of the sequence.
+
+    Scores: the highest log-odds a class has at any word of any region (see the module), by which mAP ranks.
+
+    Cost: an image takes one pass of the backbone, and the two layers and `length` steps of the LSTM for each region
+    kept; the proposals come on top.
 
     Source: Zhang et al., Multi-label image classification with regional latent semantic dependencies (RLSD).
     """

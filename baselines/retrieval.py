@@ -182,15 +182,20 @@ def _features(network: Any, batch: Batch) -> Tensor:
 class TagNeighbours(Method):
     """A classifier that also looks at the training images with the most similar tags (Tag-Neighbors).
 
+    Tags are those of the data set: users' on NUS-WIDE (the 1,000 most frequent, among them names of the classes),
+    elsewhere held-out labels stand in, and the record says which (``inputs.tags.origin``). An image that shares no tag
+    with any other has no neighbours: on corel5k-199, where only 70 of 499 test and 832 of 4,500 training images share a
+    held-out word with a training image, this is for most a network without neighbours.
+
     Faithful: neighbours by Jaccard similarity of tags, never the image itself; m of the M nearest drawn at each step;
     the network; in inference, which reads the tags of validation and test images too, the mean over samples of
-    neighbours; exactly three labels; sizes and settings of the released code. Tags are those of the data set: users' on
-    NUS-WIDE (the 1,000 most frequent, among them names of the classes), elsewhere held-out labels stand in, and the
-    record says which (``inputs.tags.origin``). An image that shares no tag with any other has no neighbours: on
-    corel5k-199, where only 70 of 499 test and 832 of 4,500 training images share a held-out word with a training image,
-    this is for most a network without neighbours. Substituted: pooled features of the run's backbone for fc7. Ours:
-    cross-entropy summed over classes, and that logits are averaged (the loss is not in our sources). Cost of an image:
-    the backbone, the search among all training images, and ten times a linear layer for each of three neighbours.
+    neighbours; exactly three labels; sizes and settings of the released code.
+
+    Substituted: pooled features of the run's backbone for fc7. Ours: cross-entropy summed over classes, and that logits
+    are averaged (the loss is not in our sources).
+
+    Cost: an image takes the backbone, the search among all training images, and ten times a linear layer for each of
+    three neighbours.
 
     Source: Johnson, Ballan and Fei-Fei, ICCV 2015; released code.
     """
@@ -207,7 +212,7 @@ class TagNeighbours(Method):
         "samples": Hyper(10, "draws whose logits are averaged in inference (released code)", low=1, high=1000),
         "hidden": Hyper(500, "width of the hidden layer (released code)", low=1, high=8192),
         "dropout": Hyper(0.5, "dropout on it (released code)", low=0.0, high=0.9),
-        "top_k": Hyper(3, "labels decided for, for each image", low=1),
+        "top_k": Hyper(3, "labels decided for, for each image (published)", low=1),
     }
 
     def __init__(self, task: Task) -> None:
@@ -312,15 +317,22 @@ class LatentHead(nn.Module):
 
 
 class KernelCanonicalCorrelation(Method):
-    """Nearest neighbours vote in the space where image features and labels correlate best (KCCA).
+    """Nearest neighbours vote in the space where image features and labels correlate best (KCCA; an approximation).
 
-    An approximation: kernel values with a subset of the training images as landmarks (Nystroem) in place of all, a
-    Gaussian kernel on unit vectors, and ours every size, the ridge, the weighting of directions by their correlation
-    and of votes by similarity (the published settings are not known to us). As described: CCA between features and
-    label vectors, features of a fixed network, votes of the nearest training images; on NUS-WIDE, too, only a subset
-    was used. Unknown and unspecified labels count as absent, in the correlation as in the votes. Nothing is trained by
-    gradient; with ``encoder = "bce"`` the backbone is the one that method trained. Cost of an image: the backbone,
-    `landmarks` kernel values and a product with the latent places of all training images.
+    Nothing is trained by gradient; with ``encoder = "bce"`` the backbone is the one that method trained.
+
+    Faithful: as described, CCA between features and label vectors, features of a fixed network, votes of the nearest
+    training images; on NUS-WIDE, too, only a subset was used.
+
+    Substituted: kernel values with a subset of the training images as landmarks (Nystroem) in place of all, a Gaussian
+    kernel on unit vectors; ours: every size, the ridge, the weighting of directions by their correlation and of votes
+    by similarity (the published settings are not known to us). Unknown and unspecified labels count as absent, in the
+    correlation as in the votes.
+
+    Scores: the share of votes, weighted by similarity, as a probability.
+
+    Cost: an image takes the backbone, `landmarks` kernel values and a product with the latent places of all training
+    images.
 
     Source: Uricchio et al., Pattern Recognition 71, 2017.
     """

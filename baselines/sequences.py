@@ -46,10 +46,10 @@ UNITS = "units of the LSTM"
 BEAM = "beginnings kept in the beam search; 1 is greedy"
 
 SEARCH = {
-    "min_length": Hyper(0, "least number of labels of an image", low=0),
-    "max_length": Hyper(0, "largest number of labels of an image; 0: no limit", low=0),
+    "min_length": Hyper(0, "least number of labels of an image (published by data set)", low=0),
+    "max_length": Hyper(0, "largest number of labels of an image; 0: no limit (ours)", low=0),
     "class_scores": Hyper(
-        "best_path", "a label's score: its best beginning, or all of them", choices=("best_path", "marginal")
+        "best_path", "a label's score: its best beginning, or all of them (ours)", choices=("best_path", "marginal")
     ),
 }
 
@@ -132,9 +132,15 @@ class CNNRNN(_LabelSequence):
     """Labels written frequent first by an LSTM that shares one embedding space with the image (CNN-RNN).
 
     Faithful: the joint embedding, the frequent-first order (by observed labels), the frozen CNN, cross-entropy of the
-    true sequence, beam search with a least length by data set. Substituted: the pooled features of the run's backbone
-    for fc7 of VGG-16; an LSTM as it is usual (tanh) for theirs (ReLU). Recalled and not checked: 64 and 512 units. Not
-    known to us: the beam's width, dropout (none here). No scores by class were published (see the module).
+    true sequence, beam search with a least length by data set.
+
+    Substituted: the pooled features of the run's backbone for fc7 of VGG-16; an LSTM as it is usual (tanh) for theirs
+    (ReLU). Recalled and not checked: 64 and 512 units. Not known to us: the beam's width, dropout (none here).
+
+    Scores: none by class were published; ours are the log-probability of the best beginning that ends with the class
+    (see the module), so that mAP ranks by it. Decisions are the labels of the best path.
+
+    Cost: an image takes the backbone, and for each word written `beam` steps of the LSTM.
 
     Source: Wang et al., CVPR 2016.
     """
@@ -172,11 +178,18 @@ class SemanticConcepts(_LabelSequence):
     """Labels written rare first by an LSTM that starts from the classes' probabilities (SREL-RNN, S-CNN-RNN).
 
     Three phases: a classifier of the concepts alone; the LSTM alone, started from the observed labels in place of
-    probabilities; both together, the concepts' loss kept. Faithful: probabilities as the only link between the two,
-    the rare-first order (by observed labels), the phases. The concepts are the classes themselves. From public ports:
-    ``h_0 = W s`` and ``c_0 = 0``, 512 units, an embedding of 256, greedy search. Recalled and not checked: that the
-    concepts' loss is kept; its weight is ours. The number of epochs is that of the protocol for each phase. No scores
-    by class were published (see the module).
+    probabilities; both together, the concepts' loss kept. The concepts are the classes themselves.
+
+    Faithful: probabilities as the only link between the two, the rare-first order (by observed labels), the phases.
+    From public ports: ``h_0 = W s`` and ``c_0 = 0``, 512 units, an embedding of 256, greedy search.
+
+    Substituted: the run's backbone; the number of epochs is that of the protocol for each phase; the weight of the
+    concepts' loss in the last phase is ours. Recalled and not checked: that this loss is kept.
+
+    Scores: none by class were published; ours are the log-probability of the best beginning that ends with the class
+    (see the module), so that mAP ranks by it. Decisions are the labels of the best path.
+
+    Cost: an image takes the plain classifier, and for each word written `beam` steps of the LSTM.
 
     Source: Liu et al., CVPR 2017 (semantic regularisation).
     """
@@ -232,18 +245,26 @@ class PredictedLabelAlignment(_LabelSequence):
     """Labels written in no fixed order: the true ones are put where the network writes them (PLA, orderless CNN-RNN).
 
     The LSTM runs on its own words in training as in inference, and the observed labels are aligned to them. On track
-    `full` the backbone is first trained as a classifier. Faithful to the released code: the alignment (but see
-    `predicted_label_alignment`), its own words as inputs, ``h_0`` and ``c_0`` linear in the pooled features, sizes,
-    greedy search. Left out: attention over positions, weight averaging, the last phase with the decoder alone. Changed:
-    the loss is summed over an image's words, not averaged over a batch's. Scores by class are ours (see the module).
+    `full` the backbone is first trained as a classifier.
+
+    Faithful: as in the released code, the alignment (but see `predicted_label_alignment`), its own words as inputs,
+    ``h_0`` and ``c_0`` linear in the pooled features, sizes, greedy search.
+
+    Substituted: the run's backbone; attention over positions, weight averaging and the last phase with the decoder
+    alone are left out; the loss is summed over an image's words, not averaged over a batch's.
+
+    Scores: ours, the log-probability of the best beginning that ends with the class (see the module), so that mAP ranks
+    by it. Decisions are the labels of the best path.
+
+    Cost: an image takes the backbone, and for each word written `beam` steps of the LSTM.
 
     Source: Yazici et al., CVPR 2020.
     """
 
     hyperparameters = {
-        "embedding": Hyper(256, EMBEDDING, low=1),
-        "units": Hyper(512, UNITS, low=1),
-        "beam": Hyper(1, BEAM, low=1),
+        "embedding": Hyper(256, f"{EMBEDDING} (released code)", low=1),
+        "units": Hyper(512, f"{UNITS} (released code)", low=1),
+        "beam": Hyper(1, f"{BEAM}, as in the released code", low=1),
         **SEARCH,
     }
 

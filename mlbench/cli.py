@@ -192,7 +192,7 @@ def compare_command(first: str, second: str, **given: Any) -> None:
 
 @cli.command("cards")
 @click.argument("methods", nargs=-1)
-@click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac or kd_wsd.")
+@click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac, kd_wsd or kd_wsd_systems.")
 @STORE
 def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
@@ -215,7 +215,7 @@ def list_command(kind: str, store: Path | None) -> None:
 @click.argument("name")
 @STORE
 def show_command(name: str, store: Path | None) -> None:
-    """Show a protocol, or a run by the first characters of its key."""
+    """Show a method's card, a protocol, or a run by the first characters of its key."""
     from mlbench.listing import show
 
     click.echo(show(name, store))

@@ -21,11 +21,22 @@ def list_items(kind: str, store: Path | None = None) -> str:
 
 
 def show(name: str, store: Path | None = None) -> str:
-    """A protocol by name or path, or a run by the first characters of its key, in words."""
-    from mlbench.protocol import list_protocols
+    """A method or a protocol by name, a protocol by path, or a run by the first characters of its key, in words.
 
+    A method and a protocol of the same name are both shown.
+    """
+    from mlbench.protocol import list_protocols
+    from mlbench.registry import available
+
+    found = [_method(name, store or store_dir())] if name in available() else []
     if name.endswith(".toml") or name in list_protocols():
-        return _protocol(name)
+        found.append(_protocol(name))
+    return "\n\n".join(found) or _run_beginning(name, store)
+
+
+def _run_beginning(name: str, store: Path | None) -> str:
+    from mlbench.protocol import list_protocols
+    from mlbench.registry import available
     from mlbench.store import find_records
 
     records, problems = find_records(store or store_dir())
@@ -33,10 +44,25 @@ def show(name: str, store: Path | None = None) -> str:
     if not found and problems:
         raise DataError(f"no run '{name}' can be read; {len(problems)} broken records there: {problems[0]}")
     if not found:
-        raise unknown("protocol or run", name, [*list_protocols(), *(r["key"][:16] for r in records)])
+        raise unknown(
+            "method, protocol or run", name, [*available(), *list_protocols(), *(r["key"][:16] for r in records)]
+        )
     if len(found) > 1:
         raise UsageError(f"'{name}' begins the keys of {len(found)} runs; give more characters")
     return _run(found[0])
+
+
+def _method(name: str, store: Path) -> str:
+    from mlbench.report.method_card import method_card
+    from mlbench.store import find_records
+
+    spent: dict[str, list[float]] = {}
+    for record in find_records(store, method=name)[0] if store.is_dir() else []:
+        identity = record["identity"]
+        where = f"{identity['dataset']['id']} under {identity['protocol']}, track {identity['track']}"
+        spent.setdefault(where, []).append(record["provenance"]["seconds"])
+    lines = [f"  on {where}: {len(s)}, {sum(s) / len(s):.0f} s each" for where, s in sorted(spent.items())]
+    return "\n".join([method_card(name).text(name), *([f"runs in {store}:"] if lines else []), *lines])
 
 
 def _methods() -> str:

@@ -154,7 +154,11 @@ class Prediction(NamedTuple):
 
 
 class Method:
-    """Base of every method. The class docstring's first line is its title; name the source there too.
+    """Base of every method. The class docstring is its card, whose first line is the title; name the source there too.
+
+    `mlbench show` and the site print its paragraphs. What a method from a paper has to tell, it best tells in some that
+    begin with "Faithful:", "Substituted:", "Scores:" (what mAP ranks, where that is not the logits of a classifier),
+    "Cost:" (of an image at inference) and "Source:".
 
     Class attributes
     ----------------
@@ -298,13 +302,27 @@ class Method:
         Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
         ``source`` key says where they come from.
         """
+        table = cls._kept().get(dataset, {})
+        return _settings_in(table) | _settings_in(table.get(track, {}))
+
+    @classmethod
+    def kept_settings(cls) -> list[tuple[str, dict[str, Any], str]]:
+        """All of the method's own tables there: data set (and track), settings, where they come from."""
+        found = []
+        for dataset, table in cls._kept().items():
+            parts = {dataset: table}
+            parts |= {f"{dataset}, track {track}": table[track] for track in ("head", "full") if track in table}
+            found += [(where, _settings_in(part), part.get("source", "")) for where, part in parts.items()]
+        return [row for row in found if row[1]]
+
+    @classmethod
+    def _kept(cls) -> dict[str, Any]:
+        """The tables of `settings_for` by data set."""
         module = getattr(sys.modules.get(cls.__module__), "__file__", None)
         if module is None or not Path(module).with_suffix(".toml").is_file():
             return {}
-        text = Path(module).with_suffix(".toml").read_text(encoding="utf-8")
-        table = tomllib.loads(text).get(cls.name, {}).get(dataset, {})
-        general = {k: v for k, v in table.items() if k not in ("head", "full", "source")}
-        return general | {k: v for k, v in table.get(track, {}).items() if k != "source"}
+        tables: dict[str, Any] = tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
+        return tables.get(cls.name, {})
 
     @classmethod
     def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,6 +342,10 @@ class Method:
                 )
             values[name] = declared[name].check(name, value)
         return values
+
+
+def _settings_in(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in ("head", "full", "source")}
 
 
 def private_generator(seed: int) -> torch.Generator:

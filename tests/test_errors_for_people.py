@@ -173,7 +173,11 @@ def test_options_that_click_checks_end_with_2_too(mlbench) -> None:
     ("arguments", "code", "message"),
     [
         (["score", "abc"], 2, "no run 'abc' in"),
-        (["show", "single_positiv"], 2, "unknown protocol or run 'single_positiv'. Did you mean 'single_positive'?"),
+        (
+            ["show", "single_positiv"],
+            2,
+            "unknown method, protocol or run 'single_positiv'. Did you mean 'single_positive'?",
+        ),
         (["explain", "cam", "abc"], 2, "no run 'abc' in"),
         (["table"], 2, "no finished run in"),
         (["check-method", "anx"], 2, "unknown method 'anx'. Did you mean 'an'?"),

@@ -53,8 +53,9 @@ class Claim:
 class Card:
     """The claims of one paper's tables (a file of ``results/cards``).
 
-    protocol : of our runs. printed_protocols : of the printed rows, where that is another. threshold : the smallest
-    gain worth claiming, in points of `metric`. seeds, masks : repetitions of each method.
+    title : what the claims are about, where a paper has several such files. protocol : of our runs.
+    printed_protocols : of the printed rows, where that is another. threshold : the smallest gain worth claiming, in
+    points of `metric`. seeds, masks : repetitions of each method.
     """
 
     paper: str
@@ -70,6 +71,7 @@ class Card:
     claims: Mapping[str, Claim]
     more_tables: tuple[str, ...] = ()
     printed_protocols: tuple[str, ...] = ()
+    title: str = ""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -108,7 +110,7 @@ class Outcome:
 
 
 def load_card(paper: str) -> Card:
-    """The claims of `paper`; UsageError for a paper without any, DataError for a broken file."""
+    """The claims in the file `paper`; UsageError where there is none, DataError for a broken one."""
     folder = {f.name.removesuffix(".toml"): f for f in (files("mlbench.results") / "cards").iterdir()}
     known = sorted(name for name in folder if not name.startswith("_"))
     if paper not in known:
@@ -248,7 +250,8 @@ def _value(card: Card, record: Record) -> float:
 def published_gains(card: Card, method: str, over: str) -> dict[str, float]:
     """The gain in print, in points: from the card's tables, else from another of the paper that has both.
 
-    By data set, and by data set and backbone where the tables have the two methods on several.
+    By data set, and by data set and backbone where the tables have the two methods on several. A row that does not tell
+    its backbone is held against every one.
     """
     rows = _published(card)
     tables = dict.fromkeys([*card.tables, *rows["table"]])
@@ -256,10 +259,14 @@ def published_gains(card: Card, method: str, over: str) -> dict[str, float]:
     for name in tables:
         table = rows[rows["table"].eq(name)]
         mine, other = (
-            table[table["method"].eq(key)].groupby(["dataset", "backbone"])["value"].mean() for key in (method, over)
+            table[table["method"].eq(key)].groupby(["dataset", "backbone"], as_index=False)["value"].mean()
+            for key in (method, over)
         )
-        for row in (mine - other).dropna().reset_index().to_dict("records"):
-            found.setdefault((row["dataset"], row["backbone"]), float(row["value"]))
+        for row in mine.merge(other, on="dataset", suffixes=("", "_over")).to_dict("records"):
+            backbones = {row["backbone"], row["backbone_over"]} - {""}
+            if len(backbones) < 2:
+                backbone = next(iter(backbones), "")
+                found.setdefault((row["dataset"], backbone), float(row["value"] - row["value_over"]))
     datasets = [dataset for dataset, _ in found]
     return {
         dataset if datasets.count(dataset) == 1 else f"{dataset} {backbone}": gain
@@ -318,7 +325,7 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         raise UsageError(f"no claim of '{card.paper}' is about these methods")
     share = f"{100 * card.confidence:g} %"
     lines = [
-        f"# Claims of {card.paper}: {', '.join(card.tables)}",
+        f"# Claims of {card.paper}{f', {card.title}' if card.title else ''}: {', '.join(card.tables)}",
         "",
         f"Gains in test {card.metric}, paired over seeds {_listed(card.seeds)} and masks {_listed(card.masks)}, with "
         f"{share} intervals, both methods by one definition (the real part). Threshold of a gain worth claiming: "

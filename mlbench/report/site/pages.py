@@ -23,10 +23,10 @@ from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
 from mlbench.report.cards import judge, load_card, published_gains
+from mlbench.report.method_card import LEVELS, MethodCard, method_card
 from mlbench.report.paper_tables import load_layouts, paper_tables
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.site.boards import Board, Record, Row, make_boards
-from mlbench.report.site.card import MethodCard, method_card
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
 from mlbench.report.site.evidence import evidence
 from mlbench.report.site.side_by_side import attention_sheets
@@ -176,6 +176,7 @@ def _method_page(method: str, boards: Sequence[Board], verdicts: Mapping[str, An
         "../",
         method=method,
         card=MethodCard((submission["title"],)) if submission else method_card(method),
+        levels=LEVELS,
         submission=submission,
         claims=verdicts.get(method, []),
         parts=parts,
