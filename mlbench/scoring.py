@@ -12,11 +12,12 @@ from mlbench.annotation import State, map_unspecified
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels
 from mlbench.errors import DataError
 from mlbench.metrics import (
+    PrecisionRecallF1,
     Scores,
     average_precision,
     average_precision_of_known,
     group_means,
-    mean_accuracy,
+    joined,
     mean_average_precision,
     precision_recall_f1,
     scores_of_kind,
@@ -24,6 +25,7 @@ from mlbench.metrics import (
     top_k,
     top_k_thresholded,
 )
+from mlbench.metrics._checks import row_blocks
 from mlbench.predictions import Predictions
 from mlbench.protocol import MetricRules, Unspecified
 
@@ -82,7 +84,11 @@ def score_predictions(
     means over `groups` of class indices, if there are any (`mlbench.class_groups`).
     """
     order = align(predictions, ids, classes)
-    scores = scores_of_kind(predictions.kind, predictions.scores[order])
+    if np.array_equal(order, np.arange(len(order))):  # as the runner writes them: no copy is made
+        scores, decided = scores_of_kind(predictions.kind, predictions.scores), predictions.decisions
+    else:
+        scores = scores_of_kind(predictions.kind, predictions.scores[order])
+        decided = None if predictions.decisions is None else predictions.decisions[order]
     results: dict[str, float] = {}
     per_class: dict[str, dict[str, float | None]] = {}
     for flavour, name in _AP_NAMES.items():
@@ -93,24 +99,37 @@ def score_predictions(
             results["mAP"] = means.overall
             results |= {f"mAP_G{number}": mean for number, mean in enumerate(means.groups, start=1)}
             per_class["AP"] = _by_class(classes, ap)
-    targets, known = targets_of(labels, unspecified.f1)
-    decisions = {}
-    if predictions.decisions is not None:
-        decisions[""] = predictions.decisions[order]
-    elif predictions.kind != "rank":
-        decisions[""] = threshold(scores, rules.decision)
-    decisions[f"top{rules.top_k}_strict/"] = top_k(scores, rules.top_k)
-    if predictions.kind != "rank":
-        decisions[f"top{rules.top_k}_thresholded/"] = top_k_thresholded(scores, rules.top_k, rules.decision)
-    for prefix, decided in decisions.items():
-        label_based = precision_recall_f1(decided, targets, known)
+    for prefix, label_based in _label_based(scores, decided, labels, rules, unspecified.f1).items():
         for name in ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O"):
             shown = name.replace("_C", "-C", 1).replace("_O", "-O", 1)
             results[prefix + shown] = float(getattr(label_based, name))
         if not prefix:
-            results["mA"] = mean_accuracy(decided, targets, known).value
+            results["mA"] = label_based.mA.value
             per_class["F1"] = _by_class(classes, label_based.F1)
     return {name: _percent(value) for name, value in sorted(results.items())}, per_class
+
+
+def _label_based(
+    scores: Scores, decided: np.ndarray | None, labels: LabelMatrix, rules: MetricRules, unspecified: str
+) -> dict[str, PrecisionRecallF1]:
+    """Precision, recall and F1 of each kind of decisions, by the prefix of its numbers; `decided` are the method's own.
+
+    Some rows are looked at together: matrices as large as the scores are not made.
+    """
+    found: dict[str, list[PrecisionRecallF1]] = {}
+    for rows in row_blocks(scores.values):
+        part = type(scores)(scores.values[rows])
+        targets, known = targets_of(labels[rows], unspecified)
+        decisions = {f"top{rules.top_k}_strict/": top_k(part, rules.top_k)}
+        if decided is not None:
+            decisions[""] = decided[rows]
+        elif part.kind != "rank":
+            decisions[""] = threshold(part, rules.decision)
+        if part.kind != "rank":
+            decisions[f"top{rules.top_k}_thresholded/"] = top_k_thresholded(part, rules.top_k, rules.decision)
+        for prefix, matrix in decisions.items():
+            found.setdefault(prefix, []).append(precision_recall_f1(matrix, targets, known))
+    return {prefix: joined(parts) for prefix, parts in found.items()}
 
 
 def observed_map(scores: np.ndarray, kind: str, observed: LabelMatrix, empty_class: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError
+from mlbench.metrics import _checks
 from mlbench.predictions import Predictions, read_predictions, write_predictions
 from mlbench.protocol import MetricRules, Unspecified
 from mlbench.scoring import align, observed_map, score_predictions, targets_of
@@ -72,6 +75,41 @@ def test_top_k_decisions_are_scored_as_scikit_learn_scores_them(labels, logits) 
     for prefix, decided in (("top2_strict/", top), ("top2_thresholded/", top & (logits >= 0))):
         f1 = precision_recall_fscore_support(truth, decided, average="micro", zero_division=0)[2]
         assert results[f"{prefix}F1-O"] == pytest.approx(100 * f1)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_in_pieces_in_another_order_and_of_sparse_labels_give_the_same(
+    labels, logits, sparse: bool, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels[np.random.default_rng(2).random(labels.shape) < 0.3] = U
+    labels[np.random.default_rng(3).random(labels.shape) < 0.1] = X
+    decided = {"decisions": logits > 0.3, "decision_rule": "above 0.3"} if own else {}
+    whole = score(predictions(logits, **decided), labels)
+    monkeypatch.setattr(_checks, "_AT_ONCE", 7 * CLASSES)
+    given = SparseLabels.from_dense(labels) if sparse else labels
+    assert score(predictions(logits, **decided), given) == whole
+    order = np.random.default_rng(4).permutation(ROWS)
+    turned = {name: value[order] if name == "decisions" else value for name, value in decided.items()}
+    shuffled = predictions(logits[order], ids=tuple(IDS[row] for row in order), **turned)
+    assert score(shuffled, given) == whole
+
+
+def test_large_scores_are_scored_without_matrices_of_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, classes = 6000, 400
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(rows, classes)).astype(np.float32)
+    entries = np.unique(rng.integers(0, scores.size, 5000))
+    states = np.where(rng.random(len(entries)) < 0.3, P, N).astype(np.int8)
+    labels = SparseLabels.from_entries(*np.divmod(entries, classes), states, scores.shape)
+    ids, names = tuple(map(str, range(rows))), tuple(map(str, range(classes)))
+    given = Predictions(scores, "logit", ids, (), names, meta=META)
+    monkeypatch.setattr(_checks, "_AT_ONCE", 2**16)
+    tracemalloc.start()
+    score_predictions(given, labels, ids, names, MetricRules(), Unspecified())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < scores.nbytes / 2
 
 
 def test_the_threshold_is_the_protocols(labels, logits) -> None:

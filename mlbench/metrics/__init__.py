@@ -21,10 +21,12 @@ from mlbench.metrics.label_metrics import (
     MeanAccuracy,
     PrecisionRecallF1,
     harmonic_mean,
+    joined,
     mean_accuracy,
     precision_recall_f1,
 )
 from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
+from mlbench.metrics.streaming import Streaming
 
 __all__ = [
     "AXES",
@@ -41,12 +43,14 @@ __all__ = [
     "Probabilities",
     "Ranks",
     "Scores",
+    "Streaming",
     "average_precision",
     "average_precision_of_known",
     "class_means",
     "empty_classes",
     "group_means",
     "harmonic_mean",
+    "joined",
     "mean_accuracy",
     "mean_average_precision",
     "precision_recall_f1",

@@ -97,13 +97,22 @@ def average_precision_of_known(
         taken = slice(start, start + _GATHERED)
         known[taken] = values[rows[taken], classes[taken]]
         release(values)
+    return average_precision_of_entries(known, classes, present, values.shape[1], flavour)
+
+
+def average_precision_of_entries(
+    values: np.ndarray, classes: np.ndarray, present: np.ndarray, n_classes: int, flavour: str = "step"
+) -> np.ndarray:
+    """`average_precision_of_known` of M entries whose scores are taken out of their matrix: `values`, float [M]."""
+    if flavour not in _FLAVOURS:
+        raise unknown("flavour of average precision", flavour, _FLAVOURS)
     order = np.argsort(classes, kind="stable")
-    known, present = known[order], present[order]
-    ends = np.concatenate([[0], np.cumsum(np.bincount(classes, minlength=values.shape[1]))])
-    result = np.full(values.shape[1], np.nan)
+    values, present = values[order], present[order]
+    ends = np.concatenate([[0], np.cumsum(np.bincount(classes, minlength=n_classes))])
+    result = np.full(n_classes, np.nan)
     for c, (start, end) in enumerate(pairwise(ends)):
         if present[start:end].any():
-            result[c] = _FLAVOURS[flavour](_precision_at_positives(known[start:end], present[start:end]))
+            result[c] = _FLAVOURS[flavour](_precision_at_positives(values[start:end], present[start:end]))
     return result
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -18,11 +19,13 @@ class Counts:
     true_positives : decided and present.
     predicted : decided.
     positives : present.
+    known : entries looked at; predicted and present are counted among them only.
     """
 
     true_positives: np.ndarray
     predicted: np.ndarray
     positives: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,21 @@ class PrecisionRecallF1:
         """Mean over images of the image's own recall (Tag-Neighbors)."""
         return _mean(_ratio(self.per_image.true_positives, self.per_image.positives))
 
+    @property
+    def mA(self) -> MeanAccuracy:
+        """`mean_accuracy` of the same decisions."""
+        counts = self.per_class
+        negatives = counts.known - counts.positives
+        true_negatives = negatives - (counts.predicted - counts.true_positives)
+        defined = (counts.positives > 0) & (negatives > 0)
+        rates = _ratio(counts.true_positives, counts.positives) + _ratio(true_negatives, negatives)
+        per_class = np.where(defined, rates / 2, np.nan)
+        return MeanAccuracy(
+            value=_mean(per_class[defined]),
+            per_class=per_class,
+            skipped=tuple(int(c) for c in np.flatnonzero(~defined)),
+        )
+
 
 def precision_recall_f1(
     decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None = None
@@ -119,13 +137,29 @@ def precision_recall_f1(
     DataError
         If an argument is not bool or the shapes differ.
     """
-    decided, present, _ = _known_only(decisions, targets, known)
-    hit = decided & present
+    targets = bool_matrix("targets", targets)
+    rows, classes = targets.shape
+    decisions = bool_matrix("decisions", decisions, (rows, classes))
+    known = known_matrix(known, (rows, classes))
+    decided, present = (decisions, targets) if known is None else (decisions & known, targets & known)
+    hit, count = decided & present, np.count_nonzero
 
     def counts(axis: int) -> Counts:
-        return Counts(*(np.count_nonzero(matrix, axis=axis) for matrix in (hit, decided, present)))
+        looked_at = np.full((classes, rows)[axis], (rows, classes)[axis]) if known is None else count(known, axis)
+        return Counts(count(hit, axis), count(decided, axis), count(present, axis), looked_at)
 
     return PrecisionRecallF1(per_class=counts(0), per_image=counts(1))
+
+
+def joined(parts: Sequence[PrecisionRecallF1]) -> PrecisionRecallF1:
+    """What `precision_recall_f1` says of the images of all `parts` (of the same classes) one after another, exactly."""
+    names = [field.name for field in fields(Counts)]
+    by_class = {name: [getattr(part.per_class, name) for part in parts] for name in names}
+    by_image = {name: [getattr(part.per_image, name) for part in parts] for name in names}
+    return PrecisionRecallF1(
+        per_class=Counts(**{name: np.sum(counts, axis=0) for name, counts in by_class.items()}),
+        per_image=Counts(**{name: np.concatenate(counts) for name, counts in by_image.items()}),
+    )
 
 
 def harmonic_mean(precision: float, recall: float) -> float:
@@ -156,30 +190,7 @@ def mean_accuracy(decisions: np.ndarray, targets: np.ndarray, known: np.ndarray 
     VAC's code stops on a class that lacks positives or negatives. Here such a class leaves the mean and is listed:
     counting its defined half alone would let a constant decision score 1. DataError as in `precision_recall_f1`.
     """
-    decided, present, absent = _known_only(decisions, targets, known)
-    positives, negatives = np.count_nonzero(present, axis=0), np.count_nonzero(absent, axis=0)
-    sensitivity = _ratio(np.count_nonzero(decided & present, axis=0), positives)
-    specificity = _ratio(np.count_nonzero(~decided & absent, axis=0), negatives)
-    defined = (positives > 0) & (negatives > 0)
-    per_class = np.where(defined, (sensitivity + specificity) / 2, np.nan)
-    return MeanAccuracy(
-        value=_mean(per_class[defined]),
-        per_class=per_class,
-        skipped=tuple(int(c) for c in np.flatnonzero(~defined)),
-    )
-
-
-def _known_only(
-    decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check the three matrices; return decided, present and absent, each False wherever the label is not known."""
-    targets = bool_matrix("targets", targets)
-    rows, classes = targets.shape
-    decisions = bool_matrix("decisions", decisions, (rows, classes))
-    known = known_matrix(known, (rows, classes))
-    if known is None:
-        return decisions, targets, ~targets
-    return decisions & known, targets & known, ~targets & known
+    return precision_recall_f1(decisions, targets, known).mA
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

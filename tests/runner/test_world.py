@@ -14,6 +14,7 @@ import torch
 from mlbench.conformance import make_request, read_scores
 from mlbench.errors import UsageError
 from mlbench.methods import Batch
+from mlbench.metrics import Logits, Streaming, average_precision, precision_recall_f1
 from mlbench.registry import load_method
 from mlbench.runner.evaluate import predict_part
 from mlbench.runner.execute import Options, run
@@ -26,6 +27,9 @@ from mlbench.testing import tiny_dataset
 #: Test rows that neither 2 nor 3 processes share out evenly, and fewer rows than processes.
 TEST_SIZES = (1, 7, 10)
 METHODS = ("an", "llr")
+#: Of seven images and three classes, with ties.
+SCORES = np.round(np.random.default_rng(0).normal(size=(7, 3)), 1).astype(np.float32)
+TARGETS = np.random.default_rng(1).random((7, 3)) < 0.5
 
 
 def request_of(name: str, folder: Path, test: int = 7) -> Request:
@@ -45,6 +49,17 @@ def work(folder: Path, out: Path) -> None:
         network = method.network(method.phases()[0])
         seen = predict_part(network, method.predict, feed, "test", world)
         np.save(out / f"scores-{size}-rank{world.rank}.npy", seen.scores.numpy())
+    # Each process counts its rows only, or has none; merged, the metrics are those of all rows.
+    for size in (1, 7):
+        rows, _ = world.share(np.arange(size))
+        seen = Streaming()
+        if len(rows):
+            seen.add(Logits(SCORES[rows]), SCORES[rows] > 0, TARGETS[rows])
+        whole = Streaming()
+        for each in world.gather_items([seen], replicated=False):
+            whole.merge(each)
+        f1 = whole.precision_recall_f1().F1
+        np.save(out / f"metrics-{size}-rank{world.rank}.npy", np.stack([whole.average_precision(), f1]))
     # Each process knows its rows only; joined they are in order, and the gradient is that of the own rows.
     rows, sizes = world.share(np.arange(7))
     mine = torch.tensor(rows, dtype=torch.float32, requires_grad=True)
@@ -109,6 +124,17 @@ def test_gathered_rows_stand_in_order_and_carry_the_gradient_of_the_own_rows(sev
     for rank in range(processes):
         assert np.load(out / f"gathered-rank{rank}.npy").tolist() == list(range(7))
         assert (np.load(out / f"gradient-rank{rank}.npy") == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_merged_metrics_are_those_of_all_rows_to_the_bit(several, size: int) -> None:
+    out, processes = several
+    scores, targets = SCORES[:size], TARGETS[:size]
+    f1 = precision_recall_f1(scores > 0, targets).F1
+    for rank in range(processes):
+        ap, found = np.load(out / f"metrics-{size}-rank{rank}.npy")
+        np.testing.assert_array_equal(ap, average_precision(Logits(scores), targets))
+        np.testing.assert_array_equal(found, f1)
 
 
 def test_one_process_gathers_what_it_has_without_padding() -> None:
