@@ -1,6 +1,7 @@
 """What `mlbench plan` says a run takes, beside what it then takes: each cell of a small grid, planned and run in turns.
 
-Runs go one at a time, as the local executor starts them; the time is from its start to the end of its process.
+Runs go one at a time, as the local executor starts them; the time is from its start to the end of its process. What a
+sweep waits for before its first run is left out of both.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -31,20 +33,23 @@ device = "cpu"
 
 
 def run_each(grid: Path, store: Path) -> dict[str, float]:
-    """Seconds of each cell's run, in the order of the grid; MlbenchError where one fails."""
+    """Seconds of a run of each cell (mean), in the order of the grid; MlbenchError where one fails."""
     made = make_sweep(load_grid(grid), grid, store)
     made.save()
     executor = LocalExecutor(made, 1)
-    found: dict[str, float] = {}
-    for job in made.jobs:
-        begun = time.perf_counter()
-        executor.start(job, resume=False, attempt=1)
-        while (status := executor.ended(job)) is None:
-            time.sleep(0.01)
-        found[job.cell] = time.perf_counter() - begun
-        if status:
-            raise MlbenchError(f"{job.title} ended with status {status}: {made.log(job).read_text()}")
-    return found
+    found: dict[str, list[float]] = {}
+    try:
+        for job in made.jobs:
+            begun = time.perf_counter()
+            executor.start(job, resume=False, attempt=1)
+            while (status := executor.ended(job)) is None:
+                time.sleep(0.01)
+            found.setdefault(job.cell, []).append(time.perf_counter() - begun)
+            if status:
+                raise MlbenchError(f"{job.title} ended with status {status}: {made.log(job).read_text()}")
+    finally:
+        executor.stop()
+    return {cell: fmean(each) for cell, each in found.items()}
 
 
 def measure(grid: Path, repeats: int, steps: int) -> dict[str, dict[str, list[float]]]:
@@ -61,15 +66,17 @@ def measure(grid: Path, repeats: int, steps: int) -> dict[str, dict[str, list[fl
             # A cache is filled by the first run that needs it.
             caches = sum(seconds for name, (seconds, _) in cell.cost.caches.items() if name not in filled)
             filled |= cell.cost.caches.keys()
-            found["planned"].setdefault(cell.name, []).append(made.seconds(cell) + caches)
+            planned = made.seconds(cell) + caches / cell.runs
+            found["planned"].setdefault(cell.name, []).append(planned)
             found["taken"].setdefault(cell.name, []).append(taken[cell.name])
+            click.echo(f"{cell.name}: planned {planned:.1f} s, taken {taken[cell.name]:.1f} s", err=True)
     return found
 
 
 @click.command()
 @click.option("--grid", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="[six methods on `scenes`]")
 @click.option("--steps", default=20, show_default=True, help="Timed for a plan.")
-@click.option("--repeats", default=2, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
 @OUTPUT
 def main(grid: Path | None, steps: int, repeats: int, output: Path) -> None:
     """Plan and run the grid, and write both times of each cell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -39,13 +40,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a sweep, executed `workers` at a time on `gpus` devices each; `free` bytes are left on the disk."""
+    """The cells of a sweep, executed `workers` at a time on `gpus` devices each; `free` bytes are left on the disk.
+
+    `start` is how many seconds pass before the first run is started.
+    """
 
     sweep: Sweep
     cells: tuple[Cell, ...]
     workers: int
     gpus: int
     free: int
+    start: float = 0.0
 
     def seconds(self, cell: Cell) -> float:
         """Wall time of one run of `cell`."""
@@ -66,10 +71,10 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Until the sweep is done: caches are filled once, then `workers` runs go on at a time."""
+        """Until the sweep is done: it starts, caches are filled once, then `workers` runs go on at a time."""
         longest = max((self.seconds(cell) for cell in self.cells if cell.todo), default=0.0)
         cached = sum(seconds for seconds, _ in self.caches.values())
-        return (cached + max(self.run_seconds / self.workers, longest)) / 3600
+        return (self.start + cached + max(self.run_seconds / self.workers, longest)) / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -133,10 +138,13 @@ def plan(
     if steps < 1:
         raise UsageError(f"--steps {steps}: expected at least 1")
     with Reporter(quiet) as reporter:
+        begun = time.perf_counter()
         made = make_sweep(load_grid(path, changes), path, store)
         processes = made.settings["processes"]
         workers = workers or max(1, usable_cores() // processes)
         threads = max(1, usable_cores() // workers)
+        _preload(threads)
+        start = time.perf_counter() - begun
         by_cell: dict[str, list[Job]] = {}
         for job in made.jobs:
             by_cell.setdefault(job.cell, []).append(job)
@@ -149,7 +157,7 @@ def plan(
             cells.append(Cell(name, len(jobs), len(todo[name]), None if isinstance(cost, str) else cost, problem))
         existing = next(folder for folder in (made.store, *made.store.parents) if folder.exists())
         gpus = max(made.settings["gpus"], processes if _on_gpu(cells) else 0)
-        return Plan(made, tuple(cells), workers, gpus, shutil.disk_usage(existing).free)
+        return Plan(made, tuple(cells), workers, gpus, shutil.disk_usage(existing).free, start)
 
 
 def _measure_all(
@@ -175,15 +183,30 @@ def measure(job: Job, device: str, steps: int, threads: int) -> Cost | str:
     context = preloaded_context(threads)
     ours, theirs = context.Pipe()
     process = context.Process(target=measure_in, args=(theirs, dict(job.request), device, steps, threads))
+    begun = time.perf_counter()
     process.start()
     theirs.close()
+    found: Cost | str
     try:
-        found: Cost | str = ours.recv()
+        found, inside = ours.recv()
     except EOFError:
         process.join()
-        found = f"its pilot was lost (exit status {process.exitcode})"
+        return f"its pilot was lost (exit status {process.exitcode})"
     process.join()
+    if isinstance(found, Cost):
+        found.once_seconds += time.perf_counter() - begun - inside  # a run's process, too, has to start and to end
     return found
+
+
+def _preload(threads: int) -> None:
+    """Start, once, what the processes of the runs are forked from."""
+    process = preloaded_context(threads).Process(target=_nothing)
+    process.start()
+    process.join()
+
+
+def _nothing() -> None:
+    """A process that only starts and ends."""
 
 
 def _on_gpu(cells: list[Cell]) -> bool:

@@ -2,7 +2,8 @@
 
 Every phase is trained for at most `steps` steps of its last two epochs, where methods do all that they do. What grows
 with the number of images (inference, decoding, features) is done on a few batches, and the rest of its time is added
-up as `missing`; scores of the other images are repetitions.
+up as `missing`; scores of the other images are repetitions. The clock runs from the start of the pilot's process to its
+end, as a run's does, and what only a pilot does is taken off.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mlbench.sweep.freeze import request_of
 
 #: Batches of inference, and images to decode or to take features of, that are timed.
 _BATCHES, _IMAGES = 2, 32
-#: Steps left out of a median: they load libraries and fill caches.
+#: Steps left out of a mean: they load libraries and fill caches.
 _WARM_UP = 2
 
 
@@ -74,22 +75,18 @@ class Cost:
 def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
     """Measure what the run of `request` will take; to be called in a process of its own, which it leaves patched."""
     with tempfile.TemporaryDirectory() as folder, Reporter(quiet=True) as reporter:
+        started = time.perf_counter()
         measured = _Measured(steps)
         measured.patch()
-        started = time.perf_counter()
-        run = resolve(request)
-        resolving = time.perf_counter() - started
+        resolve(request)  # as the worker does to compare the key, before the runner resolves again
         options = execute.Options(
             Path(folder), device=device, quiet=True, checkpoint_seconds=float("inf"), on_checkpoint=measured.saved
         )
         world = World(device, request.precision)
-        executor = _Pilot(request, options, world, reporter)
+        executor = _Pilot(measured, request, options, world, reporter)
         measured.begin(executor.folder)
-        started = time.perf_counter()
         executor.execute()
-        spent = time.perf_counter() - started
-        cost = measured.cost(run, spent)
-        cost.once_seconds += 2 * resolving  # the worker compares the key before the runner resolves again
+        cost = measured.cost(time.perf_counter() - started)
         if world.device.type == "cuda":
             cost.accelerator_mib = torch.cuda.max_memory_allocated() / 2**20
         cost.memory_mib = peak_memory_mib()
@@ -99,11 +96,18 @@ def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
 class _Pilot(execute._Executor):
     """The runner, with pilots of the runs this one uses instead of these themselves."""
 
+    def __init__(self, measured: _Measured, *given: Any) -> None:
+        self.measured = measured
+        super().__init__(*given)
+
     def _run_used(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: _Pilot(wanted, self.options, self.world, self.reporter).execute()
-            for name, wanted in used_requests(self.run).items()
-        }
+        records = {}
+        for name, wanted in used_requests(self.run).items():
+            used = _Pilot(self.measured, wanted, self.options, self.world, self.reporter)
+            started, before = time.perf_counter(), self.measured.apart
+            records[name] = used.execute()
+            self.measured.apart = before + time.perf_counter() - started
+        return records
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class _Measured:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
+        self.apart = 0.0  # seconds of what is no part of the run: runs it uses, samples of what fills caches
         self.caches: dict[str, tuple[float, int]] = {}
         self.begin(Path())
 
@@ -143,7 +148,7 @@ class _Measured:
         feed.load_pixels = self._pixels  # type: ignore[assignment]
         feed.load_features = self._features  # type: ignore[assignment]
         feature_files.load_pixels = self._pixels  # type: ignore[assignment]
-        feed.Feed.pixels_sha256 = lambda self: {}  # type: ignore[method-assign]
+        feed.pixels_sha256 = self._pixels_sha256  # type: ignore[assignment]
         measured = self
 
         class Loop(loop.PhaseLoop):
@@ -152,8 +157,7 @@ class _Measured:
                 self.full_steps, self.steps = self.steps, min(self.steps, measured.steps)
                 self.position.epoch = max(1, self.settings.epochs - 1)
                 self.step_times: list[float] = []
-                self.starts: list[tuple[float, float]] = []
-                self.in_steps: list[float] = []
+                self.rests: list[float] = []
                 measured.loops.append(self)
 
             def _step(self, rows: np.ndarray) -> None:
@@ -164,29 +168,31 @@ class _Measured:
                 self.step_times.append(time.perf_counter() - started)
 
             def run_epoch(self, due: Any, save: Any, advance: Any) -> dict:
-                self.starts.append((time.perf_counter(), measured.missing))
-                before = len(self.step_times)
+                self.begun = time.perf_counter() + measured.missing
                 row = super().run_epoch(lambda: False, save, advance)
-                self.in_steps.append(sum(self.step_times[before:]))
-                if len(self.starts) > 1 or self.settings.epochs == 1:
+                if self.position.epoch == self.settings.epochs:
                     started = time.perf_counter()
                     save()
                     measured.checkpoints.append(time.perf_counter() - started)
+                    self.begun += measured.checkpoints[-1]
                 return row
+
+            def next_epoch(self) -> None:  # called when all that belongs to an epoch is done
+                super().next_epoch()
+                spent = time.perf_counter() + measured.missing - self.begun
+                self.rests.append(spent - sum(self.step_times[len(self.rests) * self.steps :]))
 
         execute.PhaseLoop = Loop  # type: ignore[misc, assignment]
 
-    def cost(self, run: Any, spent: float) -> Cost:
+    def cost(self, spent: float) -> Cost:
         """What was measured, for the whole run; `spent` is the wall time of the pilot itself."""
-        phases, once = [], spent + self.missing - sum(self.checkpoints)
+        phases, once = [], spent - self.apart + self.missing - sum(self.checkpoints)
         for one in self.loops:
             phase = PhaseCost(one.phase.name, one.settings.epochs, one.full_steps)
-            phase.step_seconds = statistics.median(one.step_times[min(_WARM_UP, len(one.step_times) - 1) :])
-            if len(one.starts) == 2:  # from the start of one epoch to the start of the next
-                (begun, missing), (ended, missing_then) = one.starts
-                phase.epoch_seconds = max(0.0, ended - begun - one.in_steps[0] + missing_then - missing)
+            phase.step_seconds = statistics.fmean(one.step_times[min(_WARM_UP, len(one.step_times) - 1) :])
+            phase.epoch_seconds = max(0.0, one.rests[-1])  # the first epoch loads libraries: that is done once
             phases.append(phase)
-            once -= len(one.step_times) * phase.step_seconds + len(one.starts) * phase.epoch_seconds
+            once -= len(one.step_times) * phase.step_seconds + len(one.rests) * phase.epoch_seconds
         cost = Cost(phases, max(0.0, once), caches=self.caches)
         cost.checkpoint_seconds = max(self.checkpoints, default=0.0)
         by_epoch = [path.stat().st_size for path in self.folder.rglob("epochs/*")]
@@ -221,15 +227,18 @@ class _Measured:
         return Prediction(seen.scores[again], None if seen.decisions is None else seen.decisions[again])
 
     def _pixels(self, split: Any, size: int, advance: Any = None) -> np.ndarray:
-        ready = pixel_files._in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
-        if ready or len(split) <= _IMAGES:
+        if _ready(split, size) or len(split) <= _IMAGES:
             return pixel_files.load_pixels(split, size, advance)
         started = time.perf_counter()
         few = pixel_files.LivePixels(split, size)[np.arange(_IMAGES)]
-        seconds = (time.perf_counter() - started) * len(split) / _IMAGES
+        taken = time.perf_counter() - started
+        self.apart += taken
         shape = (len(split), size, size, 3)
-        self.caches[pixel_files.pixel_file(split, size).name] = seconds, int(np.prod(shape))
+        self.caches[pixel_files.pixel_file(split, size).name] = taken * len(split) / _IMAGES, int(np.prod(shape))
         return np.broadcast_to(few[:1], shape)
+
+    def _pixels_sha256(self, split: Any, size: int) -> str:
+        return pixel_files.pixels_sha256(split, size) if _ready(split, size) else ""
 
     def _features(
         self, split: Any, size: int, backbone: Any, name: str, device: torch.device, advance: Any = None
@@ -237,18 +246,24 @@ class _Measured:
         path = feature_files.feature_file(split, size, name)
         if path.exists() or len(split) <= _IMAGES:
             return feature_files.load_features(split, size, backbone, name, device, advance)
-        images = _few_images(self._pixels(split, size), backbone, device)
-        backbone = backbone.to(device).eval()
+        pixels, begun = self._pixels(split, size), time.perf_counter()
+        images, backbone = _few_images(pixels, backbone, device), backbone.to(device).eval()
         with torch.inference_mode():
             backbone(images[:1])
             started = time.perf_counter()
             few = backbone(images).half().cpu().numpy()
-        seconds = (time.perf_counter() - started) * len(split) / len(images)
+        ended = time.perf_counter()
+        self.apart += ended - begun
         shape = (len(split), *few.shape[1:])
-        self.caches[path.name] = seconds, int(np.prod(shape)) * 2
+        self.caches[path.name] = (ended - started) * len(split) / len(images), int(np.prod(shape)) * 2
         maps = np.broadcast_to(few[:1], shape)
         pooled = few[:1].astype(np.float32).mean(axis=(2, 3))
         return feature_files.Features(maps, np.broadcast_to(pooled, (len(split), pooled.shape[1])))
+
+
+def _ready(split: Any, size: int) -> bool:
+    """Whether the pixels of `split` are there without decoding."""
+    return pixel_files._in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
 
 
 def _few_images(pixels: np.ndarray, backbone: Any, device: torch.device) -> Tensor:
@@ -257,11 +272,14 @@ def _few_images(pixels: np.ndarray, backbone: Any, device: torch.device) -> Tens
 
 
 def measure_in(connection: Any, plain: dict[str, Any], device: str, steps: int, threads: int) -> None:
-    """Entry point of a pilot's process: sends a `Cost`, or the reason there is none."""
+    """Entry point of a pilot's process: sends a `Cost` or the reason there is none, and the seconds until then."""
+    started = time.perf_counter()
     torch.set_num_threads(threads)
+    found: Cost | str
     try:
-        connection.send(pilot(request_of(plain), device, steps))
+        found = pilot(request_of(plain), device, steps)
     except MlbenchError as error:
-        connection.send(str(error))
+        found = str(error)
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+        found = f"{type(error).__name__}: {error}"
+    connection.send((found, time.perf_counter() - started))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlbench.images import features
+from mlbench.runner import evaluate, execute, feed, loop, task
 from mlbench.store import find_records
+from mlbench.sweep import pilot as pilot_module
 from mlbench.sweep.drive import sweep
 from mlbench.sweep.estimate import Cell, Plan, measure, plan
-from mlbench.sweep.freeze import freeze
+from mlbench.sweep.freeze import freeze, request_of
 from mlbench.sweep.grid import load_grid
 from mlbench.sweep.jobs import Sweep
 from mlbench.sweep.pilot import Cost, PhaseCost
+
+#: What a pilot replaces in its process.
+PATCHED = {
+    execute: ("predict_part", "PhaseLoop"),
+    task: ("predict_part",),
+    feed: ("load_pixels", "load_features", "pixels_sha256"),
+    features: ("load_pixels",),
+}
 
 
 def test_the_seconds_of_a_run() -> None:
@@ -86,6 +99,62 @@ def test_a_cell_that_cannot_be_measured_says_why(write_grid: Callable[..., Path]
     made = plan(grid, store=tmp_path / "runs", steps=20, quiet=True)
     assert "is not finite" in made.cells[0].problem
     assert "is not finite" in made.text()
+
+
+class _Clock:
+    """A clock that only moves when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def slow(self, function: Callable[..., Any], seconds: Callable[..., float]) -> Callable[..., Any]:
+        """`function`, which takes as long as `seconds` says of its arguments."""
+
+        def slowed(*given: Any, **named: Any) -> Any:
+            self.now += seconds(*given)
+            return function(*given, **named)
+
+        return slowed
+
+
+@pytest.mark.parametrize("method", ["an", "role_li", "prior", "an_boostlu_inference"])
+def test_a_plan_is_exact_where_all_takes_the_same_time_again(
+    method: str, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, names in PATCHED.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))  # taken back after the test
+    clock, taken_steps = _Clock(), iter([7.0, 2.0])
+    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr(evaluate, "evaluation_batch", lambda size: 1)  # so that a pilot sees 2 rows of a part
+    for module, name, seconds in (
+        (pilot_module, "resolve", lambda *given: 3.0),
+        (execute, "resolve", lambda *given: 3.0),
+        (execute, "load_tensors", lambda *given: 0.4),
+        (execute, "write_predictions", lambda *given: 0.3),
+        (execute, "compose_record", lambda *given: 5.0),
+        (execute, "save_checkpoint", lambda *given: 11.0),
+        (evaluate, "predict_part", lambda *given: 0.1 * len(given[2].run.parts[given[3]])),
+        (loop.PhaseLoop, "_step", lambda *given: next(taken_steps, 0.5)),  # the first ones load libraries
+        (loop.PhaseLoop, "next_epoch", lambda *given: 0.2),
+    ):
+        monkeypatch.setattr(module, name, clock.slow(getattr(module, name), seconds))
+    monkeypatch.setattr(execute, "predict_part", evaluate.predict_part)
+
+    (*used, job) = freeze(load_grid(write_grid(methods=[method], epochs=4)), "g")
+    options = execute.Options(tmp_path / "runs", device="cpu", quiet=True, checkpoint_seconds=math.inf)
+    for other in used:
+        execute.run(request_of(other.request), options)
+    taken_steps, begun = iter([7.0, 2.0]), clock.now
+    execute.resolve(request_of(job.request))
+    execute.run(request_of(job.request), options)
+    taken = clock.now - begun
+    taken_steps = iter([7.0, 2.0])
+    cost = pilot_module.pilot(request_of(job.request), "cpu", steps=2)
+    assert cost.seconds(math.inf) == pytest.approx(taken, rel=1e-9)
+    assert cost.checkpoint_seconds == (11.0 if cost.phases else 0.0)
 
 
 def test_disk_and_time_are_near_what_the_run_then_takes(write_grid: Callable[..., Path], tmp_path: Path) -> None:
