@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.metrics.detection import Detections, corloc, detection_average_precision
 from mlbench.proposals import split_proposals
@@ -84,10 +85,10 @@ def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
 
 @click.command()
 @click.argument("run")
-@click.option("--store", type=click.Path(path_type=Path), help="Where the runs are.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where the data set's files are.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The pretrained weights it started from.")
-@click.option("--dataset", help="The data set's description, where it is not in the catalogue.")
+@STORE
+@DATA
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file the run was given.")
+@DATASET
 def main(run: str, store: Path | None, data_root: Path | None, weights: Path | None, dataset: str | None) -> None:
     """Print detection mAP and CorLoc of RUN (the beginning of its key) as JSON."""
     record = find_run(run, store)

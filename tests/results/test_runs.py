@@ -13,17 +13,20 @@ import mlbench.results
 from mlbench.registry import available
 from mlbench.store import find_records, published_name
 
-RUNS = Path(mlbench.results.__path__[0]) / "runs"
+#: Leaderboards and tables are made of `runs`; `ablations` has runs with other settings than a method's own.
+RUNS, ABLATIONS = (Path(mlbench.results.__path__[0]) / folder for folder in ("runs", "ablations"))
 
 
-def test_every_record_is_valid_and_named_by_its_content() -> None:
-    records, problems = find_records(RUNS)
+@pytest.mark.parametrize("folder", [RUNS, ABLATIONS], ids=["runs", "ablations"])
+def test_every_record_is_valid_and_named_by_its_content(folder: Path) -> None:
+    records, problems = find_records(folder)
     assert problems == []
-    assert {published_name(record) for record in records} == {path.name for path in RUNS.glob("*.json")}
+    assert {published_name(record) for record in records} == {path.name for path in folder.glob("*.json")}
 
 
-def test_every_record_comes_from_a_committed_state_and_a_registered_method() -> None:
-    records, _ = find_records(RUNS)
+@pytest.mark.parametrize("folder", [RUNS, ABLATIONS], ids=["runs", "ablations"])
+def test_every_record_comes_from_a_committed_state_and_a_registered_method(folder: Path) -> None:
+    records, _ = find_records(folder)
     assert records
     for record in records:
         assert record["provenance"]["git"]["dirty"] is False, record["key"]
@@ -40,7 +43,7 @@ def test_no_score_of_a_record_has_moved_in_the_history_of_the_repository() -> No
     if git("rev-parse", "--show-prefix") != "\n":
         pytest.skip("not a checkout of the repository")
     compared = 0
-    changed = git("log", "--diff-filter=M", "--format=", "--name-only", "--", "results/runs").split()
+    changed = git("log", "--diff-filter=M", "--format=", "--name-only", "--", "results/runs", "results/ablations").split()
     for name in sorted(set(changed)):
         commits = git("log", "--format=%H", "--", name).split()
         texts = [text for commit in commits if (text := git("show", f"{commit}:{name}"))]
