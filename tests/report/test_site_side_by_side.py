@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
+from mlbench.annotation import State
+from mlbench.errors import DataError
+from mlbench.report.at_hand import AtHand
 from mlbench.report.site import side_by_side, write_site
 from mlbench.testing import tiny_dataset
 
@@ -34,6 +40,25 @@ def test_methods_of_a_board_stand_side_by_side_and_the_page_goes_with_its_pictur
     assert without.pages == written.pages - 1
     assert not (output / "attention.html").exists()
     assert "attention.html" not in (output / "index.html").read_text()
+
+
+def test_a_data_set_without_a_label_to_show_does_not_stop_the_site(store, tmp_path, monkeypatch):
+    def nothing(record, here):
+        raise DataError("no test image has a label")
+
+    monkeypatch.setattr(side_by_side, "subject_of", nothing)
+    write_site(tmp_path / "site", store, pictures=True)
+    assert (tmp_path / "site" / "index.html").exists()
+    assert not (tmp_path / "site" / "attention.html").exists()
+
+
+def test_an_image_to_show_needs_a_label(tmp_path, monkeypatch):
+    data = tiny_dataset()
+    empty = dataclasses.replace(data.splits["test"], labels=np.full_like(data.splits["test"].labels, State.NEGATIVE))
+    data = dataclasses.replace(data, splits={**data.splits, "test": empty})
+    monkeypatch.setattr(AtHand, "dataset", lambda self, record: data)
+    with pytest.raises(DataError, match="no test image has a label"):
+        side_by_side.subject_of({"identity": {"protocol": "full"}}, AtHand(tmp_path))
 
 
 def test_networks_that_cannot_be_asked_have_no_column(store, tmp_path, monkeypatch):

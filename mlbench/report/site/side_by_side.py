@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mlbench.errors import MlbenchError
+from mlbench.datasets.sparse import SparseLabels
+from mlbench.errors import DataError, MlbenchError
 from mlbench.protocol import load_protocol
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.boards import Board, Record
@@ -69,11 +70,15 @@ def attention_of(record: Record, here: AtHand, weights: Path | None) -> tuple[st
 
 def subject_of(record: Record, here: AtHand) -> tuple[str, str]:
     """The first test image with a label, and its first class: the same for all runs of a data set, so that their
-    pictures compare."""
+    pictures compare. DataError where there is none, or where labels are sparse."""
     data = here.dataset(record)
     test = data.splits["test"]
+    if isinstance(test.labels, SparseLabels):
+        raise DataError("no picture of sparse labels")
     targets, known = targets_of(test.labels, load_protocol(record["identity"]["protocol"]).unspecified_for(data.id).ap)
     present: Any = targets & known
+    if not present.any():
+        raise DataError("no test image has a label")
     row = int(np.argmax(present.any(axis=1)))
     return str(test.ids[row]), data.classes[int(np.argmax(present[row]))]
 
@@ -90,7 +95,7 @@ def _models(record: Record, here: AtHand, weights: Path | None) -> list[Model]:
     from mlbench.explain.attention import models_of
 
     try:
-        here.dataset(record)
+        subject_of(record, here)
         return models_of([record["key"]], here.root, here.data_root, weights=weights)
     except MlbenchError:
         return []
