@@ -62,15 +62,18 @@ def explain_attention_command(
 ) -> None:
     """Hold class activation maps of transformed test images against the transformed maps [all runs of the store]."""
     from mlbench.explain.attention import consistency_rows, consistency_text, draw_attention, models_of, views_of
+    from mlbench.progress import Reporter
 
     if label is None and not numbers:
         raise click.UsageError("--label: expected the class to draw, or --numbers")
     chosen = views_of([name.strip() for name in views.split(",") if name.strip()])
-    models = models_of(**given)
-    if numbers:
-        click.echo(consistency_text(consistency_rows(models, chosen), label))
-    elif label is not None:
-        click.echo(f"wrote {draw_attention(models, label, chosen, picture, sample)}")
+    with Reporter() as reporter:
+        models = models_of(**given, advance=reporter.counter("attention", "runs"))
+        if label is None or numbers:
+            told = consistency_text(consistency_rows(models, chosen), label)
+        else:
+            told = f"wrote {draw_attention(list(models), label, chosen, picture, sample)}"
+    click.echo(told)
 
 
 @explain_group.command("metrics")

@@ -16,7 +16,7 @@ class _Rate(ProgressColumn):
     """Images, or other units, a second."""
 
     def render(self, task: Task) -> Text:
-        speed = f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else ""
+        speed = f"{_rounded(task.speed)} {task.fields['unit']}/s" if task.speed else ""
         return Text(speed, style="progress.data.speed")
 
 
@@ -89,6 +89,11 @@ class Reporter:
             elif self._progress is None and now - self._spoken > 10:
                 self._spoken = now
                 rate = done / (now - begun + 1e-9)
-                self.say(f"{title}: {done}/{total}, {rate:,.0f} {unit}/s, {(total - done) / rate:,.0f} s left")
+                self.say(f"{title}: {done}/{total}, {_rounded(rate)} {unit}/s, {(total - done) / rate:,.0f} s left")
 
         return advance
+
+
+def _rounded(rate: float) -> str:
+    """Two digits at least: units may be runs that take a minute each."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

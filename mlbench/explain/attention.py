@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mlbench.errors import UsageError, unknown
 from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, colour, has_maps
+from mlbench.images.cache import Advance
 from mlbench.images.pixels import load_pixels
 from mlbench.images.placement import overlaps
 from mlbench.images.tensors import normalise
@@ -172,8 +173,11 @@ def models_of(
     dataset: str | None = None,
     weights: Path | None = None,
     device: str = "cpu",
-) -> list[Model]:
-    """The runs given (or those of the whole store that can be asked), all of one data set.
+    advance: Advance | None = None,
+) -> Iterator[Model]:
+    """The runs given (or those of the whole store that can be asked), one after the other, all of one data set.
+
+    A caller that keeps none of them needs memory for one. `advance` is told of runs done and in all.
 
     Raises
     ------
@@ -181,25 +185,28 @@ def models_of(
         A run given has no class activation maps, is of track "head", or takes inputs beside the image (boxes), which
         no view transforms; the runs are of different data sets; or there is none.
     """
-    models = []
-    for record in [find_run(prefix, store) for prefix in runs] or all_runs(store):
-        reason, loaded = _refusal(record), None
+    records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
+    fingerprint = None
+    for done, record in enumerate(records, start=1):
+        reason, model = _refusal(record), None
         if reason is None:
             run = reload_run(record, data_root, weights, dataset)
-            loaded = Model(run, *reload_network(run, store, device))
+            model = Model(run, *reload_network(run, store, device))
             if run.method.inputs:
                 reason = f"its method takes {', '.join(run.method.inputs)} beside the image, which no view transforms"
-            elif not has_maps(loaded.network):
+            elif not has_maps(model.network):
                 reason = "its network has no class activation maps"
-        if reason is None and loaded is not None:
-            models.append(loaded)
+        if reason is None and model is not None:
+            if fingerprint not in (None, model.run.dataset.fingerprint):
+                raise UsageError("the runs are of different data sets: give runs of one")
+            fingerprint = model.run.dataset.fingerprint
+            yield model
         elif runs:
             raise UsageError(f"run {record['key'][:16]} ({record['identity']['method']['name']}): {reason}")
-    if not models:
+        if advance:
+            advance(done, len(records))
+    if fingerprint is None:
         raise UsageError("no run here is of track 'full' and has class activation maps")
-    if len({model.run.dataset.fingerprint for model in models}) > 1:
-        raise UsageError("the runs are of different data sets: give runs of one")
-    return models
 
 
 def _refusal(record: Mapping[str, Any]) -> str | None:
@@ -208,21 +215,23 @@ def _refusal(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def consistency_rows(models: Sequence[Model], views: Sequence[View]) -> list[dict[str, Any]]:
+def consistency_rows(models: Iterable[Model], views: Sequence[View]) -> list[dict[str, Any]]:
     """Method, number of runs, view, class, `error` and `changed` (percent): means over a method's runs.
 
     Class "(mean)" is the mean over the classes that have a number.
     """
     found: dict[str, list[list[Consistency]]] = defaultdict(list)
+    classes: Sequence[str] = ()
     for model in models:
         found[model.run.method.name].append(model.consistency(views))
+        classes = model.run.dataset.classes
     rows = []
     for method, runs in found.items():
         for i, view in enumerate(views):
             values = {name: np.mean([getattr(run[i], name) for run in runs], axis=0) for name in ("error", "changed")}
             head = {"method": method, "runs": len(runs), "view": view.name}
             rows.append({**head, "class": "(mean)"} | {name: _mean(value) for name, value in values.items()})
-            for c, label in enumerate(models[0].run.dataset.classes):
+            for c, label in enumerate(classes):
                 rows.append({**head, "class": label} | {name: float(value[c]) for name, value in values.items()})
     return rows
 

@@ -270,13 +270,25 @@ def test_the_command_draws_and_counts_and_says_which_runs_it_cannot_ask(runs: Pa
         assert message in err
 
 
+def test_runs_are_loaded_one_after_the_other_and_counted(runs: Path, train) -> None:
+    train("bce")
+    told: list[tuple[int, int]] = []
+    models = models_of([], runs, advance=lambda done, total: told.append((done, total)))
+    before = len(told), next(models).run.method.name, len(told)
+    after = [model.run.method.name for model in models]
+    assert {before[1], *after} == {"an", "bce"}
+    assert before[0] == 0
+    assert before[2] < len(told)
+    assert told == [(done, 4) for done in range(1, 5)]
+
+
 def test_runs_whose_side_inputs_would_stay_behind_are_refused(runs: Path, monkeypatch) -> None:
     key = next(r["key"] for r in all_runs(runs) if r["identity"]["track"] == "full")
     real = attention.reload_run
     monkeypatch.setattr(attention, "reload_run", lambda *given: _with_boxes(real(*given)))
     monkeypatch.setattr(attention, "reload_network", lambda *given: (None, None, None))
     with pytest.raises(UsageError, match="takes boxes beside the image"):
-        models_of([key], runs)
+        list(models_of([key], runs))
 
 
 def _with_boxes(run: Any) -> Any:

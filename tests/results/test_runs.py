@@ -43,7 +43,9 @@ def test_no_score_of_a_record_has_moved_in_the_history_of_the_repository() -> No
     if git("rev-parse", "--show-prefix") != "\n":
         pytest.skip("not a checkout of the repository")
     compared = 0
-    changed = git("log", "--diff-filter=M", "--format=", "--name-only", "--", "results/runs", "results/ablations").split()
+    changed = git(
+        "log", "--diff-filter=M", "--format=", "--name-only", "--", "results/runs", "results/ablations"
+    ).split()
     for name in sorted(set(changed)):
         commits = git("log", "--format=%H", "--", name).split()
         texts = [text for commit in commits if (text := git("show", f"{commit}:{name}"))]

@@ -61,7 +61,7 @@ def attention_of(record: Record, here: AtHand, weights: Path | None) -> tuple[st
 
     try:
         sample, label = subject_of(record, here)
-        models = models_of([record["key"]], here.root, here.data_root, weights=weights)
+        models = list(models_of([record["key"]], here.root, here.data_root, weights=weights))
         sheet = attention_sheet(models, label, views_of(["flip", "scale"]), sample)
     except MlbenchError as error:
         return "", "", str(error)
@@ -96,6 +96,6 @@ def _models(record: Record, here: AtHand, weights: Path | None) -> list[Model]:
 
     try:
         subject_of(record, here)
-        return models_of([record["key"]], here.root, here.data_root, weights=weights)
+        return list(models_of([record["key"]], here.root, here.data_root, weights=weights))
     except MlbenchError:
         return []
