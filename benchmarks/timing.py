@@ -77,11 +77,13 @@ def take_turns(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[st
     The order turns by one place from repeat to repeat: none always comes after the same other one.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    names, begun = list(ways), time.monotonic()
     for number in range(repeats):
         start = number % len(names)
         for name in [*names[start:], *names[:start]]:
             found[name].append(ways[name]())
+        left = (time.monotonic() - begun) / (number + 1) * (repeats - number - 1)
+        click.echo(f"turn {number + 1} of {repeats} of {len(names)} ways: about {left:.0f} s left", err=True)
     return found
 
 
