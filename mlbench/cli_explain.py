@@ -60,7 +60,10 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
 def explain_attention_command(
     label: str | None, views: str, picture: Path, sample: str | None, numbers: bool, **given: Any
 ) -> None:
-    """Hold class activation maps of transformed test images against the transformed maps [all runs of the store]."""
+    """Hold class activation maps of transformed test images against the transformed maps [all runs of the store].
+
+    Seeds of one method, joined by commas, are averaged.
+    """
     from mlbench.explain.attention import consistency_rows, consistency_text, draw_attention, models_of, views_of
     from mlbench.progress import Reporter
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mlbench.errors import UsageError, unknown
 from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, colour, has_maps
+from mlbench.explain.sides import sides_of
 from mlbench.images.cache import Advance
 from mlbench.images.pixels import load_pixels
 from mlbench.images.placement import overlaps
@@ -29,7 +30,7 @@ from mlbench.models.backbones import BACKBONES
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Run
 from mlbench.store import atomic_write
-from mlbench.trained import all_runs, find_run, reload_network, reload_run
+from mlbench.trained import reload_network, reload_run
 
 #: What a view is made of, by name; "flip+scale" combines. "scale" takes one cell of the heat map off each side, which
 #: gives VAC's second size (192 beside 224, 256 beside 288); "shift" moves one cell to the right.
@@ -100,10 +101,10 @@ class Consistency:
 
 
 class Model:
-    """A finished run brought back, to be asked about transformed test images."""
+    """A finished run brought back, to be asked about transformed test images; `name` is that of its `Side`."""
 
-    def __init__(self, run: Run, method: Method, network: nn.Module, feed: Feed) -> None:
-        self.run, self.method, self.network, self.feed = run, method, network, feed
+    def __init__(self, name: str, run: Run, method: Method, network: nn.Module, feed: Feed) -> None:
+        self.name, self.run, self.method, self.network, self.feed = name, run, method, network, feed
         self.trunk, self.size = BACKBONES[run.backbone], run.train.image_size
         self._pixels: dict[int, np.ndarray] = {}
 
@@ -177,7 +178,8 @@ def models_of(
 ) -> Iterator[Model]:
     """The runs given (or those of the whole store that can be asked), one after the other, all of one data set.
 
-    A caller that keeps none of them needs memory for one. `advance` is told of runs done and in all.
+    Each of `runs` is the first characters of a key, or of several keys joined by commas, see `sides_of`. A caller that
+    keeps no model needs memory for one. `advance` is told of runs done and in all.
 
     Raises
     ------
@@ -185,13 +187,13 @@ def models_of(
         A run given has no class activation maps, is of track "head", or takes inputs beside the image (boxes), which
         no view transforms; the runs are of different data sets; or there is none.
     """
-    records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
+    found = [(side.name, record) for side in sides_of(runs, store) for record in side.records]
     fingerprint = None
-    for done, record in enumerate(records, start=1):
+    for done, (name, record) in enumerate(found, start=1):
         reason, model = _refusal(record), None
         if reason is None:
             run = reload_run(record, data_root, weights, dataset)
-            model = Model(run, *reload_network(run, store, device))
+            model = Model(name, run, *reload_network(run, store, device))
             if run.method.inputs:
                 reason = f"its method takes {', '.join(run.method.inputs)} beside the image, which no view transforms"
             elif not has_maps(model.network):
@@ -204,7 +206,7 @@ def models_of(
         elif runs:
             raise UsageError(f"run {record['key'][:16]} ({record['identity']['method']['name']}): {reason}")
         if advance:
-            advance(done, len(records))
+            advance(done, len(found))
     if fingerprint is None:
         raise UsageError("no run here is of track 'full' and has class activation maps")
 
@@ -216,14 +218,14 @@ def _refusal(record: Mapping[str, Any]) -> str | None:
 
 
 def consistency_rows(models: Iterable[Model], views: Sequence[View]) -> list[dict[str, Any]]:
-    """Method, number of runs, view, class, `error` and `changed` (percent): means over a method's runs.
+    """Method, number of runs, view, class, `error` and `changed` (percent): means over the runs of a side.
 
     Class "(mean)" is the mean over the classes that have a number.
     """
     found: dict[str, list[list[Consistency]]] = defaultdict(list)
     classes: Sequence[str] = ()
     for model in models:
-        found[model.run.method.name].append(model.consistency(views))
+        found[model.name].append(model.consistency(views))
         classes = model.run.dataset.classes
     rows = []
     for method, runs in found.items():
@@ -286,7 +288,7 @@ def attention_sheet(
     pen.text((GAP, 6), f"{data.splits['test'].ids[row]}: {label}", fill="black")
     for j, model in enumerate(models, start=1):
         left = GAP + j * (TILE + GAP)
-        pen.text((left, 6), model.run.method.name, fill="black")
+        pen.text((left, 6), model.name, fill="black")
         batches = model.batches(np.array([row]), views)
         asked = [model.ask(batches[i + 1]) for i in order]
         peak = max(float(maps[0, c].abs().max()) for maps, _ in asked)

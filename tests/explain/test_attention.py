@@ -43,7 +43,7 @@ class LeftHalf(nn.Module):
         return torch.cat([maps[..., : maps.shape[-1] // 2], torch.zeros_like(maps[..., maps.shape[-1] // 2 :])], dim=-1)
 
 
-def model_of(trunk: nn.Module, scores: str = "logit", decide: Any = None, bias: float = 0.0) -> Model:
+def model_of(trunk: nn.Module, scores: str = "logit", decide: Any = None, bias: float = 0.0, name: str = "m") -> Model:
     """A model on the tiny data set: cells of 8 pixels, a linear head with fixed weights."""
     data = tiny_dataset()
     torch.manual_seed(0)
@@ -63,10 +63,10 @@ def model_of(trunk: nn.Module, scores: str = "logit", decide: Any = None, bias: 
         dataset=data,
         backbone="scenes",
         train=SimpleNamespace(image_size=64),
-        method=SimpleNamespace(name="m", scores=scores),
+        method=SimpleNamespace(name=name, scores=scores),
         protocol=SimpleNamespace(metrics=SimpleNamespace(decision=0.5)),
     )
-    return Model(run, SimpleNamespace(predict=predict), network, SimpleNamespace(batch=batch))  # type: ignore[arg-type]
+    return Model(name, run, SimpleNamespace(predict=predict), network, SimpleNamespace(batch=batch))  # type: ignore[arg-type]
 
 
 # --- the error --------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_method_s_own_decisions_count_and_ranks_without_them_have_none() -> No
 def test_means_over_runs_of_a_method_and_over_classes() -> None:
     models = [model_of(LeftHalf()), model_of(LeftHalf(), bias=1.0)]
     views = views_of(["flip", "rotate"])
-    rows = consistency_rows(models, views)
+    rows = consistency_rows([*models, model_of(LeftHalf(), bias=2.0, name="another")], views)
     each = [model.consistency(views) for model in models]
     mean = next(row for row in rows if row["view"] == "rotate" and row["class"] == "(mean)")
     assert mean["runs"] == 2
@@ -255,7 +255,8 @@ def test_the_command_draws_and_counts_and_says_which_runs_it_cannot_ask(runs: Pa
     assert (code, out.strip()) == (0, f"wrote {tmp_path / 'a.png'}"), err
     code, out, err = mlbench(*given, "--numbers")
     assert code == 0, err
-    assert "| an       |      1 | flip+rotate |" in out
+    full = next(r["key"] for r in all_runs(runs) if r["identity"]["track"] == "full" and r["weights"])
+    assert f"| an ({full[:8]}) |      1 | flip+rotate |" in out
     assert "prior" not in out
     code, _, err = mlbench(*given)
     assert code == 2
