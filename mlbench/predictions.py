@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +32,8 @@ _LISTS = ("ids", "groups", "classes")
 _RESERVED = ("format", "kind", "decision_rule", *_LISTS)
 #: Readers refuse a longer header (safetensors' format, "Notes": 100 MB).
 _LONGEST_HEADER = 100_000_000
+#: Types of the arrays written here, by their names in safetensors.
+_MAPPED = {"F32": np.float32, "U8": np.uint8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +90,19 @@ class Predictions:
             _require_text("decision_rule", self.decision_rule)
 
     def _check_values(self) -> None:
+        least, most = float(self.scores.min()), float(self.scores.max())  # NaN where any score is: no copy is made
+        if np.isfinite((least, most)).all() and (self.kind != "probability" or (least >= 0 and most <= 1)):
+            return
         bad = ~np.isfinite(self.scores)
         expected = "a finite number"
         if self.kind == "probability" and not bad.any():
             bad = (self.scores < 0) | (self.scores > 1)
             expected = "a probability from 0 to 1"
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise DataError(
-                f"score of id {self.ids[row]!r}, class {self.classes[column]!r} is {self.scores[row, column]}: "
-                f"expected {expected} ({int(bad.sum())} such scores)"
-            )
+        row, column = np.argwhere(bad)[0]
+        raise DataError(
+            f"score of id {self.ids[row]!r}, class {self.classes[column]!r} is {self.scores[row, column]}: "
+            f"expected {expected} ({int(bad.sum())} such scores)"
+        )
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> str:
@@ -109,13 +116,18 @@ def write_predictions(path: str | Path, predictions: Predictions) -> str:
         If the folder cannot be written (read-only, disk full).
     """
     _require_meta(predictions.meta, str(path))
-    data = _encode(predictions, str(path))
-    atomic_write(path, data)
-    return hashlib.sha256(data).hexdigest()
+    pieces = _encode(predictions, str(path))
+    atomic_write(path, pieces)
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Predictions:
     """Read and check a predictions file; with `expect_sha256`, refuse any other content.
+
+    Scores stay in the file, which is mapped into memory: it may be larger than the memory there is.
 
     Raises
     ------
@@ -124,7 +136,9 @@ def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Pred
         `Predictions`.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            empty = not os.fstat(file.fileno()).st_size
+            data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot read predictions: {error.strerror or error}") from None
     if expect_sha256 is not None:
@@ -138,40 +152,49 @@ def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Pred
         raise DataError(f"{path}: {error}") from None
 
 
-def _encode(predictions: Predictions, where: str) -> bytes:
-    from safetensors.numpy import save
-
-    tensors = {"scores": predictions.scores}
+def _encode(predictions: Predictions, where: str) -> list[Any]:
+    """The file in pieces: the header, its keys in a fixed order (safetensors' own writer has none), and the arrays."""
+    arrays = {"scores": ("F32", predictions.scores)}
     metadata = {**predictions.meta, "format": FORMAT, "kind": predictions.kind}
     metadata |= {name: json.dumps(getattr(predictions, name)) for name in _LISTS}
     if predictions.decisions is not None:
-        tensors["decisions"] = predictions.decisions.astype(np.uint8)
+        arrays["decisions"] = ("U8", predictions.decisions.view(np.uint8))
         metadata["decision_rule"] = str(predictions.decision_rule)
-    raw = save(tensors, metadata)
-    # The library writes metadata in an order that changes from call to call: sort the header, keep the arrays.
-    size = int.from_bytes(raw[:8], "little")
-    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    text = header.encode("utf-8")
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (kind, array) in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
         raise DataError(
             f"{where}: ids, groups and classes take {len(text)} bytes; the file format has room for {_LONGEST_HEADER}"
         )
-    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+    return [len(text).to_bytes(8, "little") + text, *(array.reshape(-1) for _, array in arrays.values())]
 
 
-def _decode(data: bytes, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+def _decode(data: bytes | mmap.mmap, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays, as views of `data` where they are of the types we write, and metadata."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load(data)
         size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        with safe_open(where, framework="np") as file:  # checks the header and that the file ends where it says
+            header = json.loads(data[8 : 8 + size])
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                entry = header[name]
+                if entry["dtype"] in _MAPPED:
+                    kind, start = _MAPPED[entry["dtype"]], 8 + size + entry["data_offsets"][0]
+                    count = math.prod(entry["shape"])
+                    tensors[name] = np.frombuffer(data, kind, count, start).reshape(entry["shape"])
+                else:
+                    tensors[name] = file.get_tensor(name)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{where}: not a whole safetensors file: {reason}") from None
-    return tensors, metadata
+    return tensors, header.get("__metadata__") or {}
 
 
 def _from_parts(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Predictions:
@@ -186,9 +209,9 @@ def _from_parts(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> Pre
         raise DataError(f"tensors found: {found}; expected 'scores' and perhaps 'decisions'")
     decisions = tensors.get("decisions")
     if decisions is not None:
-        if decisions.dtype != np.uint8 or (decisions > 1).any():
+        if decisions.dtype != np.uint8 or decisions.max(initial=0) > 1:
             raise DataError(f"decisions ({decisions.dtype}): expected uint8 zeros and ones")
-        decisions = decisions.astype(np.bool_)
+        decisions = decisions.view(np.bool_)
     lists = {name: _read_list(name, metadata[name]) for name in _LISTS}
     if not lists["groups"]:
         raise DataError("metadata 'groups' is empty")
@@ -243,7 +266,7 @@ def _matrix(name: str, values: np.ndarray, dtype: np.dtype[Any], shape: tuple[in
         raise DataError(f"{name}: expected a {dtype} array, found {found}")
     if values.shape != shape:
         raise DataError(f"{name}: shape {list(values.shape)}, expected {list(shape)} (ids, classes)")
-    held = np.ascontiguousarray(values).view()
+    held = np.require(values, requirements=["C", "A"]).view()
     held.flags.writeable = False
     return held
 

@@ -8,6 +8,7 @@ import random
 import struct
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,6 +280,33 @@ def test_a_missing_file_and_a_folder_are_data_errors(tmp_path: Path) -> None:
         read_predictions(tmp_path / "gone")
     with pytest.raises(DataError, match="cannot read predictions: Is a directory"):
         read_predictions(tmp_path)
+
+
+def test_scores_are_read_where_they_lie_and_need_no_memory_of_their_own(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(size=(4000, 1000)).astype(np.float32)
+    given = make(4000, 1000, scores=scores, groups=(), decisions=scores > 0, decision_rule="above 0")
+    tracemalloc.start()
+    digest = write_predictions(tmp_path / "p", given)
+    back = read_predictions(tmp_path / "p", digest)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert same(back, given)
+    assert taken < scores.nbytes / 4
+    assert not back.scores.flags.writeable
+    (tmp_path / "p").unlink()  # what was read stays, as after any rewriting of the file
+    assert same(back, given)
+
+
+def test_arrays_at_odd_places_of_a_file_are_read(tmp_path: Path) -> None:
+    given = make()
+    header, *arrays = module._encode(given, "p")
+    text = header[8:].rstrip()
+    text += b" " * ((2 - len(text)) % 4)
+    odd = len(text).to_bytes(8, "little") + text + b"".join(each.tobytes() for each in arrays)
+    (tmp_path / "p").write_bytes(odd)
+    back = read_predictions(tmp_path / "p")
+    assert same(back, given)
+    assert back.scores.flags.aligned
 
 
 def test_ids_too_long_for_the_format_are_refused_before_writing(

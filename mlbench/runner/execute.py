@@ -36,7 +36,7 @@ from mlbench.runner.world import World
 from mlbench.scoring import ap_by_class, observed_map, score_predictions
 from mlbench.seeds import derive
 from mlbench.selection import select
-from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir, sha256_file, write_record
+from mlbench.store import RECORD_FILE, atomic_write, file_blocks, read_record, run_dir, sha256_file, write_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,8 +307,7 @@ class _Executor:
             target = self.folder / f"{name}.safetensors"
             if phases:
                 if world.main:
-                    source = self._epoch_file(selected["epoch"], name)
-                    atomic_write(target, source.read_bytes())
+                    atomic_write(target, file_blocks(self._epoch_file(selected["epoch"], name)))
             else:
                 seen = predict_part(network, method.predict, task._feed, name, world)
                 if world.main:

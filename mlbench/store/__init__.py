@@ -5,7 +5,7 @@ written last and in one step: a folder with a ``record.json`` is complete, one w
 checked against ``mlbench/schema/record.json`` on writing and on reading.
 """
 
-from mlbench.store.files import atomic_write, sha256_file
+from mlbench.store.files import atomic_write, file_blocks, sha256_file
 from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
@@ -28,6 +28,7 @@ __all__ = [
     "SUBMITTED",
     "atomic_write",
     "canonical_json",
+    "file_blocks",
     "find_records",
     "is_submitted",
     "publish_record",

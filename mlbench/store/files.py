@@ -6,16 +6,19 @@ import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mlbench.errors import DataError, MlbenchError
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
-def atomic_write(path: str | Path, data: bytes, *, replace: bool = True) -> bool:
-    """Write `data` so that a reader sees the old file or the whole new one, also after a crash.
+def atomic_write(path: str | Path, data: bytes | Iterable[Any], *, replace: bool = True) -> bool:
+    """Write `data` (or the buffers it gives, one by one) so that a reader sees the old file or the whole new one, also
+    after a crash.
 
     Returns False, with nothing changed, if `path` exists and `replace` is False.
 
@@ -25,12 +28,13 @@ def atomic_write(path: str | Path, data: bytes, *, replace: bool = True) -> bool
         Naming the folder and the reason (read-only, disk full); no part of the file is left behind.
     """
     path = Path(path)
+    buffers: Iterable[Any] = [data] if isinstance(data, bytes) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                file.writelines(buffers)
                 file.flush()
                 os.fsync(file.fileno())
             if not replace and not _create(temporary, path):
@@ -44,6 +48,13 @@ def atomic_write(path: str | Path, data: bytes, *, replace: bool = True) -> bool
     except OSError as error:
         raise MlbenchError(f"{path.parent}: cannot write {path.name}: {reason(error)}") from None
     return True
+
+
+def file_blocks(path: str | Path, size: int = 2**24) -> Iterator[bytes]:
+    """A file's bytes, `size` at a time."""
+    with open(path, "rb") as file:
+        while block := file.read(size):
+            yield block
 
 
 def sha256_file(path: str | Path) -> str:
