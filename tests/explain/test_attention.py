@@ -255,13 +255,12 @@ def test_the_command_draws_and_counts_and_says_which_runs_it_cannot_ask(runs: Pa
     assert (code, out.strip()) == (0, f"wrote {tmp_path / 'a.png'}"), err
     code, out, err = mlbench(*given, "--numbers")
     assert code == 0, err
-    full = next(r["key"] for r in all_runs(runs) if r["identity"]["track"] == "full" and r["weights"])
-    assert f"| an ({full[:8]}) |      1 | flip+rotate |" in out
+    keys = {(r["identity"]["method"]["name"], r["identity"]["track"]): r["key"] for r in all_runs(runs)}
+    assert f"| an ({keys['an', 'full'][:8]}) |      1 | flip+rotate |" in out
     assert "prior" not in out
     code, _, err = mlbench(*given)
     assert code == 2
     assert "--label" in err
-    keys = {(r["identity"]["method"]["name"], r["identity"]["track"]): r["key"] for r in all_runs(runs)}
     for run, message in (
         (keys["an", "head"], "track 'head' is fed cached features"),
         (keys["prior", "full"], "no class activation maps"),
