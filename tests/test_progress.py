@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mlbench import progress
-from mlbench.progress import Reporter
+from mlbench.progress import Reporter, _rounded
 
 
 def terminal(reporter: Reporter) -> io.StringIO:
@@ -83,3 +83,10 @@ def test_long_work_is_told_every_ten_seconds_with_the_time_left(monkeypatch, cap
         "decode train images: 110/400, 10 images/s, 29 s left",
         "decode train images: 220/400, 10 images/s, 18 s left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"), [(0.0512, "0.051"), (2.0, "2"), (9.94, "9.9"), (64.4, "64"), (1234.5, "1,234")]
+)
+def test_a_slow_rate_is_told_in_two_digits(rate: float, told: str) -> None:
+    assert _rounded(rate) == told
