@@ -73,7 +73,7 @@ def explain_attention_command(
     with Reporter() as reporter:
         models = models_of(**given, advance=reporter.counter("attention", "runs"))
         if label is None or numbers:
-            told = consistency_text(consistency_rows(models, chosen), label)
+            told = consistency_text(consistency_rows(models, chosen, label))
         else:
             told = f"wrote {draw_attention(list(models), label, chosen, picture, sample)}"
     click.echo(told)

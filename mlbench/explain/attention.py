@@ -217,36 +217,39 @@ def _refusal(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def consistency_rows(models: Iterable[Model], views: Sequence[View]) -> list[dict[str, Any]]:
+def consistency_rows(models: Iterable[Model], views: Sequence[View], label: str | None = None) -> list[dict[str, Any]]:
     """Method, number of runs, view, class, `error` and `changed` (percent): means over the runs of a side.
 
-    Class "(mean)" is the mean over the classes that have a number.
+    Class "(mean)" is the mean over the classes that have a number; after it every class, or `label` alone.
+    UsageError, before anything is computed, if the data set has no class `label`.
     """
     found: dict[str, list[list[Consistency]]] = defaultdict(list)
     classes: Sequence[str] = ()
     for model in models:
-        found[model.name].append(model.consistency(views))
         classes = model.run.dataset.classes
+        if label is not None and label not in classes:
+            raise unknown("class", label, classes)
+        found[model.name].append(model.consistency(views))
     rows = []
     for method, runs in found.items():
         for i, view in enumerate(views):
             values = {name: np.mean([getattr(run[i], name) for run in runs], axis=0) for name in ("error", "changed")}
             head = {"method": method, "runs": len(runs), "view": view.name}
             rows.append({**head, "class": "(mean)"} | {name: _mean(value) for name, value in values.items()})
-            for c, label in enumerate(classes):
-                rows.append({**head, "class": label} | {name: float(value[c]) for name, value in values.items()})
+            for c, name_of_class in enumerate(classes):
+                if label in (None, name_of_class):
+                    numbers = {name: float(value[c]) for name, value in values.items()}
+                    rows.append({**head, "class": name_of_class} | numbers)
     return rows
 
 
-def consistency_text(rows: Sequence[Mapping[str, Any]], label: str | None = None) -> str:
-    """Means over classes as Markdown, then every class (or `label` alone)."""
+def consistency_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over classes as Markdown, then each class of `rows`."""
     means = [row for row in rows if row["class"] == "(mean)"]
     first = [{k: v for k, v in row.items() if k != "class"} for row in means]
     classes = list(dict.fromkeys(row["class"] for row in rows if row["class"] != "(mean)"))
-    if label is not None and label not in classes:
-        raise unknown("class", label, classes)
     lines = []
-    for name in classes if label is None else [label]:
+    for name in classes:
         mine = [row for row in rows if row["class"] == name]
         line: dict[str, Any] = {"class": name}
         for row in mine:

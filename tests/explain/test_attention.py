@@ -182,11 +182,22 @@ def test_means_over_runs_of_a_method_and_over_classes() -> None:
     assert mean["changed"] == pytest.approx(np.mean([run[1].changed for run in each]))
     one = next(row for row in rows if row["view"] == "flip" and row["class"] == "class 2")
     assert one["error"] == pytest.approx(np.mean([run[0].error[2] for run in each]))
-    text = consistency_text(rows, "class 2")
+    assert "| class 1 |" in consistency_text(rows)
+
+
+def test_a_class_named_alone_is_looked_for_before_anything_is_computed() -> None:
+    views = views_of(["flip"])
+    rows = consistency_rows([model_of(LeftHalf())], views, "class 2")
+    assert [row["class"] for row in rows] == ["(mean)", "class 2"]
+    every = consistency_rows([model_of(LeftHalf())], views)
+    assert rows == [row for row in every if row["class"] in ("(mean)", "class 2")]
+    text = consistency_text(rows)
     assert "| class 2 |" in text
     assert "class 1" not in text
+    model = model_of(LeftHalf())
+    model.ask = None  # type: ignore[method-assign, assignment]  # so that asking it anything fails
     with pytest.raises(UsageError, match="Did you mean 'class 2'"):
-        consistency_text(rows, "clas 2")
+        consistency_rows([model], views, "clas 2")
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
