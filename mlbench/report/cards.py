@@ -28,12 +28,16 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a claim is tested, and what was spent on choosing each method's settings."""
+    """Where a claim is tested, and what was spent on choosing each method's settings.
+
+    set : what all its runs set otherwise than protocol and method (`--set`, or a plan's ``[set]``), by name.
+    """
 
     dataset: str
     track: str
     backbone: str
     budget: str
+    set: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def _definitional(card: Card, method: str, over: str, pairs: Sequence[tuple[Reco
 def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
     """The card's runs of `method` by (seed, mask): those made with the settings the method has here now."""
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
-    version, hyper, train = _present_settings(card.protocol, method, setting.dataset, setting.track)
+    version, hyper, train = _present_settings(
+        card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
+    )
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
@@ -234,10 +240,12 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
 
 
 @functools.cache
-def _present_settings(protocol: str, method: str, dataset: str, track: str) -> tuple[int, dict, dict]:
-    """Version, hyperparameters and training settings that a run asked for now would have."""
+def _present_settings(
+    protocol: str, method: str, dataset: str, track: str, given: tuple[tuple[str, Any], ...]
+) -> tuple[int, dict, dict]:
+    """Version, hyperparameters and training settings that a run asked for now, with `given` set, would have."""
     cls = load_method(method)
-    changes = cls.settings_for(dataset, track)
+    changes = {**cls.settings_for(dataset, track), **dict(given)}
     tuned = {k.removeprefix("train."): v for k, v in changes.items() if k.startswith("train.")}
     hyper = cls.resolve({k: v for k, v in changes.items() if not k.startswith("train.")})
     return cls.version, hyper, to_plain(load_protocol(protocol).train_settings(dataset, track, tuned))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +159,26 @@ def test_runs_with_other_settings_do_not_count(card, runs) -> None:
     for record in other:
         record["identity"]["method"]["hyperparameters"] = {**load_method("llr").resolve({}), "delta": 5.0}
     assert judge(card, records + other)[0].verdict == "no runs yet"
+
+
+def test_runs_are_those_with_what_the_setting_sets(card, runs) -> None:
+    scenes = dataclasses.replace(card.settings["scenes"], set={"train.image_size": 99})
+    made = [*runs("llr", lambda seed, mask: 80.0), *runs("an", lambda seed, mask: 70.0)]
+    for record in made:
+        record["identity"]["train"] = {**record["identity"]["train"], "image_size": 99}
+    assert judge(dataclasses.replace(card, settings={"scenes": scenes}), made)[0].verdict == "reproduced"
+    assert judge(card, made)[0].verdict == "no runs yet"
+
+
+def test_a_setting_made_by_a_plan_sets_what_the_plan_does() -> None:
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    for paper in PAPERS:
+        for name, setting in load_card(paper).settings.items():
+            plan = re.search(r"benchmarks/(\S+\.toml)", setting.budget)
+            if plan is None:
+                assert not setting.set, f"{paper}: {name}"
+            else:
+                assert tomllib.loads((benchmarks / plan[1]).read_text(encoding="utf-8")).get("set", {}) == setting.set
 
 
 def test_two_runs_of_one_cell_are_an_error(card, runs) -> None:
