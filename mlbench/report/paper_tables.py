@@ -36,6 +36,8 @@ EMPTY = (Part("-"),)
 #: What tells runs apart that must not be ranked together: the columns of the frame that begin so.
 _RANKED_APART = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.", "method.supervision")
 _RESULT = "results.test."
+#: A printed row: its label, our method and its backbone ("" where the table does not tell).
+_Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,13 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
     ]
     columns = [*layout.columns, *extra]
     lineage = lineage_of(frame) if len(frame) else {}
-    repeated = {method for method, n in pd.Series([row["method"] for row in rows]).value_counts().items() if n > 1}
     marks = Marks()
     grid = []
     for row in rows:
-        backbone = row["backbone"] if row["method"] in repeated else ""
-        own = _runs_of(frame, row["method"], backbone)
+        own, beside = _runs_of(frame, row, rows)
         numbers = printed[(printed[list(row)] == pd.Series(row)).all(axis=1)]
-        grid.append([_place(column, row, numbers, own, lineage) for column in columns])
+        line = [_place(column, row, numbers, own, lineage) for column in layout.columns]
+        grid.append(line + [_place(column, row, numbers, beside, lineage) for column in extra])
     for places in zip(*grid, strict=True):
         digits = max((len(p.published["printed"].partition(".")[2]) for p in places if p.published), default=1)
         for place in places:
@@ -229,16 +230,26 @@ def _kinds(runs: pd.DataFrame, dataset: str, protocol: str, methods: Sequence[st
     return kinds_of(own)
 
 
-def _runs_of(runs: pd.DataFrame, method: str, backbone: str) -> pd.DataFrame:
+def _runs_of(runs: pd.DataFrame, row: _Row, rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of `row`, one of the table's `rows`: on the paper's data sets, and on others.
+
+    A method that stands in several rows, one for each backbone, has in each the runs of that one; runs on a backbone
+    of none stand on other data sets in the first.
+    """
     if runs.empty:
-        return runs
-    own = runs[runs["method.name"] == method]
-    return own[own["backbone.name"].str.startswith(backbone)] if backbone else own
+        return runs, runs
+    own = runs[runs["method.name"] == row["method"]]
+    same = [other for other in rows if other["method"] == row["method"]]
+    if len(same) == 1:
+        return own, own
+    fits = own["backbone.name"].str.startswith(str(row["backbone"]))
+    if row is not same[0]:
+        return own[fits], own[fits]
+    of_none = ~own["backbone.name"].str.startswith(tuple(str(other["backbone"]) for other in same))
+    return own[fits], own[fits | of_none]
 
 
-def _place(
-    column: Column, row: Mapping[Any, Any], numbers: pd.DataFrame, runs: pd.DataFrame, lineage: Mapping[str, str]
-) -> _Place:
+def _place(column: Column, row: _Row, numbers: pd.DataFrame, runs: pd.DataFrame, lineage: Mapping[str, str]) -> _Place:
     found = numbers[
         (numbers["dataset"] == column.dataset)
         & (numbers["group"] == column.group)
@@ -321,7 +332,7 @@ def _ours(place: _Place, column: Column, marks: Marks) -> Cell:
     return (Part(text, tie == 1, mark, tie == 2),)
 
 
-def _flat(layout: Layout, row: Mapping[Any, Any], place: _Place) -> dict[str, Any]:
+def _flat(layout: Layout, row: _Row, place: _Place) -> dict[str, Any]:
     theirs = place.published or {}
     names = ("group", "definition", "dataset_version", "selection", "note")
     return {
@@ -350,7 +361,11 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame) -> tup
         "Levels: A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts.",
     ]
     if datasets and layout.elsewhere:
-        lines.insert(2, f"On data sets that are not in the paper: our runs under protocol {layout.elsewhere}.")
+        lines.insert(
+            2,
+            f"On data sets that are not in the paper: our runs under protocol {layout.elsewhere}; those on a network "
+            "that no row of a method is on stand in its first row.",
+        )
     if (cells["n"] == 0).any():
         lines.append("A dash in a line of ours: no run.")
     return tuple(lines)

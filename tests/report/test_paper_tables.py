@@ -215,6 +215,26 @@ def test_a_row_takes_runs_of_its_own_backbone_where_a_method_stands_twice(make_r
     assert lines_of(table, 0)[1][0] == "80.0 (1), Δ −3.4"
 
 
+def test_runs_on_a_network_of_no_row_stand_on_other_data_in_the_first(make_record):
+    def on(backbone: str, data: str, mean: float):
+        return make_record(
+            "wbce",
+            mean,
+            identity__protocol="full" if data == "scenes" else "wider_attribute",
+            identity__dataset__id=data,
+            identity__backbone__name=backbone,
+        )
+
+    records = [on("scenes", "scenes", 60.0), on("scenes", "wider", 61.0)]
+    table = one(records, "vac", "Table 1", datasets=["scenes"])
+    cells = table.cells[(table.cells["method"] == "wbce") & (table.cells["n"] > 0)]
+    assert set(cells["dataset"]) == {"scenes"}
+    assert list(cells[cells["metric"] == "mAP"]["row"]) == ["R50"]
+    on_the_other = one([on("resnet101", "scenes", 62.0)], "vac", "Table 1", datasets=["scenes"])
+    cells = on_the_other.cells[(on_the_other.cells["metric"] == "mAP") & (on_the_other.cells["n"] > 0)]
+    assert list(cells["row"]) == ["R101"]
+
+
 def test_runs_of_two_kinds_in_one_cell_are_refused_and_can_be_chosen_from(run):
     records = [run("an", 85.0, 0), run("an", 86.0, 1, identity__track="head")]
     with pytest.raises(UsageError, match="mixes runs that differ in track"):
