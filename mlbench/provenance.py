@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -134,15 +135,20 @@ def own_commit(package: Path | None = None) -> dict[str, Any]:
     """``{"commit", "dirty"}`` of the checkout mlbench runs from; both None where it was installed from a wheel.
 
     Only the folder that holds the package counts, and only if it is itself a checkout that tracks the package: a
-    virtual environment inside somebody's repository is not ours, nor is the folder a person works in. `dirty`
-    looks at code and protocols, untracked files included.
+    virtual environment inside somebody's repository is not ours, nor is the folder a person works in. Methods and
+    protocols have to be that checkout's: with another source tree on PYTHONPATH they are still the installed ones, and
+    no commit names both. `dirty` looks at code and protocols, untracked files included.
 
     Parameters
     ----------
     package : the package's folder, by default mlbench's own.
     """
-    package = package or Path(mlbench.__file__).resolve().parent
-    folder, unknown = package.parent, {"commit": None, "dirty": None}
+    unknown: dict[str, Any] = {"commit": None, "dirty": None}
+    if package is None:
+        package = Path(mlbench.__file__).resolve().parent
+        if any(_folder(f"mlbench.{part}") != package.parent / part for part in ("baselines", "protocols")):
+            return unknown
+    folder = package.parent
     if not (folder / ".git").exists():
         return unknown
     if _git(folder, "ls-files", "--error-unmatch", "--", f"{package.name}/__init__.py") is None:
@@ -152,6 +158,12 @@ def own_commit(package: Path | None = None) -> dict[str, Any]:
     if commit is None or changes is None:
         return unknown
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package of ours is imported from."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).resolve().parent if spec is not None and spec.origin is not None else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

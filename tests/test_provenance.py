@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import mlbench
 from mlbench import provenance
 from mlbench.provenance import collect_provenance, own_commit, peak_memory_mib, shorten_argv, usable_cores
 
@@ -140,6 +142,20 @@ def test_there_is_no_commit_for_a_package_that_is_not_its_own_checkout(tmp_path:
     environment.mkdir(parents=True)
     assert own_commit(environment) == none  # inside somebody's repository
     assert own_commit(checkout(tmp_path / "loose", track=False)) == none  # copied into somebody's repository
+
+
+def test_there_is_no_commit_for_a_checkout_with_the_methods_of_another_one(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(Path(mlbench.__file__).parent, other / "mlbench", ignore=shutil.ignore_patterns("__pycache__"))
+    git(other, "init", "-q")
+    git(other, "add", ".")
+    git(other, "commit", "-q", "-m", "first")
+    code = "import mlbench, mlbench.provenance as p; print(mlbench.__file__, p.own_commit()['commit'])"
+    environment = os.environ | {"PYTHONPATH": str(other)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(other / "mlbench" / "__init__.py"), "None"]
 
 
 def test_there_is_no_commit_without_git_or_before_the_first_one(
