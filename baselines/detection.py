@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from mlbench.annotation import State
 from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.metrics.detection import Detections, corloc, detection_average_precision
 from mlbench.proposals import split_proposals
+from mlbench.runner.data import Part
 from mlbench.runner.evaluate import evaluation_batch
 from mlbench.runner.feed import Feed
 from mlbench.trained import find_run, reload_network, reload_run
@@ -25,18 +27,28 @@ from mlbench.trained import find_run, reload_network, reload_run
 from .wsddn import detect
 
 
-def ground_truth(feed: Feed, part: str) -> list[Detections]:
-    """Ground-truth boxes of `part` in shares of each image's width and height.
+def boxed_rows(part: Part) -> np.ndarray:
+    """Rows of `part` that somebody looked over for boxes: those with one, and those without any positive label.
+
+    An image with labels and no box was not annotated with boxes; whatever is found there would count as wrong.
 
     Raises
     ------
     DataError : the data set has no boxes.
     """
-    split = feed.run.parts[part].split
-    if split.boxes is None:
-        raise DataError(f"data set '{feed.run.dataset.id}' has no boxes in its {part} part: nothing to score against")
+    if part.split.boxes is None:
+        raise DataError(f"no boxes in the {part.name} part: nothing to score against")
+    boxed = np.isin(np.arange(len(part)), part.split.boxes[:, 0])
+    labelled = [bool((part.labels[[row]] == State.POSITIVE).any()) for row in range(len(part))]
+    return np.flatnonzero(boxed | ~np.array(labelled))
+
+
+def ground_truth(part: Part, rows: np.ndarray) -> list[Detections]:
+    """Ground-truth boxes of the images `rows` of `part` in shares of each image's width and height."""
+    split = part.split
+    assert split.boxes is not None
     found = []
-    for row in range(len(split)):
+    for row in rows:
         own = split.boxes[split.boxes[:, 0] == row]
         height, width = split.images.load(row).shape[:2]
         found.append(Detections(own[:, 1].astype(int), np.ones(len(own)), own[:, 2:] / [width, height, width, height]))
@@ -44,13 +56,13 @@ def ground_truth(feed: Feed, part: str) -> list[Detections]:
 
 
 @torch.inference_mode()
-def detections(network: nn.Module, feed: Feed, part: str, iou: float = 0.4) -> list[Detections]:
-    """What `network`, a `Detector`, finds in each image of `part`, in row order; see `detect` for `iou`."""
+def detections(network: nn.Module, feed: Feed, part: str, rows: np.ndarray, iou: float = 0.4) -> list[Detections]:
+    """What `network`, a `Detector`, finds in the images `rows` of `part`, in their order; see `detect` for `iou`."""
     network.eval()
     size = evaluation_batch(feed.settings.image_size)
     found = []
-    for rows in np.split(np.arange(len(feed.run.parts[part])), range(size, len(feed.run.parts[part]), size)):
-        batch = feed.batch(part, rows, None)
+    for some in np.split(rows, range(size, len(rows), size)):
+        batch = feed.batch(part, some, None)
         regions = split_proposals(batch.side["proposals"])
         for each in detect(network(batch.inputs, regions)[0], regions, iou=iou):
             table = each.double().cpu().numpy()
@@ -59,13 +71,16 @@ def detections(network: nn.Module, feed: Feed, part: str, iou: float = 0.4) -> l
 
 
 def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
-    """Detection mAP at 0.5 on the test part and CorLoc on the training part, in per cent and by class.
+    """Detection mAP at 0.5 on the test part and CorLoc on the training part, in per cent and by class, and the images
+    that were scored of each (`boxed_rows`).
 
     Source: as WSDDN reports them (Bilen and Vedaldi, CVPR 2016); AP in both flavours of PASCAL VOC.
     """
     names, count = feed.run.dataset.classes, len(feed.run.dataset.classes)
-    test = detections(network, feed, "test"), ground_truth(feed, "test")
-    train = detections(network, feed, "train"), ground_truth(feed, "train")
+    rows = {name: boxed_rows(feed.run.parts[name]) for name in ("test", "train")}
+    test, train = (
+        (detections(network, feed, name, rows[name]), ground_truth(feed.run.parts[name], rows[name])) for name in rows
+    )
     by_class = {
         "detection_AP50": detection_average_precision(*test, count),
         "detection_AP50_eleven_point": detection_average_precision(*test, count, flavour="eleven_point"),
@@ -80,7 +95,7 @@ def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
         name: {c: None if np.isnan(value) else float(100 * value) for c, value in zip(names, values, strict=True)}
         for name, values in by_class.items()
     }
-    return {**means, "per_class": per_class}
+    return {**means, "images": {name: len(rows[name]) for name in rows}, "per_class": per_class}
 
 
 @click.command()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mlbench.baselines.detection import detection_metrics
+from mlbench.annotation import State
+from mlbench.baselines.detection import boxed_rows, detection_metrics, ground_truth
 from mlbench.baselines.wsddn import Detector, detect, pool_regions, wsddn_loss, wsddn_scores
-from mlbench.errors import UsageError
+from mlbench.errors import DataError, UsageError
 from mlbench.proposals import Regions, split_proposals
 from mlbench.registry import load_method
 from mlbench.runner.plan import resolve
@@ -170,6 +172,24 @@ def test_a_trained_teacher_is_scored_against_boxes(tmp_path, train: Any, tiny_re
     assert run.key == record["key"]
     _, network, feed = reload_network(run, tmp_path / "runs")
     found = detection_metrics(network, feed)
-    assert {"detection_mAP50", "detection_mAP50_eleven_point", "CorLoc", "per_class"} == found.keys()
+    assert {"detection_mAP50", "detection_mAP50_eleven_point", "CorLoc", "images", "per_class"} == found.keys()
+    assert found["images"] == {name: len(run.parts[name]) for name in ("test", "train")}
     assert 0 <= found["detection_mAP50"] <= 100
     assert found["per_class"]["CorLoc"].keys() == set(run.dataset.classes)
+
+
+def test_images_with_labels_and_no_box_are_not_scored(tiny_request: Any) -> None:
+    part = resolve(tiny_request("wsddn")).parts["test"]
+    boxes = part.split.boxes
+    assert boxes is not None
+    assert np.array_equal(boxed_rows(part), np.arange(len(part)))
+    some = dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=boxes[np.isin(boxes[:, 0], [1, 3])]))
+    assert boxed_rows(some).tolist() == [1, 3]
+    assert [len(each.classes) for each in ground_truth(some, boxed_rows(some))] == [
+        int((boxes[:, 0] == row).sum()) for row in (1, 3)
+    ]
+    labels = np.array(part.labels)
+    labels[0] = State.NEGATIVE
+    assert boxed_rows(dataclasses.replace(some, labels=labels)).tolist() == [0, 1, 3]
+    with pytest.raises(DataError, match="no boxes in the test part"):
+        boxed_rows(dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=None)))
