@@ -10,11 +10,13 @@ RUN := $(BIN)/mlbench run --output $(RUNS)
 
 setup: $(VENV)/ready
 
-# uv installs the same packages in a fraction of the time; it comes from the index like any other package.
+# uv installs the same packages in a fraction of the time; it comes from the index like any other package. OpenCV with its
+# contrib modules comes last, over the plain one that FiftyOne brings: both have their files in one folder.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps opencv-contrib-python-headless
 	touch $@
 
 demo: setup

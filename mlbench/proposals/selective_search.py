@@ -30,8 +30,9 @@ def opencv() -> Any:
         cv2.ximgproc.segmentation  # noqa: B018
     except (ImportError, AttributeError):
         raise DataError(
-            "proposals need OpenCV with its contrib modules: pip install 'mlbench-multilabel[proposals]' "
-            "(or take --set proposals.source=grid, which looks at no pixel)"
+            "proposals need OpenCV with its contrib modules: pip install 'mlbench-multilabel[proposals]', and where "
+            "FiftyOne's plain OpenCV then still lies over them: pip install --force-reinstall --no-deps "
+            "opencv-contrib-python-headless (or take --set proposals.source=grid, which looks at no pixel)"
         ) from None
     return cv2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.store import find_records
+from mlbench.sweep import on_slurm
 from mlbench.sweep.drive import _Driver, make_sweep
 from mlbench.sweep.drive import sweep as run_sweep
 from mlbench.sweep.grid import load_grid
@@ -40,13 +42,11 @@ while [ $# -gt 0 ]; do
 done
 exec "$@"
 """
-SACCT = """#!/bin/sh
-echo "JobID|State|NodeList"
+SQUEUE = """#!/bin/sh
 for file in "{folder}"/*.pid; do
-    number=$(basename "$file" .pid)
-    if kill -0 $(cat "$file") 2> /dev/null; then state=RUNNING; else state=FAILED; fi
-    echo "$number|$state|localhost"
+    if kill -0 $(cat "$file") 2> /dev/null; then basename "$file" .pid; fi
 done
+exit 0
 """
 SCANCEL = """#!/usr/bin/env bash
 kill -9 -- -$(cat "{folder}/$1.pid")
@@ -58,10 +58,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with stand-ins for Slurm's commands, first on the path."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT), ("scancel", SCANCEL)):
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("squeue", SQUEUE), ("scancel", SCANCEL)):
         (folder / name).write_text(text.replace("{folder}", str(folder)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(on_slurm, "_LOOK", 0.5)
+    monkeypatch.setattr(on_slurm, "_GRACE", 1.0)
     return folder
 
 
@@ -104,6 +106,23 @@ def test_submitits_local_executor_does_the_runs(write_grid: Callable[..., Path],
     outcome = driver.drive()
     assert not outcome.failed
     assert all(finished(made.store, job.key) for job in made.jobs)
+
+
+def test_what_a_job_raises_outside_of_its_run_is_in_the_log(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    made, driver = made_and_driver(write_grid(methods=["prior"], retries=0), tmp_path / "runs", "local")
+    (made.folder / "sweep.json").unlink()
+    ((job, why),) = driver.drive().failed.items()
+    assert "failed outside of the run" in why
+    assert "Traceback" in made.log(job).read_text()
+
+
+def test_a_queue_that_does_not_answer_says_nothing_of_the_jobs(slurm: Path) -> None:
+    (slurm / "squeue").write_text("#!/bin/sh\nprintf '3\\n12\\n'\n")
+    assert on_slurm.queued() == {"3", "12"}
+    (slurm / "squeue").write_text("#!/bin/sh\nprintf '3\\n12\\n'\nexit 1\n")
+    assert on_slurm.queued() is None
+    (slurm / "squeue").unlink()
+    assert on_slurm.queued() is None or shutil.which("squeue")
 
 
 def test_jobs_outlive_their_driver_and_a_killed_one_goes_on(slurm: Path, long_run: Path, tmp_path: Path) -> None:
