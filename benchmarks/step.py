@@ -60,6 +60,7 @@ class Bench:
     scenes: Dataset
     scratch: Path
     device: str
+    precision: str = "fp32"
 
     def dataset(self) -> Dataset:
         """The first rows of `scenes`, under a name of its own: its protocols count the rows."""
@@ -94,12 +95,13 @@ class Bench:
             backbone=backbone,
             weights=weights,
             track=track,
+            precision=self.precision,
             changes=changes,
         )
 
     def loops(self, request: Request) -> Iterator[PhaseLoop]:
         """A loop for each phase, each with a task of its own; earlier phases and used runs hand over their start."""
-        run, world = resolve(request), World(self.device)
+        run, world = resolve(request), World(self.device, self.precision)
         handed = {}
         for name, used in used_requests(run).items():
             for loop in self.loops(used):
@@ -222,7 +224,8 @@ def beside_an(bench: Bench, names: list[str], repeats: int, steps: int, clock: s
 
 
 def formats(backbone: str, pixels: int, batch: int, repeats: int, device: str, clock: str) -> dict[str, Any]:
-    """Seconds of forward and backward by memory format and precision, and how far gradients are from the runner's.
+    """Seconds of forward and backward by memory format and precision, compiled or not, and how far gradients are from
+    the runner's. The first step includes compilation.
 
     Batch norm in training mode and ReLU make the gradients of a deep network of random weights follow the rounding of
     what it is shown: `rounded_images` is the same difference in fp32 for images rounded to bf16, and nothing else.
@@ -235,17 +238,22 @@ def formats(backbone: str, pixels: int, batch: int, repeats: int, device: str, c
     start = nn.ModuleDict({"trunk": trunk, "head": nn.Linear(trunk.out_channels, 80)}).state_dict()
 
     def made(
-        inputs_last: bool, weights_last: bool, precision: str, images: Tensor = images
+        inputs_last: bool, weights_last: bool, precision: str, images: Tensor = images, compiled: bool = False
     ) -> tuple[Callable[[], None], nn.ModuleDict]:
         network = nn.ModuleDict({"trunk": build_backbone(backbone), "head": nn.Linear(trunk.out_channels, 80)})
         network.load_state_dict(start)
         network.to(device).to(memory_format=torch.channels_last if weights_last else torch.contiguous_format)
         inputs = images if inputs_last else images.contiguous()
 
+        def logits_of(inputs: Tensor) -> Tensor:
+            return network["head"](network["trunk"](inputs).mean(dim=(2, 3)))
+
+        forward = torch.compile(logits_of) if compiled else logits_of
+
         def step() -> None:
             network.zero_grad(set_to_none=True)
             with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                logits = network["head"](network["trunk"](inputs).mean(dim=(2, 3)))
+                logits = forward(inputs)
             functional.binary_cross_entropy_with_logits(logits.float(), targets).backward()
 
         return step, network
@@ -254,14 +262,16 @@ def formats(backbone: str, pixels: int, batch: int, repeats: int, device: str, c
         "fp32, NCHW": made(False, False, "fp32"),
         "fp32, channels-last images (the runner)": made(True, False, "fp32"),
         "fp32, channels-last images and weights": made(True, True, "fp32"),
+        "fp32, channels-last images, compiled": made(True, False, "fp32", compiled=True),
         "bf16, NCHW": made(False, False, "bf16"),
         "bf16, channels-last images (the runner)": made(True, False, "bf16"),
         "bf16, channels-last images and weights": made(True, True, "bf16"),
+        "bf16, channels-last images, compiled": made(True, False, "bf16", compiled=True),
     }
     rounded = made(True, False, "fp32", images.bfloat16().float())
-    gradients = {}
+    gradients, first = {}, {}
     for name, (step, network) in {**ways, "rounded": rounded}.items():
-        step()
+        first[name] = seconds(step, device)
         gradients[name] = torch.cat([each.grad.flatten() for each in network.parameters() if each.grad is not None])
     usual = "fp32, channels-last images (the runner)"
     apart = {
@@ -270,6 +280,7 @@ def formats(backbone: str, pixels: int, batch: int, repeats: int, device: str, c
     taken = take_turns({name: lambda s=way[0]: seconds(s, device, clock) for name, way in ways.items()}, repeats)
     return {
         "seconds": {name: summary(values) for name, values in taken.items()},
+        "first_step": first,
         "to_runner": {name: ratio(values, taken[usual]) for name, values in taken.items()},
         "rounded_images": apart.pop("rounded"),
         "relative_difference": apart,
@@ -300,8 +311,9 @@ def as_text(found: dict[str, Any]) -> str:
         rows = []
         for way, times in one["to_runner"].items():
             apart = f"{one['relative_difference'][way]:.1e}"
-            rows.append((way, f"{1000 * one['seconds'][way]['median']:.3g}", spread(times), apart))
-        heads = ("format", "ms", "times the runner's fp32 [95 %]", "relative difference of gradients")
+            taken, first = one["seconds"][way]["median"], one["first_step"][way]
+            rows.append((way, f"{1000 * taken:.3g}", spread(times), f"{first:.2g}", apart))
+        heads = ("format", "ms", "times the runner's fp32 [95 %]", "first step, s", "relative difference of gradients")
         pixels, batch = NETWORKS[name]
         texts.append(f"Forward and backward, {name}, {pixels} px, {batch} images:\n\n" + markdown(rows, heads))
         texts.append(f"Images rounded to bf16, all else fp32: gradients differ by {one['rounded_images']:.1e}.")
