@@ -191,7 +191,7 @@ def verdict(axis: str, rows: dict[int, Row], machine_gib: float | None) -> str:
     room = (machine_gib * 1024 - after["memory_mib"]) / each + large
     return said + (
         f"Memory: {after['memory_mib']:.0f} MiB, {1024 * each:.3g} KiB for each further one: the {machine_gib:.0f} GiB "
-        f"of this machine are full at about {room:,.0f} {axis}, when the same would take "
+        f"of this machine are full at about {float(f'{room:.2g}'):,.0f} {axis}, when the same would take "
         f"{total * room / large / 3600:.2g} h if it grew in proportion."
     )
 
@@ -208,7 +208,7 @@ def as_text(axis: str, rows: dict[int, Row], machine_gib: float | None) -> str:
 
 
 def draw(path: Path, axis: str, rows: dict[int, Row]) -> None:
-    """Seconds of each stage and memory against size, both axes logarithmic."""
+    """Seconds of each stage (both axes logarithmic) and memory (from 0) against size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -217,9 +217,11 @@ def draw(path: Path, axis: str, rows: dict[int, Row]) -> None:
         left.plot(list(rows), [row["seconds"][stage] for row in rows.values()], marker="o", label=stage)
     right.plot(list(rows), [row["memory_mib"] for row in rows.values()], marker="o", color="black")
     for plot, what in ((left, "seconds"), (right, "peak memory, MiB")):
-        plot.set(xscale="log", yscale="log", xlabel=axis, ylabel=what, xticks=list(rows))
+        plot.set(xscale="log", xlabel=axis, ylabel=what, xticks=list(rows))
         plot.set_xticks([], minor=True)
         plot.set_xticklabels([f"{size:,}" for size in rows])
+    left.set_yscale("log")
+    right.set_ylim(bottom=0)
     left.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
