@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mlbench.annotation import State
 from mlbench.datasets.sparse import LabelMatrix, Overlay, SparseLabels
+from mlbench.devices import on_device
 from mlbench.errors import unknown
 
 
@@ -144,10 +145,10 @@ class LabelStore:
     def rows(self, index: np.ndarray, device: torch.device | str = "cpu") -> Labels:
         """The current labels of training rows `index`."""
         return Labels(
-            state=torch.from_numpy(self.state[index]).to(device),
-            value=torch.from_numpy(self.value[index]).to(device),
-            pseudo=torch.from_numpy(self.pseudo[index]).to(device),
-            index=torch.from_numpy(np.asarray(index, dtype=np.int64)).to(device),
+            state=on_device(torch.from_numpy(self.state[index]), device),
+            value=on_device(torch.from_numpy(self.value[index]), device),
+            pseudo=on_device(torch.from_numpy(self.pseudo[index]), device),
+            index=on_device(torch.from_numpy(np.asarray(index, dtype=np.int64)), device),
         )
 
     def apply(self, change: Change, epoch: int) -> None:

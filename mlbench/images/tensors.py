@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mlbench.devices import on_device
+
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, H, W, 3] to [B, 3, H, W] of torch's default type (channels last), ``(x / 255 - mean) / std``."""
-    scale = torch.tensor([255.0 * s for s in std], device=pixels.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    scale = on_device(torch.tensor([255.0 * s for s in std]), pixels.device)
+    shift = on_device(torch.tensor([m / s for m, s in zip(mean, std, strict=True)]), pixels.device)
     # In place: twice as fast at 448 px, with the same bits.
     return pixels.to(scale.dtype).div_(scale).sub_(shift).permute(0, 3, 1, 2)
 

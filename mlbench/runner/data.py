@@ -13,6 +13,7 @@ from torch import Tensor
 from mlbench.annotation import Mask, State, check_process, draw_mask, hash_ids, may_contradict
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels, SparseMask, map_labels, no_labels, take_labels
+from mlbench.devices import on_device
 from mlbench.errors import DataError
 from mlbench.images.features import Features
 from mlbench.images.tensors import flip_some, normalise
@@ -160,9 +161,9 @@ class ImageInputs:
     def load(self, index: np.ndarray, size: int, device: torch.device, epoch: int | None) -> Tensor:
         """float [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None."""
         raw = torch.from_numpy(np.array(self.pixels[size][self.rows[index]]))
-        images = normalise(raw.to(device, non_blocking=True), self.mean, self.std)
+        images = normalise(on_device(raw, device), self.mean, self.std)
         mirrored = self.mirrored(index, epoch)
-        return images if mirrored is None else flip_some(images, mirrored.to(device))
+        return images if mirrored is None else flip_some(images, on_device(mirrored, device))
 
     def mirrored(self, index: np.ndarray, epoch: int | None) -> Tensor | None:
         """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is."""
@@ -194,4 +195,4 @@ class FeatureInputs:
 
     def _read(self, rows: np.ndarray, device: torch.device) -> Tensor:
         kept = self.features.pooled[rows][:, :, None, None] if self.pooled else np.asarray(self.features.maps[rows])
-        return torch.from_numpy(kept).to(device).to(torch.get_default_dtype())
+        return on_device(torch.from_numpy(kept), device).to(torch.get_default_dtype())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlbench.devices import on_device
 from mlbench.errors import DataError, MlbenchError, unknown
 from mlbench.images.cache import Advance
 from mlbench.images.features import Features, load_features
@@ -101,7 +102,7 @@ class Feed:
     ) -> Batch:
         """Rows `index` of part `name`; augmented for `epoch` (None: not), pooled where maps are not needed."""
         run, size = self.run, self.settings.image_size
-        rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.device)
+        rows = on_device(torch.from_numpy(np.asarray(index, dtype=np.int64)), self.device)
         side = self._side_inputs(name, index, epoch, source)
         if source == "pooled" or run.track == "head":
             inputs = self._feature_inputs(name)
@@ -200,9 +201,9 @@ class Feed:
 
     def _on_device(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(self.device)
+            return on_device(value, self.device)
         if isinstance(value, (list, tuple)) and all(isinstance(item, Tensor) for item in value):
-            return [item.to(self.device) for item in value]
+            return [on_device(item, self.device) for item in value]
         return value
 
 
