@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import platform
 import re
 import shutil
@@ -99,7 +100,7 @@ def test_a_job_and_the_driver_are_killed_and_no_run_is_lost_or_done_twice(
     start_sweep: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
 ) -> None:
-    grid = write_grid(methods=["an", "llr"], epochs=800, checkpoint_seconds=0.1, slurm={"timeout_min": 10})
+    grid = write_grid(methods=["an", "llr"], epochs=300, checkpoint_seconds=0.1, slurm={"timeout_min": 10})
     store, sweep = tmp_path / "runs", tmp_path / "runs" / "sweeps" / "tiny"
     first = start_sweep(grid, "--executor", "slurm", "--output", store)
     wait_for(lambda: len(list(store.glob("*/checkpoint.pt"))) == 2)  # both are at work
@@ -108,7 +109,9 @@ def test_a_job_and_the_driver_are_killed_and_no_run_is_lost_or_done_twice(
     notes = {path.stem: json.loads(path.read_text()) for path in sweep.glob("*.json") if path.name != "sweep.json"}
     assert set(said("squeue", "--noheader", "--format=%A").split()) == {note["handle"] for note in notes.values()}
     lost = min(notes)
-    subprocess.run(["scancel", "--signal=KILL", "--full", notes[lost]["handle"]], check=True)
+    process = re.search(r"process (\d+)", (sweep / f"{lost}.log").read_text())
+    assert process is not None
+    os.kill(int(process[1]), signal.SIGKILL)
     second = start_sweep(grid, "--executor", "slurm", "--output", store, "--resume")
     printed, _ = second.communicate(timeout=300)
     assert second.returncode == 0, printed
