@@ -1,4 +1,4 @@
-"""Grids over the small photographs, and sweeps of them in a process of their own."""
+"""Grids over the small photographs, sweeps of them in a process of their own, and waiting for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,17 @@ def start_sweep() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., Any]:
+    """Return a function that waits until a condition holds, and gives what it found."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+        until = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return found
+
+    return wait

@@ -173,14 +173,6 @@ def test_gpus_are_shared_out_among_the_slots(monkeypatch: pytest.MonkeyPatch, tm
 # --- real processes ---------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
-
-
 def attempts(store: Path) -> list[int]:
     """Process numbers of the workers so far, from the log of the only run."""
     logs = "".join(path.read_text() for path in store.glob("sweeps/*/*.log"))
@@ -196,7 +188,7 @@ def alive(process: int) -> bool:
 
 
 def test_kills_of_worker_and_driver_cost_no_run(
-    long_run: Path, write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path
+    long_run: Path, write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
     store = tmp_path / "runs"
     driver = start_sweep(long_run, "--output", store, "--workers", 2)
@@ -221,7 +213,9 @@ def test_kills_of_worker_and_driver_cost_no_run(
     assert record["predictions"] == other["predictions"]  # the same bits as without a kill
 
 
-def test_an_interrupt_stops_cleanly(write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path) -> None:
+def test_an_interrupt_stops_cleanly(
+    write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
     store = tmp_path / "runs"
     driver = start_sweep(write_grid(epochs=2000, checkpoint_seconds=0.1), "--output", store)  # never to be finished
     wait_for(lambda: list(store.glob("*/checkpoint.pt")))

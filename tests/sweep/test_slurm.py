@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,16 +116,20 @@ def test_what_a_job_raises_outside_of_its_run_is_in_the_log(write_grid: Callable
     assert "Traceback" in made.log(job).read_text()
 
 
-def test_a_queue_that_does_not_answer_says_nothing_of_the_jobs(slurm: Path) -> None:
+def test_a_queue_that_does_not_answer_says_nothing_of_the_jobs(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (slurm / "squeue").write_text("#!/bin/sh\nprintf '3\\n12\\n'\n")
     assert on_slurm.queued() == {"3", "12"}
     (slurm / "squeue").write_text("#!/bin/sh\nprintf '3\\n12\\n'\nexit 1\n")
     assert on_slurm.queued() is None
-    (slurm / "squeue").unlink()
-    assert on_slurm.queued() is None or shutil.which("squeue")
+    monkeypatch.setenv("PATH", str(tmp_path))  # without any squeue
+    assert on_slurm.queued() is None
 
 
-def test_jobs_outlive_their_driver_and_a_killed_one_goes_on(slurm: Path, long_run: Path, tmp_path: Path) -> None:
+def test_jobs_outlive_their_driver_and_a_killed_one_goes_on(
+    slurm: Path, long_run: Path, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
     made, first = made_and_driver(long_run, tmp_path / "runs", "slurm")
     (job,) = made.jobs
     first._begin()
@@ -147,10 +151,3 @@ def test_jobs_outlive_their_driver_and_a_killed_one_goes_on(slurm: Path, long_ru
     log = made.log(job).read_text()
     assert log.count("== attempt") == 2
     assert "going on after a stop" in log
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)

@@ -11,9 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,13 +53,6 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def free_port() -> int:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
@@ -71,7 +64,7 @@ def said(*command: str) -> str:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]) -> Iterator[None]:
     """A cluster of one node, which the commands of Slurm find."""
     folder = tmp_path / "slurm"
     (folder / "state").mkdir(parents=True)
@@ -99,6 +92,7 @@ def test_a_job_and_the_driver_are_killed_and_no_run_is_lost_or_done_twice(
     write_grid: Callable[..., Path],
     start_sweep: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
+    wait_for: Callable[..., Any],
 ) -> None:
     grid = write_grid(methods=["an", "llr"], epochs=300, checkpoint_seconds=0.1, slurm={"timeout_min": 10})
     store, sweep = tmp_path / "runs", tmp_path / "runs" / "sweeps" / "tiny"
