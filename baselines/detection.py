@@ -27,7 +27,7 @@ from mlbench.trained import find_run, reload_network, reload_run
 from .wsddn import detect
 
 
-def boxed_rows(part: Part) -> np.ndarray:
+def boxed_rows(part: Part, dataset: str) -> np.ndarray:
     """Rows of `part` that somebody looked over for boxes: those with one, and those without any positive label.
 
     An image with labels and no box was not annotated with boxes; whatever is found there would count as wrong.
@@ -37,7 +37,7 @@ def boxed_rows(part: Part) -> np.ndarray:
     DataError : the data set has no boxes.
     """
     if part.split.boxes is None:
-        raise DataError(f"no boxes in the {part.name} part: nothing to score against")
+        raise DataError(f"data set '{dataset}' has no boxes for its {part.name} images: nothing to score against")
     boxed = np.isin(np.arange(len(part)), part.split.boxes[:, 0])
     labelled = [bool((part.labels[[row]] == State.POSITIVE).any()) for row in range(len(part))]
     return np.flatnonzero(boxed | ~np.array(labelled))
@@ -76,8 +76,9 @@ def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
 
     Source: as WSDDN reports them (Bilen and Vedaldi, CVPR 2016); AP in both flavours of PASCAL VOC.
     """
-    names, count = feed.run.dataset.classes, len(feed.run.dataset.classes)
-    rows = {name: boxed_rows(feed.run.parts[name]) for name in ("test", "train")}
+    dataset = feed.run.dataset
+    names, count = dataset.classes, len(dataset.classes)
+    rows = {name: boxed_rows(feed.run.parts[name], dataset.id) for name in ("test", "train")}
     test, train = (
         (detections(network, feed, name, rows[name]), ground_truth(feed.run.parts[name], rows[name])) for name in rows
     )

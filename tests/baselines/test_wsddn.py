@@ -182,14 +182,14 @@ def test_images_with_labels_and_no_box_are_not_scored(tiny_request: Any) -> None
     part = resolve(tiny_request("wsddn")).parts["test"]
     boxes = part.split.boxes
     assert boxes is not None
-    assert np.array_equal(boxed_rows(part), np.arange(len(part)))
+    assert np.array_equal(boxed_rows(part, "tiny"), np.arange(len(part)))
     some = dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=boxes[np.isin(boxes[:, 0], [1, 3])]))
-    assert boxed_rows(some).tolist() == [1, 3]
-    assert [len(each.classes) for each in ground_truth(some, boxed_rows(some))] == [
+    assert boxed_rows(some, "tiny").tolist() == [1, 3]
+    assert [len(each.classes) for each in ground_truth(some, boxed_rows(some, "tiny"))] == [
         int((boxes[:, 0] == row).sum()) for row in (1, 3)
     ]
     labels = np.array(part.labels)
     labels[0] = State.NEGATIVE
-    assert boxed_rows(dataclasses.replace(some, labels=labels)).tolist() == [0, 1, 3]
-    with pytest.raises(DataError, match="no boxes in the test part"):
-        boxed_rows(dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=None)))
+    assert boxed_rows(dataclasses.replace(some, labels=labels), "tiny").tolist() == [0, 1, 3]
+    with pytest.raises(DataError, match="data set 'tiny' has no boxes for its test images"):
+        boxed_rows(dataclasses.replace(part, split=dataclasses.replace(part.split, boxes=None)), "tiny")
