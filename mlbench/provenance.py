@@ -27,6 +27,8 @@ PACKAGES = (
     "scikit-learn",
     "pillow",
     "safetensors",
+    "opencv-contrib-python-headless",
+    "opencv-contrib-python",
 )
 
 #: What decides numbers in our own checkout; a changed page of documentation does not make a run "dirty".
@@ -47,6 +49,7 @@ def collect_provenance(
     images_per_s: float | None = None,
     argv: Sequence[str] | None = None,
     pixels_sha256: Mapping[str, str] | None = None,
+    side_sha256: Mapping[str, str] | None = None,
     packages: Iterable[str] = PACKAGES,
 ) -> dict[str, Any]:
     """The "provenance" part of a record, collected in the process that calls.
@@ -60,6 +63,7 @@ def collect_provenance(
     images_per_s : training images a second, over all processes.
     argv : the command, by default ``sys.argv``; recorded by `shorten_argv`.
     pixels_sha256 : hashes of the pixels read, by split (``split@side`` where `side` is not the run's image size).
+    side_sha256 : hashes of the side inputs read that are computed or imported (proposals), by ``split@kind``.
     packages : distributions whose versions to state; those not installed are left out.
     """
     if started.tzinfo is None:
@@ -78,7 +82,7 @@ def collect_provenance(
         "peak_memory_mib": peak_memory_mib(),
         "command": shorten_argv(sys.argv if argv is None else argv),
         "pixels_sha256": dict(pixels_sha256 or {}),
-    }
+    } | ({"side_sha256": dict(side_sha256)} if side_sha256 else {})
 
 
 def usable_cores() -> int:

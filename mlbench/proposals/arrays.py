@@ -92,11 +92,13 @@ def load_proposals(split: Split, source: str, count: int, advance: Advance | Non
     _check_count(count)
     if source not in SOURCES:
         return _open_import(split, source, count)
-    find, rule = SOURCES[source]
-    about: dict[str, Any] = {"source": source, "rule": rule, "count": max(count, _STORED)}
-    if source == "selective_search":
-        about["opencv"] = opencv().__version__
-    return compute_proposals(split, find, about, advance)[:, :count]
+    return compute_proposals(split, SOURCES[source][0], _about(source, count), advance)[:, :count]
+
+
+def proposals_sha256(split: Split, source: str, count: int) -> str:
+    """SHA-256 of the boxes that `load_proposals` has cached, of which a run takes the first `count` of each image."""
+    path = _file(split, _about(source, count))
+    return array_sha256(path, np.load(path, mmap_mode="r"))
 
 
 def compute_proposals(split: Split, find: Find, about: Mapping[str, Any], advance: Advance | None = None) -> np.ndarray:
@@ -175,6 +177,14 @@ def _open_import(split: Split, name: str, count: int) -> np.ndarray:
         )
     nothing = Recipe(lambda start, stop: np.zeros((0, 5), np.float32))
     return cached_array(path, (len(split), count, 5), np.float32, nothing)
+
+
+def _about(source: str, count: int) -> dict[str, Any]:
+    """What decides the boxes of `source`, and how many are stored of an image."""
+    if source not in SOURCES:
+        return {"source": source, "count": count}
+    about: dict[str, Any] = {"source": source, "rule": SOURCES[source][1], "count": max(count, _STORED)}
+    return about | {"opencv": opencv().__version__} if source == "selective_search" else about
 
 
 def _check_count(count: int) -> None:

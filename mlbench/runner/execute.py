@@ -347,6 +347,7 @@ class _Executor:
                 processes=world.size,
                 argv=self.options.command or sys.argv,
                 pixels_sha256=task._feed.pixels_sha256(),
+                side_sha256=task._feed.side_sha256(),
                 remark=self.options.remark,
             )
             write_record(self.options.store, record)

@@ -97,6 +97,15 @@ class Feed:
             found[name] = pixels_sha256(run.dataset.splits[source], side)
         return found
 
+    def side_sha256(self) -> dict[str, str]:
+        """SHA-256 of the side inputs read so far that are kept in files, as ``split@kind``."""
+        found = {}
+        for kind, name in sorted(self._side):
+            entry, part = side_input(kind), self.run.parts[name]
+            if entry.sha256 is not None:
+                found[f"{part.source}@{kind}"] = entry.sha256(self.run, part)
+        return found
+
     def batch(
         self, name: str, index: np.ndarray, epoch: int | None, pooled: bool = False, source: str = "images"
     ) -> Batch:

@@ -68,6 +68,7 @@ def compose_record(
     processes: int,
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
+    side_sha256: Mapping[str, str],
     remark: str = "",
 ) -> dict[str, Any]:
     """The record of a finished run, in the shape of ``schema/record.json``."""
@@ -104,6 +105,7 @@ def compose_record(
             images_per_s=trained / spent if spent else None,
             argv=argv,
             pixels_sha256=pixels_sha256,
+            side_sha256=side_sha256,
         )
         | ({"conformance": badge} if badge else {}),
     }

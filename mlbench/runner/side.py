@@ -37,12 +37,14 @@ class SideInput:
 
     make : ``make(run, part, advance)`` gives the loader for rows of `part`.
     identity : ``identity(dataset, hyper)``, what decides the values and is not in the run's identity otherwise.
+    sha256 : ``sha256(run, part)``, of the file the values of `part` are read from.
     mirror : ``mirror(value, which)``, the value for images of which those in bool [B] are mirrored by augmentation.
     """
 
     make: Callable[[Run, Part, Advance | None], SideLoader]
     identity: Callable[[Dataset, Mapping[str, Any]], Any] | None = None
     mirror: Callable[[Any, Tensor], Any] | None = None
+    sha256: Callable[[Run, Part], str] | None = None
 
 
 def boxes_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader:
@@ -78,6 +80,12 @@ def proposals_of(run: Run, part: Part, advance: Advance | None = None) -> SideLo
     source, count = _proposal_settings(run.hyper)
     array = load_proposals(run.dataset.splits[part.source], source, count, advance)
     return lambda index: torch.from_numpy(np.array(array[part.rows[index]]))
+
+
+def _proposals_sha256(run: Run, part: Part) -> str:
+    from mlbench.proposals.arrays import proposals_sha256
+
+    return proposals_sha256(run.dataset.splits[part.source], *_proposal_settings(run.hyper))
 
 
 def _proposals_identity(dataset: Dataset, hyper: Mapping[str, Any]) -> Any:
@@ -122,7 +130,7 @@ def mirror_proposals(proposals: Tensor, which: Tensor) -> Tensor:
 #: part that gives the loader.
 SIDE_INPUTS: dict[str, SideInput | Callable[[Any], SideLoader]] = {
     "boxes": SideInput(boxes_of, mirror=mirror_boxes),
-    "proposals": SideInput(proposals_of, _proposals_identity, mirror_proposals),
+    "proposals": SideInput(proposals_of, _proposals_identity, mirror_proposals, _proposals_sha256),
     "tags": SideInput(lambda run, part, advance: tags_of(part), _tags_identity),
 }
 
