@@ -319,13 +319,16 @@ class DetectionDistillation(_Staged):
 class ReleasedDistillation(_Staged):
     """MLIC-KD-WSD as its code was released: features of all regions after fc7, soft cross-entropy with a learned scale.
 
-    Faithful: no suppression and no choice of regions, weights by the proposal's score alone, dropout on both sides in
-    the first stage, a scale a class learned at 10 times the rate. Substituted: fc6 and fc7 exist in the first stage
-    only, started from the teacher's; the student is the plain classifier, so that it costs what `bce` costs.
+    Faithful: no suppression and no choice of regions, features weighted as the teacher weights its own, dropout on both
+    sides in the first stage, a scale a class learned at 10 times the rate. Substituted: fc6 and fc7 exist in the first
+    stage only, started from the teacher's, and where the teacher has no such layers pooled features are compared (no
+    dropout then); the student is the plain classifier, so that it costs what `bce` costs; regions count by image, which
+    is the same where all images have as many, as they have in the code.
 
     Source: released code of Liu et al., ACM MM 2018, kd/train_stage1.prototxt and kd/train_stage2.prototxt.
     """
 
+    version = 2  # 1 took the mean over all regions of a process's share of the batch
     extra = "hidden"
     hyperparameters = {
         **_TEACHER,
@@ -359,14 +362,7 @@ class ReleasedDistillation(_Staged):
         maps = network.backbone(batch.views["student"])
         ours = network.hidden(teacher.weighted(maps, regions.boxes, regions.scores).flatten(2))
         teacher.eval()
-        # 1/2 of the mean over all regions of the batch: images with more regions count for more, as in the code.
-        every = regions.valid.flatten()
-        return region_loss(
-            theirs.flatten(0, 1)[None],
-            ours.flatten(0, 1)[None],
-            torch.ones_like(every[None], dtype=ours.dtype),
-            every[None],
-        )
+        return region_loss(theirs, ours, torch.ones_like(regions.scores), regions.valid)
 
     def predictions(self, network: Any, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert batch.labels is not None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mlbench.baselines import distillation
+from mlbench.baselines.distillation import ReleasedDistillation
 from mlbench.baselines.distillation_losses import (
     attention_loss,
     hint_loss,
@@ -20,10 +24,12 @@ from mlbench.baselines.distillation_losses import (
     region_loss,
     soft_label_loss,
 )
+from mlbench.baselines.wsddn import Detector
 from mlbench.conformance import compare, read_course, run_with_stops
 from mlbench.errors import UsageError
+from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
-from mlbench.proposals import split_proposals
+from mlbench.proposals import load_proposals, split_proposals
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.plan import resolve, used_requests
@@ -95,6 +101,43 @@ def test_region_loss_by_loops() -> None:
     gradient, none = torch.autograd.grad(found, [x, teacher], allow_unused=True)
     np.testing.assert_allclose(gradient.numpy(), slope, rtol=1e-10)
     assert none is None
+
+
+def test_the_released_code_compares_weighted_features_of_all_regions_by_image() -> None:
+    def trunk() -> Any:
+        layer: Any = nn.Conv2d(3, 4, 1)
+        layer.out_channels = 4
+        return layer
+
+    teacher = Detector(trunk(), 2, cells=1, hidden=5, dropout=0.0, score_scale=1.0, score_bias=0.0).eval()
+    student = nn.ModuleDict(
+        {"backbone": trunk(), "hidden": Detector(trunk(), 2, cells=1, hidden=5, dropout=0.0).hidden}
+    )
+    method = ReleasedDistillation.__new__(ReleasedDistillation)
+    method.__dict__["teacher"] = teacher
+    images, proposals = torch.rand(2, 3, 4, 4), torch.zeros(2, 3, 5)
+    proposals[0] = torch.tensor([[0, 0, 1, 1, 0.9], [0, 0, 0.5, 0.5, 0.5], [0.5, 0, 1, 1, 0.2]])
+    proposals[1, 0] = torch.tensor([0, 0.25, 1, 1, 0.7])  # one region against three
+
+    def loss(rows: slice) -> float:
+        batch = Batch(images[rows], torch.arange(2)[rows], side={"proposals": proposals[rows]})
+        batch.views = {"student": images[rows], "teacher": images[rows]}
+        network = SimpleNamespace(backbone=student["backbone"], hidden=student["hidden"])
+        return float(method.features(network, batch).detach())
+
+    by_image = []
+    for row in range(2):
+        regions = split_proposals(proposals[row : row + 1, : 3 - 2 * row])
+        features = [
+            owner.hidden(
+                teacher.weighted(owner.backbone(images[row : row + 1]), regions.boxes, regions.scores).flatten(2)
+            )
+            for owner in (teacher, SimpleNamespace(**student))
+        ]
+        by_image.append(float((features[0] - features[1]).detach().square().sum()) / (3 - 2 * row) / 2)
+    assert [loss(slice(0, 1)), loss(slice(1, 2))] == pytest.approx(by_image)
+    assert loss(slice(0, 2)) == pytest.approx(sum(by_image) / 2)  # so pieces of a batch add up to the whole
+    assert not teacher.training
 
 
 def test_hint_loss_by_hand() -> None:
@@ -236,6 +279,13 @@ def test_the_student_is_evaluated_without_proposals(train: Any, monkeypatch: pyt
     monkeypatch.setitem(side.SIDE_INPUTS, "proposals", side.SideInput(make, entry.identity, entry.mirror))
     train("kd", changes={"train.epochs": 1})
     assert asked == ["train"]
+
+
+def test_records_tell_the_boxes_that_were_read(train: Any, tiny_request: Any) -> None:
+    record = train("kd", changes={"train.epochs": 1})
+    split = resolve(tiny_request("wsddn")).dataset.splits["train"]
+    boxes = np.ascontiguousarray(load_proposals(split, "grid", 500))
+    assert record["provenance"]["side_sha256"] == {"train@proposals": hashlib.sha256(boxes.tobytes()).hexdigest()}
 
 
 @pytest.mark.parametrize("name", ["kd_wsd", "kd_wsd_code"])
