@@ -77,7 +77,6 @@ class _Executor:
     def __init__(self, request: Request, options: Options, world: World, reporter: Reporter) -> None:
         self.options, self.world, self.reporter = options, world, reporter
         self.run = resolve(request)
-        self.used = self._run_used()
         self.folder = run_dir(options.store, self.run.key)
 
     def _run_used(self) -> dict[str, dict[str, Any]]:
@@ -95,13 +94,14 @@ class _Executor:
         if record is not None:
             self.reporter.say(f"{_title(run)}: already in the store ({self.folder})")
             return record
+        used = self._run_used()
         for note in run.notes:
             self.reporter.say(f"note: {note}")
         if run.weights is None and run.backbone != "scenes":
             self.reporter.say(f"note: {run.start.note}")
         self.world.accelerator.wait_for_everyone()
         if not self.world.main:
-            return self._train_and_score()
+            return self._train_and_score(used)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self.folder / "lock"
@@ -112,7 +112,7 @@ class _Executor:
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # with --again, the files below are about to change
             for half in self.folder.rglob(".*.tmp"):  # what a process wrote that was killed
                 half.unlink()
-            return self._train_and_score()
+            return self._train_and_score(used)
 
     def _finished(self) -> dict[str, Any] | None:
         path = self.folder / RECORD_FILE
@@ -120,7 +120,7 @@ class _Executor:
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def _train_and_score(self) -> dict[str, Any]:
+    def _train_and_score(self, used: dict[str, dict[str, Any]]) -> dict[str, Any]:
         run, started = self.run, datetime.datetime.now(datetime.UTC)
         clock = time.perf_counter()
         checkpoint = load_checkpoint(self.folder / "checkpoint.pt", run.key) if self.options.resume else None
@@ -133,17 +133,14 @@ class _Executor:
         counter = self.reporter.counter if self.world.main else None
         feed = Feed(run, self.world.device, counter, self.options.opened)
         task = Task(run, self.world, feed)
-        for name, record in self.used.items():
-            weights = run_dir(self.options.store, record["key"]) / "weights.safetensors"
-            if record["weights"] is None or sha256_file(weights) != record["weights"]["sha256"]:
-                raise DataError(f"the weights of run {record['key'][:16]}, which this run uses, are missing or changed")
-            task.artefacts[name] = load_tensors(weights)
+        for name, record in used.items():
+            task.artefacts[name] = self._weights_of(record)
         epochs: list[dict[str, Any]] = list(checkpoint["epochs"]) if checkpoint else []
         seconds = float(checkpoint["seconds"]) if checkpoint else 0.0
         method, network = self._new_method(task), None
         phases = list(method.phases())
         check_last_phase(run.protocol, run.method, phases)
-        if len({phase.name for phase in phases} | self.used.keys()) != len(phases) + len(self.used):
+        if len({phase.name for phase in phases} | used.keys()) != len(phases) + len(used):
             raise MlbenchError(f"method '{run.method.name}' has two phases, or a phase and a used method, of one name")
         selected: dict[str, Any] = {"phase": "none", "epoch": 0, "rule": "last"}
         for number, phase in enumerate(phases):
@@ -166,6 +163,18 @@ class _Executor:
             feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
         record = self._record(task, method, network, phases, epochs, selected, started, seconds, clock)
         return record
+
+    def _weights_of(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Weights of a finished run that this one uses, unchanged since its record was written."""
+        weights = run_dir(self.options.store, record["key"]) / "weights.safetensors"
+        kept = record["weights"]
+        if kept is None or not weights.exists() or sha256_file(weights) != kept["sha256"]:
+            state = "changed since its record was written" if kept is not None and weights.exists() else "not there"
+            raise DataError(
+                f"{weights}: the weights of '{record['identity']['method']['name']}' (run {record['key'][:16]}), which "
+                f"'{self.run.method.name}' uses, are {state}; `mlbench run` of that method with --again makes them anew"
+            )
+        return load_tensors(weights)
 
     def _new_method(self, task: Task) -> Method:
         method = self.run.method(task)

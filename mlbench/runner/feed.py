@@ -157,7 +157,8 @@ class Feed:
         size, augment = self.settings.image_size, self.settings.augment
         if (name, size, augment) not in self._images:
             run, part = self.run, self.run.parts[name]
-            sizes = {size, self._crops_from(name) or size} | self._sides()
+            views = self._sides() if name == "train" else set()  # inference sees no views
+            sizes = {size, self._crops_from(name) or size} | views
             split = run.dataset.splits[part.source]
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]

@@ -83,9 +83,7 @@ def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
             Path(folder), device=device, quiet=True, checkpoint_seconds=float("inf"), on_checkpoint=measured.saved
         )
         world = World(device, request.precision)
-        executor = _Pilot(measured, request, options, world, reporter)
-        measured.begin(executor.folder)
-        executor.execute()
+        _Pilot(measured, request, options, world, reporter).execute()
         cost = measured.cost(time.perf_counter() - started)
         if world.device.type == "cuda":
             cost.accelerator_mib = torch.cuda.max_memory_allocated() / 2**20
@@ -107,6 +105,7 @@ class _Pilot(execute._Executor):
             started, before = time.perf_counter(), self.measured.apart
             records[name] = used.execute()
             self.measured.apart = before + time.perf_counter() - started
+        self.measured.begin(self.folder)
         return records
 
 

@@ -199,7 +199,7 @@ def test_a_used_run_is_trained_once_and_its_weights_are_checked(train, tmp_path:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"the weights of run .* which this run uses, are missing or changed"):
+    with pytest.raises(DataError, match=r"the weights of 'an' .* which 'an_boostlu_inference' uses, are changed"):
         train("an_boostlu_inference", again=True)
 
 
