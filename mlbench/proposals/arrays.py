@@ -17,6 +17,7 @@ from mlbench.errors import DataError, UsageError, nearest
 from mlbench.images.cache import Advance, Recipe, array_sha256, cached_array
 from mlbench.images.decode import first_few
 from mlbench.images.pixels import check_sources, file_digests
+from mlbench.images.sidecar import read_sidecar
 from mlbench.paths import cache_dir
 from mlbench.proposals.grid import GRID_RULE, window_grid
 from mlbench.proposals.selective_search import SEARCH_RULE, opencv, selective_search
@@ -144,7 +145,7 @@ def import_proposals(split: Split, found: Mapping[str, np.ndarray], name: str, c
     missing = [sample for sample in split.ids if sample not in found]
     if missing:
         raise DataError(f"proposals '{name}': {len(missing)} of {len(split)} images have none: {first_few(missing)}")
-    about = {"source": name, "count": count}
+    about = _about(name, count)
     path = _file(split, about)
     packed = np.stack([pack(found[sample], count, sample) for sample in split.ids])
     recipe = Recipe(lambda start, stop: packed[start:stop], about=about)
@@ -161,22 +162,35 @@ def proposals_identity(splits: Mapping[str, Split], source: str, count: int) -> 
         return {"source": source, "count": count, "rule": SOURCES[source][1]}
     hashes = {}
     for name, split in sorted(splits.items()):
-        path = _file(split, {"source": source, "count": count})
-        if name == "train" or path.exists():
-            hashes[name] = array_sha256(path, _open_import(split, source, count))
+        array = _open_import(split, source, count, f" of part '{name}'")
+        hashes[name] = array_sha256(_file(split, _about(source, count)), array)
     return {"source": source, "count": count, "sha256": hashes}
 
 
-def _open_import(split: Split, name: str, count: int) -> np.ndarray:
-    path = _file(split, {"source": name, "count": count})
+def _open_import(split: Split, name: str, count: int, where: str = "") -> np.ndarray:
+    path = _file(split, _about(name, count))
     if not path.exists():
+        imported = _imported(split)
         raise UsageError(
-            f"proposals.source = '{name}': computed are {', '.join(SOURCES)}, and no proposals of these images were "
-            f"imported under this name with {count} an image.{nearest(name, SOURCES)} "
-            "`python -m mlbench.proposals --help` tells how to import"
+            f"proposals.source = '{name}': computed are {', '.join(SOURCES)}, and no proposals of the images{where} "
+            f"were imported under this name with {count} an image (imported of them: "
+            f"{', '.join(f'{other} with {number}' for other, number in imported) or 'none'})."
+            f"{nearest(name, {*SOURCES, *(other for other, _ in imported)} - {name})} "
+            "`python -m mlbench.proposals --help` tells how to import, or to find edge boxes"
         )
     nothing = Recipe(lambda start, stop: np.zeros((0, 5), np.float32))
     return cached_array(path, (len(split), count, 5), np.float32, nothing)
+
+
+def _imported(split: Split) -> list[tuple[str, int]]:
+    """Names and numbers of boxes of all imports of the images of `split`."""
+    found = []
+    for path in (cache_dir() / "proposals").glob("*.json"):
+        sidecar = read_sidecar(path.with_suffix(".npy"))
+        about = sidecar.about if sidecar else {}
+        if about.get("source") not in (None, *SOURCES) and _file(split, about).stem == path.stem:
+            found.append((str(about["source"]), int(about["count"])))
+    return sorted(found)
 
 
 def _about(source: str, count: int) -> dict[str, Any]:

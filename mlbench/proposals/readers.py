@@ -60,7 +60,7 @@ class Coordinates:
 def read_mat(path: Path, images: str = "images", boxes: str = "boxes", scores: str = "boxScores") -> Found:
     """Boxes of a MATLAB file (not v7.3): cells of image names and of their boxes [m, 4], in the order they stand.
 
-    Without a cell `scores`, boxes count as better the earlier they stand.
+    Without a cell `scores`, boxes count as better the earlier they stand: scores fall from 1 towards 0.
 
     Raises
     ------
@@ -76,7 +76,10 @@ def read_mat(path: Path, images: str = "images", boxes: str = "boxes", scores: s
         raise DataError(f"{path}: no MATLAB file that SciPy reads ({error})") from None
     if missing := [name for name in (images, boxes) if name not in table]:
         raise DataError(f"{path}: no variable '{missing[0]}'; expected cells '{images}' and '{boxes}'")
-    names = [str(np.ravel(cell)[0]) for cell in table[images].ravel()]
+    named = [np.ravel(cell) for cell in table[images].ravel()]
+    if empty := [row for row, cell in enumerate(named, start=1) if not len(cell)]:
+        raise DataError(f"{path}: cell {empty[0]} of '{images}' is empty; expected the name of an image")
+    names = [str(cell[0]) for cell in named]
     cells = [np.atleast_2d(cell) for cell in table[boxes].ravel()]
     marks = [np.ravel(cell) for cell in table[scores].ravel()] if scores in table else None
     if len(names) != len(cells) or (marks is not None and len(marks) != len(cells)):
@@ -85,7 +88,7 @@ def read_mat(path: Path, images: str = "images", boxes: str = "boxes", scores: s
     for at, (name, cell) in enumerate(zip(names, cells, strict=True)):
         if cell.shape[1] != 4 or (marks is not None and len(marks[at]) != len(cell)):
             raise DataError(f"{path}: boxes of '{name}' have shape {list(cell.shape)}; expected [m, 4], a score each")
-        falling = -np.arange(len(cell), dtype=np.float64)
+        falling = 1 - np.arange(len(cell)) / len(cell)
         _add(found, name, np.column_stack([cell, falling if marks is None else marks[at]]), str(path))
     return found
 
@@ -111,18 +114,25 @@ def read_kdwsd_list(path: Path, classes: int) -> Found:
 
 
 def read_boxes(path: Path) -> Found:
-    """A box a line: ``image x1 y1 x2 y2 [score]``, between spaces or commas; a missing score is 0.
+    """A box a line: ``image x1 y1 x2 y2 [score]``, between spaces or commas; a missing score is 1.
 
     Raises
     ------
     DataError : a line of another length or with something that is no number, naming it.
     """
     rows: dict[str, list[np.ndarray]] = {}
+    written: dict[str, str] = {}
     for number, fields in _lines(path):
         if len(fields) not in (5, 6):
             raise DataError(f"{path}, line {number}: {len(fields)} fields; expected image x1 y1 x2 y2 [score]")
         values = _numbers(fields[1:], path, number)
-        rows.setdefault(Path(fields[0]).stem, []).append(values if len(values) == 5 else np.append(values, 0.0))
+        stem = Path(fields[0]).stem
+        if written.setdefault(stem, fields[0]) != fields[0]:
+            raise DataError(
+                f"{path}, line {number}: '{fields[0]}' and '{written[stem]}' are both '{stem}' without folder "
+                "and ending; expected one image of a name"
+            )
+        rows.setdefault(stem, []).append(values if len(values) == 5 else np.append(values, 1.0))
     return {name: np.stack(boxes) for name, boxes in rows.items()}
 
 

@@ -109,8 +109,10 @@ def test_imports_are_found_by_name_and_count_and_cannot_change() -> None:
     other = {**found, split.ids[0]: found[split.ids[1]]}
     with pytest.raises(UsageError, match="there already and differ"):
         import_proposals(split, other, "mine", 3)
-    with pytest.raises(UsageError, match="imported under this name with 4 an image"):
+    with pytest.raises(UsageError, match=r"with 4 an image \(imported of them: mine with 3\)\."):
         load_proposals(split, "mine", 4)
+    with pytest.raises(UsageError, match=r"with 3 an image \(imported .*Did you mean 'mine'"):
+        load_proposals(split, "mien", 3)
     with pytest.raises(UsageError, match="Did you mean 'grid'"):
         load_proposals(split, "grids", 3)
     with pytest.raises(UsageError, match="Choose another name"):
@@ -124,15 +126,17 @@ def test_imports_are_found_by_name_and_count_and_cannot_change() -> None:
 def test_identity_is_the_rule_or_the_content() -> None:
     splits = tiny_dataset().splits
     assert proposals_identity(splits, "grid", 5) == {"source": "grid", "count": 5, "rule": arrays.GRID_RULE}
-    found = {sample: drawn(None, 1) for sample in splits["train"].ids}
+    found = {sample: drawn(None, 1) for split in splits.values() for sample in split.ids}
     import_proposals(splits["train"], found, "mine", 3)
-    before = proposals_identity(splits, "mine", 3)
-    assert before["sha256"].keys() == {"train"}
+    with pytest.raises(UsageError, match=r"images of part 'test' were imported .*\(imported of them: none\)"):
+        proposals_identity(splits, "mine", 3)  # and not after an epoch of training
+    for name in ("test", "val"):
+        import_proposals(splits[name], found, "mine", 3)
+    assert proposals_identity(splits, "mine", 3)["sha256"].keys() == {"test", "train", "val"}
     # Other pictures under the same ids have proposals of their own.
+    others = replace(splits["test"], ids=splits["train"].ids[: len(splits["test"])])
     with pytest.raises(UsageError, match="imported under this name"):
-        proposals_identity(
-            {"train": replace(splits["train"], images=splits["test"].images, ids=splits["test"].ids)}, "mine", 3
-        )
+        proposals_identity({"train": others}, "mine", 3)
 
 
 def test_windows_cover_the_image_and_lie_inside() -> None:

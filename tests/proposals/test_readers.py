@@ -27,7 +27,7 @@ def test_matlab_cells_are_read_with_and_without_scores(tmp_path: Path) -> None:
     whole = {"images": cells(["000005", "000007"]), "boxes": cells(boxes)}
     savemat(tmp_path / "a.mat", whole)
     found = read_mat(tmp_path / "a.mat")
-    np.testing.assert_array_equal(found["000005"], [[1, 2, 30, 40, 0], [5, 5, 9, 9, -1]])
+    np.testing.assert_array_equal(found["000005"], [[1, 2, 30, 40, 1], [5, 5, 9, 9, 0.5]])
     savemat(tmp_path / "b.mat", {**whole, "boxScores": cells([np.array([[0.5], [0.7]]), np.array([[0.1]])])})
     np.testing.assert_array_equal(read_mat(tmp_path / "b.mat")["000005"][:, 4], [0.5, 0.7])
     np.testing.assert_array_equal(read_mat(tmp_path / "b.mat")["000007"], [[1, 1, 2, 2, 0.1]])
@@ -51,6 +51,9 @@ def test_matlab_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     savemat(tmp_path / "d.mat", {"images": cells(["a"]), "boxes": cells([np.zeros((2, 5))])})
     with pytest.raises(DataError, match=r"expected \[m, 4\]"):
         read_mat(tmp_path / "d.mat")
+    savemat(tmp_path / "e.mat", {"images": cells(["a", ""]), "boxes": cells([np.zeros((2, 4)), np.zeros((2, 4))])})
+    with pytest.raises(DataError, match=r"e\.mat: cell 2 of 'images' is empty"):
+        read_mat(tmp_path / "e.mat")
 
 
 def test_the_list_of_the_released_code(tmp_path: Path) -> None:
@@ -68,10 +71,13 @@ def test_a_box_a_line(tmp_path: Path) -> None:
     path = tmp_path / "boxes.txt"
     path.write_text("a.jpg 0 0 10 10\nb 1,2,3,4,0.5\na.jpg 1 1 5 5 0.25\n")
     found = read_boxes(path)
-    np.testing.assert_array_equal(found["a"], [[0, 0, 10, 10, 0], [1, 1, 5, 5, 0.25]])
+    np.testing.assert_array_equal(found["a"], [[0, 0, 10, 10, 1], [1, 1, 5, 5, 0.25]])
     np.testing.assert_array_equal(found["b"], [[1, 2, 3, 4, 0.5]])
     path.write_text("a.jpg 0 0 10\n")
     with pytest.raises(DataError, match="line 1: 4 fields"):
+        read_boxes(path)
+    path.write_text("train/1.jpg 0 0 10 10\ntest/1.jpg 0 0 5 5\n")
+    with pytest.raises(DataError, match=r"line 2: 'test/1\.jpg' and 'train/1\.jpg' are both '1'"):
         read_boxes(path)
 
 
