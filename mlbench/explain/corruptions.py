@@ -83,7 +83,9 @@ CORRUPTIONS: Mapping[str, Corruption] = {
         "factor; lifts mid-grey by 0.1 to 0.5, which is what ImageNet-C adds to the value of every pixel",
     ),
     "contrast": Corruption(
-        functional.adjust_contrast, (0.4, 0.3, 0.2, 0.1, 0.05), "factor to the distance from the mean, as ImageNet-C"
+        functional.adjust_contrast,
+        (0.4, 0.3, 0.2, 0.1, 0.05),
+        "factor, as ImageNet-C, to the distance from the mean grey (there from the mean of each channel)",
     ),
     "saturation": Corruption(
         functional.adjust_saturation,
