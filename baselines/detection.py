@@ -6,6 +6,7 @@ Boxes are used for scoring alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch import nn
 from mlbench.annotation import State
 from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.errors import DataError, MlbenchError, UsageError
+from mlbench.images.cache import Advance
 from mlbench.metrics.detection import Detections, corloc, detection_average_precision
+from mlbench.progress import Reporter
 from mlbench.proposals import split_proposals
 from mlbench.runner.data import Part
 from mlbench.runner.evaluate import evaluation_batch
@@ -56,7 +59,9 @@ def ground_truth(part: Part, rows: np.ndarray) -> list[Detections]:
 
 
 @torch.inference_mode()
-def detections(network: nn.Module, feed: Feed, part: str, rows: np.ndarray, iou: float = 0.4) -> list[Detections]:
+def detections(
+    network: nn.Module, feed: Feed, part: str, rows: np.ndarray, iou: float = 0.4, advance: Advance | None = None
+) -> list[Detections]:
     """What `network`, a `Detector`, finds in the images `rows` of `part`, in their order; see `detect` for `iou`."""
     network.eval()
     size = evaluation_batch(feed.settings.image_size)
@@ -67,10 +72,14 @@ def detections(network: nn.Module, feed: Feed, part: str, rows: np.ndarray, iou:
         for each in detect(network(batch.inputs, regions)[0], regions, iou=iou):
             table = each.double().cpu().numpy()
             found.append(Detections(table[:, 0].astype(int), table[:, 1], table[:, 2:]))
+        if advance is not None:
+            advance(len(found), len(rows))
     return found
 
 
-def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
+def detection_metrics(
+    network: nn.Module, feed: Feed, advance: Callable[[str], Advance] | None = None
+) -> dict[str, Any]:
     """Detection mAP at 0.5 on the test part and CorLoc on the training part, in per cent and by class, and the images
     that were scored of each (`boxed_rows`).
 
@@ -80,7 +89,11 @@ def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
     names, count = dataset.classes, len(dataset.classes)
     rows = {name: boxed_rows(feed.run.parts[name], dataset.id) for name in ("test", "train")}
     test, train = (
-        (detections(network, feed, name, rows[name]), ground_truth(feed.run.parts[name], rows[name])) for name in rows
+        (
+            detections(network, feed, name, rows[name], advance=advance(f"detect in {name}") if advance else None),
+            ground_truth(feed.run.parts[name], rows[name]),
+        )
+        for name in rows
     )
     by_class = {
         "detection_AP50": detection_average_precision(*test, count),
@@ -105,13 +118,18 @@ def detection_metrics(network: nn.Module, feed: Feed) -> dict[str, Any]:
 @DATA
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file the run was given.")
 @DATASET
-def main(run: str, store: Path | None, data_root: Path | None, weights: Path | None, dataset: str | None) -> None:
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def main(
+    run: str, store: Path | None, data_root: Path | None, weights: Path | None, dataset: str | None, device: str
+) -> None:
     """Print detection mAP and CorLoc of RUN (the beginning of its key) as JSON."""
     record = find_run(run, store)
     if record["identity"]["method"]["name"] != "wsddn":
         raise UsageError(f"run '{run}' is of method '{record['identity']['method']['name']}': expected 'wsddn'")
-    _, network, feed = reload_network(reload_run(record, data_root, weights, dataset), store)
-    click.echo(json.dumps(detection_metrics(network, feed), indent=1))
+    _, network, feed = reload_network(reload_run(record, data_root, weights, dataset), store, device)
+    with Reporter() as reporter:
+        found = detection_metrics(network, feed, reporter.counter)
+    click.echo(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -106,12 +106,14 @@ def pool_regions(features: Tensor, boxes: Tensor, cells: int, pooling: str = "al
         raise unknown("pooling", pooling, POOLING)
     height, width = features.shape[-2:]
     scaled = boxes * boxes.new_tensor([width, height, width, height])
-    lists = list(scaled.to(features.dtype))
+    # Half precision would move the boxes by whole cells of a large map, and roi_pool has no such form on a CPU.
+    whole = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+    lists = list(scaled.to(whole.dtype))
     if pooling == "align":
-        pooled = roi_align(features, lists, cells, sampling_ratio=2, aligned=True)
+        pooled = roi_align(whole, lists, cells, sampling_ratio=2, aligned=True)
     else:
-        pooled = roi_pool(features, lists, cells)
-    return pooled.unflatten(0, boxes.shape[:2])
+        pooled = roi_pool(whole, lists, cells)
+    return pooled.to(features.dtype).unflatten(0, boxes.shape[:2])
 
 
 def in_pieces(features: Tensor, *by_region: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -187,13 +189,14 @@ def make_detector(backbone: nn.Module, classes: int, hyper: Mapping[str, Any]) -
     return Detector(backbone, classes, **{name: hyper[name] for name in names})
 
 
-def detect(scores: Tensor, regions: Regions, *, iou: float = 0.4, floor: float = 0.0, most: int = 100) -> list[Tensor]:
+def detect(scores: Tensor, regions: Regions, *, iou: float = 0.4, floor: float = 0.0) -> list[Tensor]:
     """Boxes of each class that remain after non-maximum suppression within the class.
 
     Parameters
     ----------
     scores : float [B, R, C]. iou : a box that overlaps a better one of its class by more is left out.
-    floor : scores must be above it. most : boxes kept of an image, the best of all classes.
+    floor : scores must be above it. No number of boxes is set: with one over all classes of an image, frequent classes
+        would leave rare ones no box, which neither AP nor CorLoc knows.
 
     Returns
     -------
@@ -205,7 +208,7 @@ def detect(scores: Tensor, regions: Regions, *, iou: float = 0.4, floor: float =
     for image, boxes, valid in zip(scores, regions.boxes, regions.valid, strict=True):
         rows, classes = torch.nonzero((image > floor) & valid[:, None], as_tuple=True)
         values = image[rows, classes]
-        kept = batched_nms(boxes[rows].to(values.dtype), values, classes, iou)[:most]
+        kept = batched_nms(boxes[rows].to(values.dtype), values, classes, iou)
         found.append(torch.cat([classes[kept, None], values[kept, None], boxes[rows[kept]]], dim=1))
     return found
 

@@ -145,8 +145,28 @@ def test_suppression_is_within_a_class() -> None:
     np.testing.assert_allclose(found[:, :2].numpy(), [[0, 0.6], [1, 0.3], [0, 0.2]])
     np.testing.assert_allclose(found[1, 2:].numpy(), [0, 0, 0.5, 0.4])
     assert len(detect(scores, regions, iou=0.9)[0]) == 5
-    assert len(detect(scores, regions, most=1)[0]) == 1
     assert len(detect(scores, regions, floor=0.55)[0]) == 1
+
+
+def test_no_class_is_crowded_out_by_others() -> None:
+    corners = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * 0.9
+    boxes = torch.cat([corners, corners + 0.01, torch.ones(300, 1)], dim=1)[None]
+    scores = torch.full((1, 300, 2), 0.5)
+    scores[..., 1] = 0.01
+    found = detect(scores, split_proposals(boxes), iou=1.0)[0][:, 0]
+    assert [int((found == c).sum()) for c in (0, 1)] == [300, 300]
+
+
+@pytest.mark.parametrize("pooling", ["align", "max"])
+def test_half_precision_does_not_move_boxes(pooling: str) -> None:
+    maps, boxes = (
+        torch.rand(1, 3, 42, 42).bfloat16(),
+        torch.tensor([[[0.101, 0.2, 0.777, 0.913], [0.3, 0.3, 0.6, 0.9]]]),
+    )
+    whole = pool_regions(maps.float(), boxes, 7, pooling)
+    half = pool_regions(maps, boxes, 7, pooling)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, whole.bfloat16())
 
 
 def test_one_of_five_sizes_is_drawn_for_a_batch(tiny_request: Any) -> None:

@@ -102,3 +102,53 @@ def test_wrong_shapes_and_names_are_refused() -> None:
         corloc([found()], [], 1)
     with pytest.raises(UsageError, match="envelope"):
         detection_average_precision([], [], 1, flavour="envelop")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_eleven_points_are_those_of_pycocotools(seed: int) -> None:
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    random, images, classes = np.random.RandomState(seed), 5, 2
+    corners = np.array([(x, y) for x in (0, 100, 200) for y in (0, 100, 200)], dtype=float)
+
+    def around(at: np.ndarray, spread: float) -> np.ndarray:
+        return at + random.uniform(-spread, spread, at.shape)
+
+    truth, given = [], []
+    for image in range(images):
+        # Boxes of a class lie apart, so that each find overlaps one at most, and the two rules of matching agree;
+        # 13 and 17 of them, so that no recall is a tenth.
+        kinds = np.repeat([0, 1], [(3, 3, 3, 3, 1)[image], (4, 4, 4, 4, 1)[image]])
+        boxes = np.concatenate([corners, corners + 60], axis=1)[random.permutation(9)[: len(kinds)]]
+        truth.append(Detections(kinds, np.ones(len(kinds)), boxes))
+        places = np.concatenate([around(boxes, 12.0), around(boxes, 12.0), around(boxes, 40.0)])
+        places[:, 2:] = np.maximum(places[:, 2:], places[:, :2] + 1)
+        given.append(Detections(np.tile(kinds, 3), random.rand(len(places)), places))
+
+    def rows(each: Detections, image: int) -> list[dict]:
+        sides = np.concatenate([each.boxes[:, :2], each.boxes[:, 2:] - each.boxes[:, :2]], axis=1)
+        return [
+            {"image_id": image, "category_id": int(c) + 1, "bbox": box.tolist(), "score": float(score)}
+            for c, score, box in zip(each.classes, each.scores, sides, strict=True)
+        ]
+
+    there = [row for image, each in enumerate(truth) for row in rows(each, image)]
+    for number, row in enumerate(there, start=1):
+        row |= {"id": number, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]}
+    known = coco.COCO()
+    known.dataset = {
+        "info": {},
+        "images": [{"id": image} for image in range(images)],
+        "categories": [{"id": c + 1, "name": str(c)} for c in range(classes)],
+        "annotations": there,
+    }
+    known.createIndex()
+    scored = cocoeval.COCOeval(
+        known, known.loadRes([row for image, each in enumerate(given) for row in rows(each, image)]), "bbox"
+    )
+    scored.params.iouThrs, scored.params.maxDets = np.array([0.5]), [1000]
+    scored.evaluate()
+    scored.accumulate()
+    wanted = scored.eval["precision"][0, ::10, :, 0, 0].mean(axis=0)
+    ours = detection_average_precision(given, truth, classes, flavour="eleven_point")
+    assert ((wanted > 0.3) & (wanted < 1.0)).all()
+    np.testing.assert_allclose(ours, wanted, atol=1e-12)
