@@ -18,5 +18,5 @@ def test_the_methods_of_the_first_table_are_registered() -> None:
 def test_registered_method_conforms(name: str) -> None:
     # Few methods are enough to start two processes for: what they share is the runner. In float32 rounding would tip
     # a ReLU of vac_s here.
-    report = check_method(name, processes=name in ("llr_boostlu", "pla", "vac_s"))
+    report = check_method(name, processes=name in ("llr_boostlu", "pla", "vac_s", "kd_wsd"))
     assert report.passed, report.text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +27,12 @@ from mlbench.baselines.distillation_losses import (
 )
 from mlbench.baselines.wsddn import Detector
 from mlbench.conformance import compare, read_course, run_with_stops
-from mlbench.errors import UsageError
+from mlbench.errors import DataError, UsageError
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.proposals import load_proposals, split_proposals
 from mlbench.registry import load_method
+from mlbench.report.paper_tables import load_layouts
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.plan import resolve, used_requests
 from mlbench.store import find_records, run_dir
@@ -228,10 +230,19 @@ def test_all_students_have_the_same_teacher(tiny_request: Any) -> None:
 
 
 def test_published_teacher_settings_reach_the_students() -> None:
-    for name in NAMES:
-        found = load_method(name).settings_for("coco2014", "full")
-        assert (found["teacher.image_size"], found["proposals.count"]) == (672, 500)
-        assert "train.image_size" not in found
+    columns = [column for table in load_layouts() if table.paper == "kd_wsd" for column in table.columns]
+    datasets = {"coco2014", *(column.data for column in columns)}
+    assert datasets == {"coco2014", "coco2014-all", "nuswide-random150k"}
+    for dataset in datasets:
+        teacher = load_method("wsddn").settings_for(dataset, "full")
+        assert (teacher["cells"], teacher["hidden"], teacher["pooling"], teacher["scales"]) == (7, 4096, "max", True)
+        assert (teacher["score_scale"], teacher["score_bias"]) == (1.0, 0.0)
+        assert (teacher["train.image_size"], teacher["train.lr"]) == (672, 5e-5)
+        for name in NAMES:
+            found = load_method(name).settings_for(dataset, "full")
+            assert (found["teacher.image_size"], found["proposals.count"]) == (672, 500)
+            assert "train.image_size" not in found
+        assert load_method("kd_wsd_code").settings_for(dataset, "full")["train.batch_size"] == 28
 
 
 @pytest.mark.parametrize(("name", "extra"), [("kd_wsd", {"adaptation"}), ("kd_wsd_code", {"hidden"})])
@@ -279,6 +290,33 @@ def test_the_student_is_evaluated_without_proposals(train: Any, monkeypatch: pyt
     monkeypatch.setitem(side.SIDE_INPUTS, "proposals", side.SideInput(make, entry.identity, entry.mirror))
     train("kd", changes={"train.epochs": 1})
     assert asked == ["train"]
+
+
+def test_a_finished_student_does_not_ask_for_its_teacher(train: Any, tmp_path: Any) -> None:
+    one = {"train.epochs": 1}
+    record, teacher = train("kd", changes=one), run_dir(tmp_path / "runs", train("wsddn", changes=one)["key"])
+    (teacher / "weights.safetensors").unlink()
+    with pytest.raises(
+        DataError, match=r"weights of 'wsddn' \(run .*\), which 'fitnets' uses, are not there; .*--again"
+    ):
+        train("fitnets", changes=one)
+    shutil.rmtree(teacher)
+    assert train("kd", changes=one) == record
+    assert not teacher.exists()
+
+
+def test_only_training_images_are_kept_at_the_teachers_size(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlbench.runner import feed
+
+    record = train("wsddn", changes={"train.image_size": 32, "train.epochs": 1})
+    asked, load = [], feed.load_pixels
+    monkeypatch.setattr(
+        feed, "load_pixels", lambda split, side, *rest: asked.append((len(split), side)) or load(split, side, *rest)
+    )
+    train("kd", changes={"teacher.image_size": 32, "teacher.epochs": 1, "train.epochs": 1})
+    split = record["identity"]["split"]
+    assert {side for count, side in asked if count == split["test"]} == {64}
+    assert {side for count, side in asked if count == split["train"]} >= {32, 64}
 
 
 def test_records_tell_the_boxes_that_were_read(train: Any, tiny_request: Any) -> None:
