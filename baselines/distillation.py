@@ -79,7 +79,10 @@ _TEACHER = {
 
 
 class _Distilled(WithoutDistillation):
-    """A student with `wsddn` for a teacher; the teacher is never trained further."""
+    """A student with `wsddn` for a teacher; the teacher is never trained further.
+
+    Beside what the student fixes (`_TEACHER`), the teacher is as ``wsddn.toml`` has it for the data set.
+    """
 
     tracks = ("full",)
     inputs = ("proposals",)

@@ -217,9 +217,10 @@ class WeakDetector(Method):
     """Weakly supervised detector (WSDDN), the teacher of the distillation methods.
 
     Faithful: region pooling, two fully connected layers, softmax over classes times softmax over regions, cross-entropy
-    of clamped sums, five training scales and score weighting as options. Substituted: interpolated pooling by default
-    (`--set pooling=max` is the published one), proposals of selective search (published: edge boxes), the two layers'
-    start is PyTorch's. On residual networks regions are pooled from the last stage (stride 32).
+    of clamped sums; on the paper's data sets five training scales, score weighting and max-pooling, options elsewhere
+    (by default pooling interpolates). Substituted: proposals of selective search (published: edge boxes; import them,
+    or `python -m mlbench.proposals edge-boxes`), the two layers' start is PyTorch's. On residual networks regions are
+    pooled from the last stage (stride 32).
 
     Source: Bilen and Vedaldi, CVPR 2016, as trained by Liu et al., ACM MM 2018 (MLIC-KD-WSD).
     """
