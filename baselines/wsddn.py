@@ -106,7 +106,7 @@ def pool_regions(features: Tensor, boxes: Tensor, cells: int, pooling: str = "al
         raise unknown("pooling", pooling, POOLING)
     height, width = features.shape[-2:]
     scaled = boxes * boxes.new_tensor([width, height, width, height])
-    # Half precision would move the boxes by whole cells of a large map, and roi_pool has no such form on a CPU.
+    # Half precision would round boxes to quarters of a cell on a map of 42, and roi_pool has no such form on a CPU.
     whole = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
     lists = list(scaled.to(whole.dtype))
     if pooling == "align":
