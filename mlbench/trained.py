@@ -35,8 +35,7 @@ def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
 def find_run(prefix: str, store: Path | None = None) -> dict[str, Any]:
     """The one finished run in `store` whose key begins with `prefix`."""
     root = store or store_dir()
-    records, problems = find_records(root)
-    found = [record for record in records if record["key"].startswith(prefix)]
+    found, problems = find_records(root, key=prefix)
     if len(found) == 1:
         return found[0]
     if found:

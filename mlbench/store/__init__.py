@@ -16,6 +16,7 @@ from mlbench.store.runs import (
     published_name,
     read_record,
     run_dir,
+    summarise_records,
     verify_run,
     write_record,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "run_dir",
     "run_key",
     "sha256_file",
+    "summarise_records",
     "verify_run",
     "write_record",
 ]
