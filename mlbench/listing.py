@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ from mlbench.errors import DataError, UsageError, unknown
 from mlbench.paths import store_dir
 
 
-def list_items(kind: str, store: Path | None = None) -> str:
-    """A printable list of "methods", "protocols", "datasets" or "runs"."""
-    kinds = {"methods": _methods, "protocols": _protocols, "datasets": _datasets, "runs": lambda: _runs(store)}
+def list_items(kind: str, store: Path | None = None, conditions: Sequence[str] = ()) -> str:
+    """A printable list of "methods", "protocols", "datasets" or "runs", these as `conditions` ("KEY=VALUE") choose."""
+    kinds = {
+        "methods": _methods,
+        "protocols": _protocols,
+        "datasets": _datasets,
+        "runs": lambda: _runs(store, conditions),
+    }
     if kind not in kinds:
         raise unknown("kind", kind, kinds)
     return kinds[kind]()
@@ -88,10 +93,12 @@ def _datasets() -> str:
     return tabulate(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
 
 
-def _runs(store: Path | None) -> str:
+def _runs(store: Path | None, conditions: Sequence[str]) -> str:
     from mlbench.store import find_records
+    from mlbench.where import choose, parse_where
 
     records, problems = find_records(store or store_dir())
+    records = choose(records, parse_where(conditions))
     rows = [
         (
             record["key"][:16],
