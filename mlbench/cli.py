@@ -13,7 +13,7 @@ from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
 from mlbench.cli_inspect import inspect_command
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, WHERE
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
@@ -122,6 +122,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
 @click.option("--datasets", help="Columns, separated by commas.")
 @click.option("--track", help="Only runs of this track.")
 @click.option("--backbone", help="Only runs of this backbone.")
+@WHERE
 @click.option("--published/--no-published", default=True, help="Published numbers beside ours.")
 @click.option(
     "--replicates",
@@ -155,7 +156,7 @@ def table_command(
                 raise click.UsageError(
                     f"--{option.replace('_', '-')}: does not go with --paper, which lays out the table itself"
                 )
-        chosen = {option: given[option] for option in ("datasets", "track", "backbone")}
+        chosen = {option: given[option] for option in ("datasets", "track", "backbone", "conditions")}
         tables = papers(store, paper, name, **chosen)
     elif name is not None:
         raise click.UsageError("--table: name the paper with --paper")
@@ -193,22 +194,26 @@ def compare_command(first: str, second: str, **given: Any) -> None:
 @cli.command("cards")
 @click.argument("methods", nargs=-1)
 @click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac, kd_wsd or kd_wsd_systems.")
+@WHERE
 @STORE
-def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> None:
+def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    click.echo(reproduction_cards(paper, store, methods or None))
+    click.echo(reproduction_cards(paper, store, methods or None, conditions))
 
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
+@WHERE
 @STORE
-def list_command(kind: str, store: Path | None) -> None:
+def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """List methods, protocols, data sets or runs."""
     from mlbench.listing import list_items
 
-    click.echo(list_items(kind, store))
+    if conditions and kind != "runs":
+        raise click.UsageError(f"--where: chooses among runs, not among {kind}")
+    click.echo(list_items(kind, store, conditions))
 
 
 @cli.command("show")

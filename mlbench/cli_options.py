@@ -10,4 +10,11 @@ STORE = click.option(
     "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
 )
 DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
+WHERE = click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only runs whose identity says so: precision=fp32, mask.params.keep=0.1, ... (may be given several times).",
+)
 DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")

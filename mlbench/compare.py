@@ -18,6 +18,7 @@ from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
 from mlbench.protocol import Protocol, load_protocol
 from mlbench.scoring import align, targets_of
+from mlbench.significance.comparability import apart_notes, column_of, differing
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
 
@@ -75,8 +76,8 @@ def compare(
     if prints[0] != prints[1]:
         names = " and ".join(identity["dataset"]["id"] for identity in identities)
         raise UsageError(f"the runs were tested on other data ({names}; fingerprints differ): no image is shared")
-    rules_of = [{name: rule for name, rule in record["definitions"].items() if rule is not None} for record in records]
-    if protocol is None and rules_of[0] != rules_of[1]:  # a rule that is None is one that older records do not name
+    apart = differing(records, column_of)
+    if protocol is None and any(name.startswith("definitions.") for name in apart):
         raise UsageError(
             f"the runs count by other definitions (protocols {identities[0]['protocol']} and "
             f"{identities[1]['protocol']}): say whose with --protocol"
@@ -92,11 +93,12 @@ def compare(
     intervals = {name: paired_interval(values[name], others[name], confidence) for name in shared}
     adjusted = dict(zip(shared, holm([found.p for found in intervals.values()]), strict=True))
     titles = [f"{record['identity']['method']['name']} (run {record['key'][:16]})" for record in records]
+    notes = _notes(identities, intervals, len(np.unique(groups)), replicates, seed, confidence)
     return Comparison(
         f"{titles[0]} against {titles[1]} on the test part of {data.id}, protocol {rules.name}, percent",
         intervals,
         adjusted,
-        _notes(identities, intervals, len(np.unique(groups)), replicates, seed, confidence),
+        (*notes, *apart_notes(records)),
     )
 
 

@@ -12,8 +12,8 @@ from scipy import stats
 from mlbench.errors import UsageError
 from mlbench.stats import mean_interval
 
-#: A run of a method by what it shares with runs of other methods: (repetition, mask seed).
-Draw = tuple[int, int]
+#: A run of a method by what it shares with runs of other methods: (repetition, mask seed); None where no mask matters.
+Draw = tuple[int, int | None]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,14 @@ from mlbench.paths import store_dir
 _HEADERS = ("method", "data set", "protocol", "track", "seed", "mask")
 
 
-def list_items(kind: str, store: Path | None = None) -> str:
-    """A printable list of "methods", "protocols", "datasets" or "runs"."""
-    kinds = {"methods": _methods, "protocols": _protocols, "datasets": _datasets, "runs": lambda: _runs(store)}
+def list_items(kind: str, store: Path | None = None, conditions: Sequence[str] = ()) -> str:
+    """A printable list of "methods", "protocols", "datasets" or "runs", these as `conditions` ("KEY=VALUE") choose."""
+    kinds = {
+        "methods": _methods,
+        "protocols": _protocols,
+        "datasets": _datasets,
+        "runs": lambda: _runs(store, conditions),
+    }
     if kind not in kinds:
         raise unknown("kind", kind, kinds)
     return kinds[kind]()
@@ -88,10 +93,15 @@ def _datasets() -> str:
     return tabulate(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
 
 
-def _runs(store: Path | None) -> str:
-    from mlbench.store import summarise_records
+def _runs(store: Path | None, conditions: Sequence[str]) -> str:
+    from mlbench.store import find_records, summarise_records
+    from mlbench.where import choose, parse_where
 
     runs, problems = summarise_records(store or store_dir())
+    if conditions:
+        chosen = choose(find_records(store or store_dir())[0], parse_where(conditions))
+        keys = {record["key"] for record in chosen}
+        runs = [run for run in runs if run["key"] in keys]
     metrics = {run["metric"] for run in runs}
     columns = ["method", "dataset", "protocol", "track", "repetition", "mask_seed", *(["metric"] * (len(metrics) > 1))]
     headers = ["run", *_HEADERS, *(["metric"] * (len(metrics) > 1)), *(metrics if len(metrics) == 1 else ["value"])]

@@ -10,6 +10,7 @@ from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.paths import store_dir
 from mlbench.registry import available, load_method
 from mlbench.rescore import differing, score_record
+from mlbench.significance.comparability import place_of
 from mlbench.store import (
     atomic_write,
     canonical_json,
@@ -179,10 +180,9 @@ def _moved(records: list[Record], earlier: list[Record], broken: list[str]) -> l
 
 
 def _line(record: Record) -> str:
-    """What a record says something about, whatever the versions: method, data set, protocol, repetition, draw."""
+    """What a record says something about, whatever the versions: method, place (`place_of`), repetition, draw."""
     identity = record["identity"]
-    what = [identity["method"]["name"], identity["dataset"]["id"], identity["protocol"], identity["track"]]
-    return canonical_json([*what, identity["repetition"], identity["mask_seed"]]).decode("ascii")
+    return canonical_json([place_of(record), identity["repetition"], identity["mask_seed"]]).decode("ascii")
 
 
 def _versions(record: Record) -> tuple[int, ...]:

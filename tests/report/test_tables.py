@@ -123,6 +123,12 @@ def test_top3_metrics_meet_the_published_top3_block_and_a_repeated_number_stands
         ("identity__protocol_sha256", "protocol_sha256", "b" * 64),
         ("identity__backbone__weights", "backbone.weights", "c" * 64),
         ("identity__harness", "harness", 2),
+        ("identity__precision", "precision", "bf16"),
+        ("identity__selection", "selection", "last"),
+        ("identity__mask__process", "mask.process", "partial"),
+        ("identity__mask__params__keep", "mask.params.keep", 0.1),
+        ("identity__split__validation", "split.validation", "official"),
+        ("identity__something_new", "something_new", "x"),
         ("definitions__ap", "definitions.ap", "envelope"),
         ("definitions__unspecified__ap", "definitions.unspecified.ap", "negative"),
     ],
@@ -143,7 +149,7 @@ def test_a_column_of_runs_that_cannot_be_compared_is_refused(make_record, field,
 
 def test_the_option_named_by_a_refusal_separates_the_runs(make_record):
     records = [make_record("an"), make_record("ls", identity__protocol="other")]
-    with pytest.raises(UsageError, match=r"where=\{'protocol': 'other'\}"):
+    with pytest.raises(UsageError, match=r"Keep one kind with --where protocol=single_positive$"):
         build_table(records)
     assert build_table(records, where={"protocol": "other"}).cells["method"].tolist() == ["ls"]
 
@@ -188,9 +194,7 @@ def test_two_data_sets_may_differ_in_track_and_say_so(make_record):
         ("identity__method__hyperparameters__delta", "method.hyperparameters.delta", 0.2),
         ("identity__method__version", "method.version", 2),
         ("identity__train__epochs", "train.epochs", 20),
-        ("identity__precision", "precision", "bf16"),
-        ("identity__selection", "selection", "last"),
-        ("identity__mask__process", "mask.process", "partial"),
+        ("identity__inputs__proposals__count", "inputs.proposals.count", 32),
     ],
 )
 def test_a_cell_of_other_than_repetitions_is_refused(make_record, field, column, value):
@@ -248,9 +252,9 @@ def test_wrong_names_are_named_with_the_nearest_right_one(make_record):
         build_table(records, methods=["llrr"])
     with pytest.raises(UsageError, match=r"unknown data set 'scens'.*'scenes'"):
         build_table(records, datasets=["scens"])
-    with pytest.raises(UsageError, match=r"unknown column 'trak'.*'track'"):
+    with pytest.raises(UsageError, match=r"unknown key 'trak'.*'track'"):
         build_table(records, where={"trak": "head"})
-    with pytest.raises(UsageError, match=r"'track' 'head'.*Known: full"):
+    with pytest.raises(UsageError, match=r"--where track=head: no run has it\. Values of 'track' here: full"):
         build_table(records, where={"track": "head"})
     with pytest.raises(UsageError, match="no run record"):
         build_table([])

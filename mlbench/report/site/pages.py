@@ -194,7 +194,7 @@ def _part(board: Board, row: Row) -> dict[str, Any]:
         ),
     ]
     ours = _class_means(row.records)
-    others = [r for r in board.rows if r.method == _BASELINE != row.method and r.compared == row.compared]
+    others = [r for r in board.rows if r.method == _BASELINE != row.method and r.ranked == row.ranked]
     theirs = _class_means(others[0].records) if others else {}
     classes: list[dict[str, Any]] = [
         {"name": name, "ours": ap, "theirs": theirs.get(name, math.nan), "difference": ap - theirs.get(name, math.nan)}
