@@ -16,7 +16,7 @@ from mlbench.errors import DataError, UsageError
 from mlbench.metrics import scores_of_kind, threshold, top_k, top_k_thresholded
 from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
-from mlbench.protocol import Protocol, load_protocol
+from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.scoring import align, targets_of
 from mlbench.significance.comparability import apart_notes, column_of, differing
 from mlbench.store import run_dir
@@ -85,7 +85,7 @@ def compare(
     data = load_dataset(dataset_of(records[0], dataset), data_root)
     if data.fingerprint != prints[0]:
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
-    rules = load_protocol(protocol or identities[0]["protocol"])
+    rules = load_protocol(protocol) if protocol else protocol_of(records[0])
     systems = [statistics_of(_predictions(root, record), data, rules) for record in records]
     groups = np.asarray(data.splits["test"].groups)
     values, others = paired_replicates(systems[0], systems[1], groups, replicates, seed)

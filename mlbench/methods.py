@@ -21,6 +21,7 @@ from mlbench.images.placement import Placement
 from mlbench.images.views import View
 from mlbench.labels import Labels
 from mlbench.models.heads import HeadSpec
+from mlbench.settings import as_float
 
 if TYPE_CHECKING:
     from mlbench.runner.task import Task
@@ -48,8 +49,10 @@ class Hyper:
     def check(self, name: str, value: Any) -> Any:
         """Return `value` in this hyperparameter's type, or raise UsageError."""
         kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = as_float(value, f"hyperparameter {name}")
+        elif kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
         if type(value) is not kind:
             raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
         if self.choices and value not in self.choices:

@@ -12,7 +12,7 @@ from mlbench.datasets import load_dataset
 from mlbench.errors import DataError
 from mlbench.paths import store_dir
 from mlbench.predictions import read_predictions
-from mlbench.protocol import load_protocol
+from mlbench.protocol import load_protocol, protocol_of
 from mlbench.scoring import score_predictions
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
@@ -65,7 +65,7 @@ def score_record(
     data = load_dataset(dataset_of(record, dataset), data_root)
     if data.fingerprint != identity["dataset"]["fingerprint"]:
         raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
-    rules = load_protocol(protocol or identity["protocol"])
+    rules = load_protocol(protocol) if protocol else protocol_of(record)
     predictions = read_predictions(path, record["predictions"]["test"]["sha256"])
     test = data.splits["test"]
     unspecified = rules.unspecified_for(data.id)

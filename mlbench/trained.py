@@ -11,6 +11,7 @@ from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError
 from mlbench.methods import Method, Phase
 from mlbench.paths import store_dir
+from mlbench.protocol import protocol_of
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.feed import Feed
@@ -64,7 +65,7 @@ def request_of(
     changes |= identity["method"]["hyperparameters"]
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
-        protocol=identity["protocol"],
+        protocol=protocol_of(record),
         method=identity["method"]["name"],
         dataset=dataset_of(record, dataset),
         data_root=data_root,
@@ -86,8 +87,11 @@ def reload_run(
     if run.key != record["key"]:
         ours, theirs = run.identity, record["identity"]
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        older = theirs["harness"] < ours["harness"]
+        hint = "; `mlbench results migrate` brings records of an earlier harness to this one" if older else ""
         raise DataError(
-            f"run {record['key'][:16]} cannot be brought back here: {', '.join(differing)} differ from what it recorded"
+            f"run {record['key'][:16]} cannot be brought back here: {', '.join(differing)} differ from what it "
+            f"recorded{hint}"
         )
     return run
 

@@ -17,7 +17,7 @@ from mlbench.errors import DataError, UsageError, unknown
 from mlbench.metrics import AXES, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
-from mlbench.protocol import Protocol, load_protocol
+from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.scoring import align, targets_of
 from mlbench.store import run_dir
@@ -112,7 +112,8 @@ def load_subject(
         data = load_dataset(dataset_of(record, dataset), data_root)
         if data.fingerprint != identity["dataset"]["fingerprint"]:
             raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
-        rules, name = load_protocol(protocol or identity["protocol"]), f"{identity['method']['name']}, run {run}"
+        rules = load_protocol(protocol) if protocol else protocol_of(record)
+        name = f"{identity['method']['name']}, run {run}"
     test = data.splits["test"]
     order = align(predictions, test.ids, data.classes)
     unspecified = rules.unspecified_for(data.id)

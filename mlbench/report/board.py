@@ -10,7 +10,7 @@ import pandas as pd
 
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
-from mlbench.protocol import load_protocol
+from mlbench.protocol import load_protocol, protocol_named
 from mlbench.report.render import html_document, latex_document
 from mlbench.report.tables import Table, build_table
 from mlbench.significance.comparability import KNOWN_OF_SUBMITTED, among, place_of
@@ -43,18 +43,20 @@ def table(
     """
     root = store or store_dir()
     metrics, columns = _names(metric), _names(datasets)
-    if layout:
-        if protocol is None:
-            raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
-        own = load_protocol(protocol).table
-        metrics = list(own.metrics) if metrics == ["mAP"] else metrics
-        columns = columns or list(own.datasets) or None
+    if layout and protocol is None:
+        raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
+    if protocol is not None and protocol.endswith(".toml"):
+        protocol = load_protocol(protocol).name
     filters = {"protocol": protocol, "track": track, "backbone": backbone}
     records, problems = find_records(root, **{name: value for name, value in filters.items() if value is not None})
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
     if not records:
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
+    if layout and protocol is not None:
+        own = protocol_named(protocol, records).table
+        metrics = list(own.metrics) if metrics == ["mAP"] else metrics
+        columns = columns or list(own.datasets) or None
     shown, drawn = choose(newest(records), parse_where(conditions), others=True), None
     reasons: list[str] = []
     if replicates:

@@ -80,8 +80,26 @@ class Run:
         return StartWeights.of(self.backbone, self.weights)
 
     @property
+    def sees_mask(self) -> bool:
+        """Whether the draw of the mask can move a number.
+
+        It cannot where all labels are shown, nor for a method that is given all of them, unless the epoch is selected
+        by the labels a mask left, or the method builds on other runs.
+        """
+        share = self.mask.params.get("keep") if self.mask.process.startswith("partial") else None
+        if self.mask.process == "full" or share == 1:
+            return False
+        given_all = "full" in self.method.supervision and self.selection != "observed_val"
+        return not given_all or bool(self.method.uses_for(self.hyper))
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the numbers, and nothing else (no path, no machine)."""
+        """Everything that decides the numbers, and nothing else (no path, no machine).
+
+        What is equal in meaning has one text here: numbers have their declared type, and a draw that decides nothing
+        is not named, so that such a run is made once a repetition whatever the mask seed asked for.
+        """
+        drawn = {"seed": self.mask.seed, "sha256": self.mask.sha256} if self.sees_mask else {}
         counts = {name: len(part) for name, part in sorted(self.parts.items())}
         return {
             "harness": HARNESS_VERSION,
@@ -96,9 +114,9 @@ class Run:
             "mask": {
                 "process": self.mask.process,
                 "params": dict(self.mask.params),
-                "seed": self.mask.seed,
-                "sha256": self.mask.sha256,
+                **drawn,
             },
+            "definitions": self.protocol.counted,
             "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
             "track": self.track,
             "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
@@ -115,7 +133,7 @@ class Run:
             "uses": dict(self.uses),
             **({"inputs": dict(self.inputs)} if self.inputs else {}),
             "repetition": self.seed,
-            "mask_seed": self.request.mask_seed,
+            "mask_seed": self.request.mask_seed if self.sees_mask else 0,
         }
 
     @property

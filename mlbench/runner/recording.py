@@ -16,7 +16,7 @@ from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
 from mlbench.provenance import collect_provenance
 from mlbench.runner.plan import Run
-from mlbench.settings import to_plain
+from mlbench.store import seal
 
 
 def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predictions:
@@ -69,18 +69,21 @@ def compose_record(
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
     side_sha256: Mapping[str, str],
+    starts: Sequence[Mapping[str, Any]] = (),
     remark: str = "",
 ) -> dict[str, Any]:
-    """The record of a finished run, in the shape of ``schema/record.json``."""
-    rules = run.protocol.unspecified_for(run.dataset.id)
+    """The record of a finished run, in the shape of ``schema/record.json``.
+
+    `starts` are all starts of the run (``mlbench.provenance.start_of``), where it was stopped and resumed.
+    """
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
     badge = find_badge(run.method)
-    return {
-        "schema": 1,
+    record = {
         "key": run.key,
         "identity": run.identity,
-        "definitions": to_plain(run.protocol.metrics) | {"unspecified": to_plain(rules)},
+        "protocol": run.protocol.plain(run.dataset.id),
+        "definitions": run.protocol.definitions(run.dataset.id),
         "results": results,
         "per_class": per_class,
         "selected": selected,
@@ -106,6 +109,8 @@ def compose_record(
             argv=argv,
             pixels_sha256=pixels_sha256,
             side_sha256=side_sha256,
+            starts=starts,
         )
         | ({"conformance": badge} if badge else {}),
     }
+    return seal(record)

@@ -20,7 +20,7 @@ from mlbench.store.runs import (
     verify_run,
     write_record,
 )
-from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key
+from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key, seal
 
 __all__ = [
     "FILTERS",
@@ -37,6 +37,7 @@ __all__ = [
     "read_record",
     "run_dir",
     "run_key",
+    "seal",
     "sha256_file",
     "summarise_records",
     "verify_run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath, PureWindowsPath
@@ -15,7 +16,9 @@ from mlbench.errors import DataError, nearest
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: Schemas that are read; records of version 1 hold neither their protocol nor the hash of their content.
+READABLE = (1, 2)
 
 
 def canonical_json(obj: object) -> bytes:
@@ -35,6 +38,24 @@ def canonical_json(obj: object) -> bytes:
 def run_key(identity: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of `identity`, 64 hex digits."""
     return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def content_sha256(record: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `record` without its own `content_sha256`, 64 hex digits."""
+    content = {name: value for name, value in record.items() if name != "content_sha256"}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` as one of this schema version, with the hash of its content: nothing in it can be changed unseen."""
+    sealed = {"schema": SCHEMA_VERSION, **record} | {"schema": SCHEMA_VERSION}
+    return sealed | {"content_sha256": content_sha256(sealed)}
+
+
+def refit(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record`, whose content was changed on purpose, with the key and the content hash of what it says now."""
+    fitted = {**record, "key": run_key(record["identity"])}
+    return seal(fitted) if record["schema"] == SCHEMA_VERSION else fitted
 
 
 def parse_record(raw: bytes, where: str) -> dict[str, Any]:
@@ -62,14 +83,14 @@ def dump_record(record: dict[str, Any], where: str) -> str:
 
 
 def _validate(record: Any, where: str) -> None:
-    """DataError, beginning with `where`, unless `record` (plain JSON) is a record of this schema version."""
+    """DataError, beginning with `where`, unless `record` (plain JSON) is a record of a schema version that is read."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a record (a JSON object), found a {type(record).__name__}")
     version = record.get("schema", SCHEMA_VERSION)  # a missing one is the schema's own first fault
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in READABLE:
         newer = type(version) is int and version > SCHEMA_VERSION
         hint = ": it was written by a newer mlbench" if newer else ""
-        raise DataError(f"{where}: record schema {version!r}, expected {SCHEMA_VERSION}{hint}")
+        raise DataError(f"{where}: record schema {version!r}, expected {' or '.join(map(str, READABLE))}{hint}")
     faults = list(_validator().iter_errors(record))
     if faults:
         fault = min(faults, key=_rank)
@@ -78,6 +99,11 @@ def _validate(record: Any, where: str) -> None:
         _refuse_paths(record[part], (part,), where)
     if record["key"] != run_key(record["identity"]):
         raise DataError(f"{where}: key {record['key']} is not that of the identity ({run_key(record['identity'])})")
+    if version > 1 and record["content_sha256"] != (found := content_sha256(record)):
+        raise DataError(
+            f"{where}: changed after it was written: the SHA-256 of its content is {found[:16]}..., and it says "
+            f"{record['content_sha256'][:16]}..."
+        )
 
 
 def _rank(fault: Any) -> tuple[Any, ...]:

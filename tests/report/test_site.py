@@ -22,8 +22,8 @@ from mlbench.report.site import write_site
 from mlbench.report.site.boards import make_boards
 from mlbench.report.site.charts import Line, line_chart
 from mlbench.report.site.pages import method_link
-from mlbench.store import published_name, run_key
-from mlbench.store.schema import dump_record, parse_record
+from mlbench.store import published_name
+from mlbench.store.schema import dump_record, parse_record, refit
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(1)>' --> {{7*7}} \\input{x} \u202e\x1b&amp;"
 VOID = {"meta", "br", "img", "input", "hr", "link"}
@@ -108,7 +108,7 @@ def published_record(begin: str) -> dict[str, Any]:
 
 def put(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    record["key"] = run_key(record["identity"])
+    record |= refit(record)
     (folder / published_name(record)).write_text(dump_record(record, "test"), encoding="ascii")
     return record
 
@@ -249,13 +249,12 @@ def poisoned(record: dict[str, Any]) -> tuple[dict[str, Any], int]:
             place = place[key]
         before = place[last]
         place[last] = HOSTILE
-        record["key"] = run_key(record["identity"])
         try:
-            parse_record(json.dumps(record).encode(), "test")
+            parse_record(json.dumps(refit(record)).encode(), "test")
             count += 1
         except DataError:
             place[last] = before
-    return record, count
+    return refit(record), count
 
 
 def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:

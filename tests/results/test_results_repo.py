@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mlbench.results_repo import merge, rescore, verify
-from mlbench.store import find_records, published_name, run_key
-from mlbench.store.schema import dump_record
+from mlbench.store import find_records, published_name
+from mlbench.store.schema import dump_record, refit
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "runs"
 Change = Callable[[dict[str, Any]], None]
@@ -35,7 +35,7 @@ def first(folder: Path) -> dict[str, Any]:
 
 
 def put(folder: Path, record: dict[str, Any]) -> Path:
-    record["key"] = run_key(record["identity"])
+    record = refit(record)
     path = folder / published_name(record)
     path.write_text(dump_record(record, "test"), encoding="ascii")
     return path

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 from mlbench.datasets.base import Dataset
 from mlbench.predictions import read_predictions
 from mlbench.report.tables import build_table
-from mlbench.store import find_records, is_submitted, run_key, verify_run
+from mlbench.store import find_records, is_submitted, verify_run
+from mlbench.store.schema import refit
 from mlbench.trained import all_runs
 
 
@@ -36,8 +37,7 @@ def reproduced(record: dict[str, Any], mean: float) -> dict[str, Any]:
     del ours["identity"]["scores"], ours["provenance"]["kind"], ours["provenance"]["submission"]
     ours["supervision"] |= {"observed_labels": 6, "selection_labels": 0}
     ours["results"]["test"]["mAP"] = mean
-    ours["key"] = run_key(ours["identity"])
-    return ours
+    return refit(ours)
 
 
 @pytest.mark.parametrize("form", ["csv", "safetensors", "parquet"])
@@ -175,7 +175,7 @@ def test_a_run_cannot_pass_for_a_submission_nor_a_submission_for_a_run(desk, sen
         write_record(desk.store, named, replace=True)
     unnamed = copy.deepcopy(record)
     unnamed["identity"]["method"]["name"] = "an"
-    unnamed["key"] = run_key(unnamed["identity"])
+    unnamed = refit(unnamed)
     with pytest.raises(DataError, match=r"identity\.method\.name: 'an' does not match"):
         write_record(desk.store, unnamed)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
-from mlbench.protocol import list_protocols, load_protocol
+from mlbench.protocol import protocol_named
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
@@ -280,11 +281,11 @@ def _letter(number: int) -> str:
     return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
-def _metrics(protocol: str, records: Iterable[Record]) -> tuple[str, ...]:
+def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
     """The headline metric and those of the protocol's own table, as far as a record has them."""
     names = dict.fromkeys(str(record["definitions"].get("headline", "mAP")) for record in records)
-    if protocol in list_protocols():
-        names |= dict.fromkeys(load_protocol(protocol).table.metrics)
+    with suppress(UsageError):  # a person's own protocol, of a record that does not hold it
+        names |= dict.fromkeys(protocol_named(protocol, records).table.metrics)
     present = {name for record in records for name in record["results"]["test"]}
     return tuple(name for name in names if name in present) or tuple(names)[:1]
 
