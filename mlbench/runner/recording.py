@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mlbench.datasets.sparse import LabelMatrix, count_states
 from mlbench.errors import MlbenchError
 from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
-from mlbench.provenance import collect_provenance
+from mlbench.provenance import collect_provenance, hardware, own_commit
 from mlbench.runner.plan import Run
 from mlbench.settings import to_plain
 
@@ -36,6 +37,35 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
         decision_rule=run.method.decision_rule or None,
         meta={"key": run.key, "dataset": run.dataset.id, "split": name, "epoch": str(epoch)},
     )
+
+
+@cache
+def _loaded_code() -> dict[str, Any]:
+    """`own_commit` when it was first asked for in this process, which is nearer to the code that is loaded."""
+    return own_commit()
+
+
+def start_of(processes: int, started: datetime.datetime) -> dict[str, Any]:
+    """One start of a run, for ``provenance.starts``: when, by how many processes and threads, on which machine and
+    code. A run that was stopped and resumed has several."""
+    return {
+        "started": started.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "hardware": hardware(),
+        "git": _loaded_code(),
+    }
+
+
+def start_differences(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note for each way in which the starts of a run differ that may move its last digits, or more."""
+    found = []
+    for name in ("processes", "threads", "hardware", "git"):
+        values = [start[name] for start in starts]
+        if any(value != values[0] for value in values):
+            shown = ", then ".join(str(v) for v in values) if name in ("processes", "threads") else "see the starts"
+            found.append(f"stopped and resumed with other {name}: {shown}")
+    return found
 
 
 def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
@@ -69,6 +99,7 @@ def compose_record(
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
     side_sha256: Mapping[str, str],
+    starts: Sequence[Mapping[str, Any]] = (),
     remark: str = "",
 ) -> dict[str, Any]:
     """The record of a finished run, in the shape of ``schema/record.json``."""
@@ -76,6 +107,7 @@ def compose_record(
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
     badge = find_badge(run.method)
+    moved = start_differences(starts)
     return {
         "schema": 1,
         "key": run.key,
@@ -96,7 +128,7 @@ def compose_record(
         "predictions": files,
         "weights": weights,
         "supervision": labels_consumed(run, given),
-        "notes": [*run.notes, run.start.note, *([remark] if remark else [])],
+        "notes": [*run.notes, run.start.note, *moved, *([remark] if remark else [])],
         "provenance": collect_provenance(
             processes=processes,
             threads=torch.get_num_threads(),
@@ -107,5 +139,6 @@ def compose_record(
             pixels_sha256=pixels_sha256,
             side_sha256=side_sha256,
         )
+        | {"starts": [dict(start) for start in starts]}
         | ({"conformance": badge} if badge else {}),
     }
