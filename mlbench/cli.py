@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,14 @@ def cli() -> None:
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option(
+    "--keep",
+    default="auto",
+    show_default=True,
+    help="Predictions of which epochs stay: epochs (all), selected, or auto: all where they are small.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
 def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) -> None:
     """Train a method under a protocol, score it, and write a record."""
     from mlbench.paths import store_dir
@@ -61,12 +69,18 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
 
     if given["mask"] is not None:
         given["mask"] = load_mask(given["mask"])
-    execution = {name: given.pop(name) for name in ("resume", "again", "device", "quiet")}
+    execution = {name: given.pop(name) for name in ("resume", "again", "device", "keep", "quiet")}
+    debug = given.pop("debug")
     if given["dataset"] is None:
         given["dataset"] = EMBEDDED
         if not execution["quiet"]:
             click.echo(default_dataset_note(), err=True)
-    run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+    try:
+        run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+    except MlbenchError as error:
+        if debug:
+            error.add_note("".join(traceback.format_exception(error)))
+        raise
 
 
 @cli.command("score")
@@ -265,6 +279,8 @@ def main() -> None:
         sys.exit(1)
     except MlbenchError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

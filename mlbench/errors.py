@@ -22,6 +22,10 @@ class DataError(MlbenchError):
     """A data set, record or weight file is missing, broken or not what it claims to be (exit code 1)."""
 
 
+class MethodError(MlbenchError):
+    """A method's own code failed, or gave what its contract does not allow; the cause is attached (exit code 1)."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice closest to `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)

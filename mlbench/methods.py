@@ -6,6 +6,7 @@ A method that is only a loss overrides `Method.loss`. Everything else has a defa
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +91,10 @@ class Phase:
     selection: str = "run"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}", self.name):
+            raise UsageError(
+                f"phase {self.name!r}: expected a name of letters, digits, spaces and ._+- (files and record carry it)"
+            )
         for kind, value, known in (
             ("source", self.source, ("images", "pooled")),
             ("selection", self.selection, ("run", "last")),

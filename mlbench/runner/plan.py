@@ -21,11 +21,15 @@ from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, make_parts
+from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import side_identity
 from mlbench.settings import TrainSettings, build, to_plain
 from mlbench.store import run_key
 
 EMBEDDED = "scenes"
+
+#: Modules whose methods may share a process and their inputs with others: these are known to leave both alone.
+SHARED_PROCESS: tuple[str, ...] = ("mlbench.",)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,9 @@ def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:
     run = _resolve(request)
     if uses is None:
         uses = {name: resolve(used).key for name, used in used_requests(run).items()}
-    return dataclasses.replace(run, uses=uses)
+    run = dataclasses.replace(run, uses=uses)
+    check_identity(run.identity, run.method)
+    return run
 
 
 def used_requests(run: Run) -> dict[str, Request]:
@@ -176,12 +182,15 @@ def why_alone(run: Run) -> str:
         return f"on track '{run.track}' each run has a backbone of its own to train"
     if run.method.uses_for(run.hyper):
         return "it builds on another run"
+    if not run.method.__module__.startswith(SHARED_PROCESS):
+        return "its method is from another package, whose code could change what others see, or end them"
     return ""
 
 
 def _resolve(request: Request) -> Run:
     protocol = request.protocol if isinstance(request.protocol, Protocol) else load_protocol(request.protocol)
     method = load_method(request.method) if isinstance(request.method, str) else request.method
+    check_declarations(method)
     if isinstance(request.dataset, Dataset):
         dataset = request.dataset
     else:

@@ -38,6 +38,17 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
     )
 
 
+def start_differences(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note for each way in which the starts of a run differ that may move its last digits, or more."""
+    found = []
+    for name in ("processes", "threads", "hardware", "git"):
+        values = [start[name] for start in starts]
+        if any(value != values[0] for value in values):
+            shown = ", then ".join(str(v) for v in values) if name in ("processes", "threads") else "see the starts"
+            found.append(f"stopped and resumed with other {name}: {shown}")
+    return found
+
+
 def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
     """How many labels the run consumed: in training (int8 states `given`), and in choosing the epoch."""
 
@@ -79,6 +90,7 @@ def compose_record(
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
     badge = find_badge(run.method)
+    moved = start_differences(starts)
     record = {
         "key": run.key,
         "identity": run.identity,
@@ -99,7 +111,7 @@ def compose_record(
         "predictions": files,
         "weights": weights,
         "supervision": labels_consumed(run, given),
-        "notes": [*run.notes, run.start.note, *([remark] if remark else [])],
+        "notes": [*run.notes, run.start.note, *moved, *([remark] if remark else [])],
         "provenance": collect_provenance(
             processes=processes,
             threads=torch.get_num_threads(),

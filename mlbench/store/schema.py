@@ -82,6 +82,18 @@ def dump_record(record: dict[str, Any], where: str) -> str:
     return text
 
 
+def check_identity(identity: dict[str, Any]) -> None:
+    """DataError, which names the place, unless a record may hold `identity`."""
+    _check_plain(identity, ("identity",))
+    part = json.loads(json.dumps(identity))
+    rules = _validator()
+    faults = list(rules.evolve(schema=rules.schema["$defs"]["identity"]).iter_errors(part))
+    if faults:
+        fault = min(faults, key=_rank)
+        raise DataError(f"{_dotted(('identity', *map(str, fault.absolute_path)))}: {_explain(fault)}")
+    _refuse_paths(part, ("identity",), "identity")
+
+
 def _validate(record: Any, where: str) -> None:
     """DataError, beginning with `where`, unless `record` (plain JSON) is a record of a schema version that is read."""
     if not isinstance(record, dict):

@@ -199,7 +199,7 @@ class _Measured:
         seen = max(1, len({path.name[:3] for path in self.folder.rglob("epochs/*")}))
         cost.disk = sum(kept) + sum(by_epoch) // seen * (phases[-1].epochs if phases else 0)
         weights = self.folder / "weights.safetensors"
-        cost.transient_disk = self.checkpoint_bytes + (weights.stat().st_size if weights.exists() else 0)
+        cost.transient_disk = self.checkpoint_bytes + 2 * (weights.stat().st_size if weights.exists() else 0)
         return cost
 
     # -- what would look at every image ---------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def work_together(store: Path, name: str, keys: Sequence[str], resume: bool) -> 
     failed = {job: outcome for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, Exception)}
     for job, why in failed.items():
         with sweep.log(job).open("a", encoding="utf-8") as log:
-            if not isinstance(why, MlbenchError):
+            if not isinstance(why, MlbenchError) or why.__cause__ is not None:
                 traceback.print_exception(why, file=log)
             print(f"error: {' '.join(str(why).split())}", file=log)
     return 1 if failed else 0
