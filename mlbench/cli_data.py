@@ -162,15 +162,21 @@ def mask_import_command(
 @data_group.command("from-fiftyone")
 @click.argument("name")
 @click.option("--field", "fields", multiple=True, help="Label field; may be repeated [the only one].")
+@click.option("--negative-field", "negatives", multiple=True, help="Field of labels known to be absent [negative*].")
 @click.option("--split-field", help="Field that names each sample's part [its tags].")
 @click.option(
     "--part", "parts", multiple=True, metavar="PART=VALUE", help="Tag or value of a part, e.g. test=validation."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the description and labels [./NAME].")
 def from_fiftyone_command(
-    name: str, fields: tuple[str, ...], split_field: str | None, parts: tuple[str, ...], output: Path | None
+    name: str,
+    fields: tuple[str, ...],
+    negatives: tuple[str, ...],
+    split_field: str | None,
+    parts: tuple[str, ...],
+    output: Path | None,
 ) -> None:
     """Write a FiftyOne data set as a description that `--dataset` takes; FiftyOne is not needed afterwards."""
     from mlbench.datasets.fiftyone_in import from_fiftyone
 
-    click.echo(from_fiftyone(name, fields, split_field, parts, output or Path(name)))
+    click.echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from mlbench.datasets.base import Dataset, Split
 from mlbench.errors import DataError, MlbenchError
+from mlbench.grid import grid
 from mlbench.images.pixels import cached_sizes, files_sha256, verify_pixels
 from mlbench.progress import Reporter
 from mlbench.protocol import Protocol, list_protocols, load_protocol
@@ -35,7 +35,7 @@ class Verification:
 
     def text(self) -> str:
         """The report for people."""
-        table = tabulate(self.parts, headers="keys", tablefmt="simple", intfmt=",")
+        table = grid(self.parts, headers="keys", tablefmt="simple", intfmt=",")
         lines = [f"{self.dataset}: fingerprint {self.fingerprint}", table, *(f"note: {text}" for text in self.remarks)]
         lines += [f"PROBLEM: {text}" for text in self.problems]
         return "\n".join([*lines, "verified" if not self.problems else f"{len(self.problems)} problems"])
