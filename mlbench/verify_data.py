@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.duplicates import equal_pictures, file_contents
 from mlbench.errors import DataError, MlbenchError
 from mlbench.grid import grid
 from mlbench.images.pixels import cached_sizes, files_sha256, verify_pixels
@@ -75,6 +76,9 @@ def verify(
         result.parts.append(row)
         if open_images:
             _check_cache(split, name, result)
+    if open_images:
+        known = {name: file_contents(split) for name, split in dataset.splits.items()}
+        result.remarks += equal_pictures(dataset, {name: found for name, found in known.items() if found is not None})
     _check_protocols(dataset, result)
     if root is not None:
         _compare(dataset, contents, root, remember, result)

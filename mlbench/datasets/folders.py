@@ -18,20 +18,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 #: Entries that programs and systems leave behind, beside those whose name begins with a dot.
 _SYSTEM = frozenset(
-    [
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "icon\r",
-    ]
+    ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 )
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 #: Folders of small copies, left out below the folder of a class; as a class of its own one is taken, "thumbs" say.
 _THUMBNAILS = frozenset(("thumbs", "thumbnails", "thumbnail", "_thumbs", "_thumbnails"))
 _NEAREST_OF = 5000
@@ -86,7 +75,7 @@ def _join(place: str, name: str) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower() in _SYSTEM | _SYSTEM_FILES
 
 
 def _within_class(path: str, classes_below: Sequence[str]) -> bool:
