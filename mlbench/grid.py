@@ -14,9 +14,10 @@ def grid(rows: Iterable[Any], headers: Any, tablefmt: str = "simple", **options:
     `rows` are sequences, or dictionaries with ``headers="keys"``.
     """
     listed = [row if isinstance(row, dict) else tuple(row) for row in rows]
-    if listed and isinstance(listed[0], dict):
-        keys = list(dict.fromkeys(key for row in listed for key in row))
-        cells = [[row.get(key) for row in listed] for key in keys]
+    named = [row for row in listed if isinstance(row, dict)]
+    if named:
+        keys = list(dict.fromkeys(key for row in named for key in row))
+        cells = [[row.get(key) for row in named] for key in keys]
     else:
         cells = [list(column) for column in zip(*listed, strict=True)] if listed else []
     text = [column for column, values in enumerate(cells) if any(isinstance(value, str) for value in values)]

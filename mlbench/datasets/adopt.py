@@ -121,6 +121,8 @@ def _of_table(source: Path, folder: Path, name: str, guess: Guess, extra: dict[s
     rows = [row for _, row in read_table(source, [], delimiter, lambda column: bool(column))]
     if not rows:
         raise DataError(f"{source}: no rows below the header")
+    if any(_begin_with(rows, column, f"{folder.resolve().name}/") for column in rows[0]):
+        folder = folder.resolve().parent  # the names are those below the folder that holds this one
     present = look_into(folder).images
     if not present:
         raise DataError(f"{folder}: no pictures (--images says which folder they lie in)")
@@ -147,6 +149,10 @@ def _of_table(source: Path, folder: Path, name: str, guess: Guess, extra: dict[s
         guess.keys["allow_missing"] = "new-id"
         guess.said.append(f"missing: {len(missing):,} pictures ({first_few(missing)}); the others are '{name}-partial'")
     return folder
+
+
+def _begin_with(rows: Sequence[Mapping[str, Any]], column: str, prefix: str) -> bool:
+    return all(spelled(row.get(column)).removeprefix("./").startswith(prefix) for row in rows)
 
 
 def _split_by_folder(files: Sequence[str], guess: Guess) -> None:
@@ -248,10 +254,7 @@ def _of_folders(folder: Path, guess: Guess) -> None:
     labels = sorted({part for name in names for part in PurePosixPath(name).parts[depth:-1]})
     if not labels:
         raise DataError(f"{folder}: no folders below it that could be labels")
-    mark = next(
-        (m for m in "+,&" if any(m in label and set(map(str.strip, label.split(m))) & {*labels} for label in labels)),
-        None,
-    )
+    mark = next((m for m in "+,&" if any(m in name and {*labels} & {*name.split(m)} for name in labels)), None)
     if mark:
         guess.keys["separator"] = mark
     guess.keys["equal_files"] = "merge"
@@ -276,7 +279,9 @@ def _value(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+    return (
+        key if re.fullmatch(r"[a-z_]+", key) and key not in ("true", "false") else json.dumps(key, ensure_ascii=False)
+    )
 
 
 def _write_and_read(text: str, extra: Mapping[str, str], output: Path, dry_run: bool) -> Dataset:

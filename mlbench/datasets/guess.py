@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlbench.datasets.cells import NOTHING, plain, spelled
+from mlbench.datasets.description import PARTS
 from mlbench.datasets.folders import near_file
 from mlbench.errors import DataError
 
@@ -109,7 +110,7 @@ def guess_split(rows: Sequence[Mapping[str, Any]], column_of_files: str, guess: 
 
 def set_splits(values: Mapping[str, list[str]], guess: Guess) -> bool:
     """Put the values or folders of each part into ``splits``; a validation part alone is the test part."""
-    found = {part: values[part] for part in ("train", "val", "test") if values.get(part)}
+    found = {part: values[part] for part in PARTS if values.get(part)}
     if "train" not in found or len(found) < 2:
         return False
     alone = "test" not in found

@@ -42,7 +42,9 @@ def refuse_shared(parts: Mapping[str, Sequence[str]]) -> None:
     for number, (first, names) in enumerate(places):
         if isinstance(names, HexNames):
             others = [(place, found) for place, found in places[number + 1 :] if isinstance(found, HexNames)]
-            both = {place: HexNames(np.intersect1d(names.numbers, found.numbers)) for place, found in others}
+            both: dict[str, Sequence[str]] = {
+                place: HexNames(np.intersect1d(names.numbers, found.numbers)) for place, found in others
+            }
         else:
             own = set(names)
             both = {place: [name for name in found if name in own] for place, found in places[number + 1 :]}
