@@ -21,6 +21,9 @@ from mlbench.images.decode import image_size
 #: Fewest boxes from which anything is concluded: by chance, one box in four lies in a given quarter of its picture.
 _FEWEST = 5
 
+#: What stands for the whole width or height.
+_WHOLE = {"relative": 1.0, "percent": 100.0}
+
 
 def read_boxes(
     about: Description,
@@ -118,8 +121,9 @@ def _corners(numbers: Sequence[float], rule: Mapping[str, Any], size: tuple[int,
     if not np.isfinite(corners).all() or corners[2] <= corners[0] or corners[3] <= corners[1]:
         expected = "x1 < x2 and y1 < y2" if form == "xyxy" else "width and height above 0"
         raise DataError(f"{where}: box {list(numbers)} is empty or not finite: expected {expected}{_hint(rule)}")
-    if rule.get("unit") == "relative":
-        corners = [corner * side for corner, side in zip(corners, (*size, *size), strict=True)]
+    if rule.get("unit", "pixels") != "pixels":
+        whole = _WHOLE[rule["unit"]]
+        corners = [corner * side / whole for corner, side in zip(corners, (*size, *size), strict=True)]
     return corners
 
 
@@ -140,8 +144,8 @@ def _doubts(written: np.ndarray, rule: Mapping[str, Any], clipped: int, file: st
             f"all {total} boxes of {file} end within the first pixel of their picture: are they shares of its width "
             'and height? boxes.unit = "relative" takes them so, "pixels" says that pixels are meant'
         ]
-    if rule.get("unit") == "relative":
-        width = height = np.ones(total)
+    if rule.get("unit", "pixels") != "pixels":
+        width = height = np.full(total, _WHOLE[rule["unit"]])
     if "format" in rule or total < _FEWEST:
         return []
     doubts = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +63,7 @@ def labels_in(about: Description, field: Any, where: str, alone: bool = False) -
     """
     if isinstance(field, float) and math.isnan(field):
         return []
+    field = field.strip() if isinstance(field, str) else field
     if field is None or field == "":
         return []
     if isinstance(field, str):
@@ -84,22 +87,44 @@ def labels_in(about: Description, field: Any, where: str, alone: bool = False) -
 
 
 def _labels_of_text(about: Description, text: str, where: str, alone: bool) -> list[str]:
-    closing = _BRACKETS.get(text[0])
-    if closing is not None and text.endswith(closing) and not alone and (text[0] == "[" or text[1:2] in "'\""):
-        if _LIST.fullmatch(text[1:-1]):
-            # Two texts side by side, as NumPy prints them, are one to Python: the pattern has refused them.
-            return [str(item).strip() for item in ast.literal_eval(f"[{text[1:-1]}]")]
+    if not alone and _looks_like_list(text):
+        items = _list_of(text)
+        if items is not None:
+            return items
         if not _all_known(about, text):
             raise DataError(
                 f"{where}: labels {text!r} stand in brackets but are no list such as ['oak', 'ash']; where brackets "
                 "belong to the names, list these in 'classes'"
             )
     if about.separator is None and not alone:
-        if text in about.no_label:
-            return []
+        if text in about.no_label or text.casefold() in NOTHING:
+            return [text]
         raise UsageError(f"{about.where}: key 'separator' is missing: what parts the labels in '{text}' ({where})?")
     labels = [label.strip() for label in (text.split(about.separator) if about.separator else [text])]
     return [label for label in labels if label]
+
+
+def _looks_like_list(text: str) -> bool:
+    """Whether a field is a list that a program wrote, or what is left of one: ['oak', 'ash'] or [oak, ash]."""
+    closing = _BRACKETS.get(text[0])
+    whole = closing is not None and text.endswith(closing) and (text[0] == "[" or text[1:2] in "'\"")
+    return whole or any(mark in text for mark in ("['", '["', "']", '"]'))
+
+
+def _list_of(text: str) -> list[str] | None:
+    """The items between brackets, as JSON or Python writes them; None where it is no such list."""
+    # Two texts side by side, as NumPy prints them, are one to Python: the pattern refuses them.
+    if _BRACKETS.get(text[0]) != text[-1] or not _LIST.fullmatch(text[1:-1]):
+        return None
+    inside = f"[{text[1:-1]}]"
+    try:
+        found = json.loads(inside)
+    except ValueError:
+        try:
+            found = ast.literal_eval(inside)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return [str(item).strip() for item in found]
 
 
 def _all_known(about: Description, text: str) -> bool:
@@ -119,13 +144,17 @@ def _index(label: str, where: str) -> int:
     return int(text)
 
 
-def alike(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Groups of names that differ in case, blanks or Unicode form only, or in characters that nobody sees."""
-    import unicodedata
-
+def alike(names: Sequence[str]) -> list[str]:
+    """Groups of names, as text, that differ in case, blanks or Unicode form only, or in characters that nobody sees."""
     groups: dict[str, list[str]] = {}
     for name in names:
         letters = unicodedata.normalize("NFKC", name).casefold()
         key = "".join(c for c in letters if not c.isspace() and unicodedata.category(c) != "Cf")
         groups.setdefault(key, []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+    told = []
+    for group in groups.values():
+        if len(group) > 1:
+            # Where the same letters are shown, only their codes tell.
+            seen = {unicodedata.normalize("NFC", name) for name in group}
+            told.append(" and ".join(map(repr if len(seen) == len(group) else ascii, group)))
+    return told

@@ -55,8 +55,8 @@ class Description:
         copied into the folder of each of its labels); its id is the first one's. "keep": they are meant.
     boxes : ``file``, and ``columns`` for ``file``, ``label``, ``x1``, ``y1``, ``x2``, ``y2``; 0-based. ``format``:
         "xyxy" (corners), "xywh" (x, y, width, height) or "cxcywh" (the middle, width, height), in this order in the
-        columns ``x1`` to ``y2``; ``unit``: "pixels" or "relative" (shares of width and height). Where they are not
-        given, corners in pixels are taken, and a note says where that looks wrong.
+        columns ``x1`` to ``y2``; ``unit``: "pixels", "relative" (shares of width and height) or "percent". Where they
+        are not given, corners in pixels are taken, and a note says where that looks wrong.
     expect : counts of the full copy: ``classes``, ``train``, ``val``, ``test``, ``boxes``, ``boxed_images``.
     flippable : False where a mirrored picture is another class.
     """
@@ -129,7 +129,7 @@ _CHOICES = {
     "equal_files": ("merge", "keep"),
 }
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
-BOX_UNITS = ("pixels", "relative")
+BOX_UNITS = ("pixels", "relative", "percent")
 BOX_COLUMNS = ("file", "label", "x1", "y1", "x2", "y2")
 
 

@@ -44,7 +44,7 @@ def load_files(path: str | Path, root: str | Path) -> Dataset:
     rows, partial = read_rows(about, root, notes)
     met = sorted({str(name) for row in rows for name in row.states})
     listed = about.classes if isinstance(about.classes, tuple) else check_class_names(met, about.where)
-    note(notes, "classes whose names look alike", [" and ".join(map(repr, group)) for group in alike(listed)])
+    note(notes, "classes whose names look alike", alike(listed))
     labels = _label_matrix(about, rows, listed)
     names, labels = _filter_classes(about, rows, listed, labels, notes)
     rows, labels = _unlabelled(about, rows, labels, notes)

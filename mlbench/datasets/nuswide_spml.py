@@ -76,7 +76,7 @@ def _load(path: Path) -> np.ndarray:
         raise DataError(f"{path}: no such file, or no plain one")
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, RecursionError) as error:
+    except Exception as error:  # a broken header makes NumPy raise whatever Python's own parser raises
         raise DataError(f"{path}: not a plain NumPy array ({error})") from None
 
 
@@ -84,6 +84,9 @@ def _read_names(path: Path) -> list[str]:
     array = _load(path)
     if array.ndim != 1 or array.dtype.kind != "U":
         raise DataError(f"{path}: expected text [N], found {array.dtype} {list(array.shape)}")
+    letters = np.ascontiguousarray(array).view(np.uint32)
+    if letters.size and letters.max() > 0x10FFFF:
+        raise DataError(f"{path}: holds letters that do not exist")
     names = [str(name) for name in array]
     seen: set[str] = set()
     for row, name in enumerate(names):
