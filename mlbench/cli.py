@@ -18,7 +18,7 @@ from mlbench.cli_options import DATA, DATASET, STORE, WHERE
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -278,16 +278,16 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(1)
     except MlbenchError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        click.echo(printable(f"error: {place}{error.strerror or error}"), err=True)
         sys.exit(1)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mlbench.errors import MlbenchError, UsageError
+from mlbench.errors import MlbenchError, UsageError, printable
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
 _ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
@@ -58,7 +59,7 @@ def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) ->
         raise UsageError("--remember keeps hashes in the data root: give it with --root")
     with Reporter(quiet) as reporter:
         report = verify(load_dataset(name, root), root, remember=remember, reporter=reporter)
-    click.echo(report.text())
+    click.echo(printable(report.text()))
     if report.problems:
         raise MlbenchError(f"{name}: {len(report.problems)} problems")
 
@@ -73,9 +74,26 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     from mlbench.describe import describe_dataset, draw_dataset
 
     dataset = load_dataset(name, root)
-    click.echo(describe_dataset(dataset))
+    click.echo(printable(describe_dataset(dataset)))
     if picture is not None:
         click.echo(f"\nwrote {draw_dataset(dataset, picture)}")
+
+
+@data_group.command("adopt")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures [a usual one beside SOURCE].")
+@click.option("--id", "identity", help="Name of the data set [that of SOURCE].")
+@click.option("--output", type=click.Path(path_type=Path), help="Description to write [ID.toml beside SOURCE].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split, where SOURCE has none.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; print the description.")
+def adopt_command(source: Path, images: Path | None, **given: Any) -> None:
+    """Look at a table of labels (CSV, JSONL, Parquet), a COCO file or folders, and write the description for --dataset.
+
+    Says what it understood: columns, separator, endings, the coding of unknown labels, the split.
+    """
+    from mlbench.datasets.adopt import adopt
+
+    click.echo(printable(adopt(source, images, **given)))
 
 
 @data_group.group("mask")
@@ -162,15 +180,21 @@ def mask_import_command(
 @data_group.command("from-fiftyone")
 @click.argument("name")
 @click.option("--field", "fields", multiple=True, help="Label field; may be repeated [the only one].")
+@click.option("--negative-field", "negatives", multiple=True, help="Field of labels known to be absent [negative*].")
 @click.option("--split-field", help="Field that names each sample's part [its tags].")
 @click.option(
     "--part", "parts", multiple=True, metavar="PART=VALUE", help="Tag or value of a part, e.g. test=validation."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the description and labels [./NAME].")
 def from_fiftyone_command(
-    name: str, fields: tuple[str, ...], split_field: str | None, parts: tuple[str, ...], output: Path | None
+    name: str,
+    fields: tuple[str, ...],
+    negatives: tuple[str, ...],
+    split_field: str | None,
+    parts: tuple[str, ...],
+    output: Path | None,
 ) -> None:
     """Write a FiftyOne data set as a description that `--dataset` takes; FiftyOne is not needed afterwards."""
     from mlbench.datasets.fiftyone_in import from_fiftyone
 
-    click.echo(from_fiftyone(name, fields, split_field, parts, output or Path(name)))
+    click.echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, comma_list
 
 
 @click.group("explain")
@@ -24,7 +24,9 @@ def explain_group() -> None:
 @STORE
 @click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
 @click.option("--ids", help="These test images instead, separated by commas.")
-@click.option("--classes", help="These classes, separated by commas [those each image has].")
+@click.option(
+    "--classes", help="These classes, by commas; one that holds a comma in double quotes [those each image has]."
+)
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
 @click.option("--numbers", is_flag=True, help="Print numbers over all test images with boxes instead.")
 def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> None:
@@ -39,7 +41,7 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
     from mlbench.explain.cam import draw_cams
 
     for name in ("ids", "classes"):
-        given[name] = [item.strip() for item in (given[name] or "").split(",") if item.strip()]
+        given[name] = comma_list(given[name])
     click.echo(f"wrote {draw_cams(runs, **given)}")
 
 
@@ -137,7 +139,7 @@ def explain_top_command(runs: tuple[str, ...], images: int, ids: str | None, pic
     from mlbench.explain.top import draw_top, top_predictions
 
     top = top_predictions(runs, **given)
-    drawn = draw_top(top, picture, images, _listed(ids))
+    drawn = draw_top(top, picture, images, comma_list(ids))
     click.echo(f"{top.text()}\nwrote {drawn}")
 
 
@@ -172,7 +174,7 @@ def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture
 
     with Reporter() as reporter:
         counter = partial(reporter.counter, unit="severities")
-        found = measure_robustness(runs, corruptions=_listed(only), advance=counter, **given)
+        found = measure_robustness(runs, corruptions=comma_list(only), advance=counter, **given)
     click.echo(found.text())
     if picture is not None:
         click.echo(f"wrote {draw_robustness(found, picture)}")
@@ -192,8 +194,3 @@ def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
     from mlbench.explain.cost import costs_text, measure_costs
 
     click.echo(costs_text(measure_costs(runs, **given)))
-
-
-def _listed(names: str | None) -> list[str]:
-    """What stands between the commas of an option."""
-    return [name.strip() for name in (names or "").split(",") if name.strip()]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tabulate import tabulate
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
+from mlbench.grid import grid
 from mlbench.store import atomic_write
 
 #: Classes of which co-occurrence is counted: those with the most positives.
@@ -119,7 +119,7 @@ def _parts_table(facts: dict[str, PartFacts], n_classes: int) -> str:
         rows.append((part, f.samples, f.images, f.mean_positives, *shares, empty, boxes))
     headers = ["part", "samples", "images", "positives a sample", "positive %", "negative %", "missing %"]
     headers += ["unspecified %", "classes without a positive", "boxes"]
-    return tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="simple")
+    return grid(rows, headers=headers, floatfmt=".2f", tablefmt="simple")
 
 
 def _per_sample_table(facts: dict[str, PartFacts]) -> str:
@@ -132,7 +132,7 @@ def _per_sample_table(facts: dict[str, PartFacts]) -> str:
         (f"samples of {part} with that many", *count[first].tolist(), *([int(count[rest].sum())] if more else []))
         for part, count in counts.items()
     ]
-    return tabulate(rows, headers=["positive labels", *map(str, first), *more], tablefmt="simple")
+    return grid(rows, headers=["positive labels", *map(str, first), *more], tablefmt="simple")
 
 
 def _class_table(dataset: Dataset, facts: dict[str, PartFacts], most: int) -> str:
@@ -144,7 +144,7 @@ def _class_table(dataset: Dataset, facts: dict[str, PartFacts], most: int) -> st
         rows.append(row)
     headers = ["class"] + [text for part in facts for text in (f"{part} positives", f"{part} missing %")]
     title = f"{len(rows)} of {len(dataset.classes)} classes, those with the most positives in training:\n"
-    return title + tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="simple")
+    return title + grid(rows, headers=headers, floatfmt=".1f", tablefmt="simple")
 
 
 def _pairs_table(dataset: Dataset, train: PartFacts, most: int) -> str:
@@ -159,7 +159,7 @@ def _pairs_table(dataset: Dataset, train: PartFacts, most: int) -> str:
         rows.append((dataset.classes[a], dataset.classes[b], int(joint[pair]), share_a, share_b))
     title = "pairs that come together most in training (% of the first's and of the second's samples):\n"
     headers = ["first", "second", "samples", "of first %", "of second %"]
-    return title + tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="simple")
+    return title + grid(rows, headers=headers, floatfmt=".1f", tablefmt="simple")
 
 
 def draw_dataset(dataset: Dataset, picture: Path) -> Path:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Controls, the marks that turn the direction of writing, and lone surrogates; tabs and line ends stay.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class MlbenchError(Exception):
@@ -41,3 +45,11 @@ def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> Us
     place = f"{where}: " if where else ""
     listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
     return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")
+
+
+def printable(text: str) -> str:
+    """`text` with what would move a terminal's cursor or turn its writing written out: ``\\x1b``, ``\\u202e``.
+
+    Half characters, as names of files in another encoding have them, are written out too: no terminal takes them.
+    """
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)

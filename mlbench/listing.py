@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.grid import grid
 from mlbench.paths import store_dir
 
 _HEADERS = ("method", "data set", "protocol", "track", "seed", "mask")
@@ -78,19 +77,19 @@ def _methods() -> str:
         cls = load_method(name)
         title = (cls.__doc__ or "").strip().splitlines()[0]
         rows.append((name, "+".join(cls.tracks), ", ".join(cls.supervision), title))
-    return tabulate(rows, headers=["method", "tracks", "supervision", "what it is"], tablefmt="simple")
+    return grid(rows, headers=["method", "tracks", "supervision", "what it is"], tablefmt="simple")
 
 
 def _protocols() -> str:
     from mlbench.protocol import list_protocols
 
-    return tabulate(list_protocols().items(), headers=["protocol", "what it is"], tablefmt="simple")
+    return grid(list_protocols().items(), headers=["protocol", "what it is"], tablefmt="simple")
 
 
 def _datasets() -> str:
     from mlbench.datasets import list_datasets
 
-    return tabulate(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
+    return grid(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
 
 
 def _runs(store: Path | None, conditions: Sequence[str]) -> str:
@@ -111,9 +110,7 @@ def _runs(store: Path | None, conditions: Sequence[str]) -> str:
     ]
     right = ("right",) * 3 if len(metrics) == 1 else ("right", "right", "left", "right")
     sides = ("left",) * 5 + right + ("left",)
-    text = tabulate(
-        rows, [*headers, "started"], tablefmt="simple", disable_numparse=True, colalign=sides if rows else None
-    )
+    text = grid(rows, [*headers, "started"], colalign=sides if rows else None)
     return "\n".join([text, *(f"broken: {problem}" for problem in problems)])
 
 
@@ -190,5 +187,5 @@ def _run(record: dict[str, Any]) -> str:
         (row["phase"], row["epoch"], row.get("loss"), row.get("val", {}).get("mAP"), row.get("seconds"))
         for row in record["epochs"]
     ]
-    table = tabulate(history, headers=["phase", "epoch", "loss", "val mAP", "seconds"], floatfmt=".3f")
+    table = grid(history, headers=["phase", "epoch", "loss", "val mAP", "seconds"], floatfmt=".3f")
     return "\n".join([*lines, "", table])

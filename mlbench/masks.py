@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from mlbench.annotation import Mask, State, describe, hash_ids, load_mask, map_unspecified, save_mask
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.cells import plain, spelled
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError, nearest
+from mlbench.grid import grid
 from mlbench.mask_picture import mask_picture
 from mlbench.protocol import load_protocol
 from mlbench.store import atomic_write
@@ -212,7 +213,7 @@ def _class_table(labels: np.ndarray, observed: np.ndarray, classes: Sequence[str
     ]
     kind = ["shown", "missing %"]
     headers = ["class", "positives", *kind, "negatives", *kind, "shown falsely"]
-    return tabulate(rows, headers=headers, floatfmt=".1f", missingval="-")
+    return grid(rows, headers=headers, floatfmt=".1f", missingval="-")
 
 
 def _missing(true: int, shown: int) -> float | None:
@@ -223,7 +224,7 @@ def _image_table(labels: np.ndarray, mask: Mask) -> str:
     """How many images have 0, 1, 2, ... positives, in truth and in the mask."""
     found = [np.bincount((states == State.POSITIVE).sum(axis=1)).tolist() for states in (labels, mask.observed)]
     rows = [(n, *pair) for n, pair in enumerate(zip_longest(*found, fillvalue=0))]
-    return tabulate(rows, headers=["positives an image", "images", "images as shown"])
+    return grid(rows, headers=["positives an image", "images", "images as shown"])
 
 
 def _read_states(source: Path, ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -234,7 +235,7 @@ def _read_states(source: Path, ids: Sequence[str], classes: Sequence[str]) -> tu
     given = np.zeros(observed.shape, dtype=bool)
     about: dict[str, Any] = {}
     for line, entry in read_table(source, COLUMNS):
-        sample, name = str(entry["sample"]), str(entry["class"])
+        sample, name = spelled(entry["sample"]), spelled(entry["class"])
         where = f"{source}, line {line}"
         if sample == _HEAD and sample not in row_of:
             about = _read_about(name, where)
@@ -247,13 +248,13 @@ def _read_states(source: Path, ids: Sequence[str], classes: Sequence[str]) -> tu
         if given[place]:
             raise DataError(f"{where}: sample '{sample}', class '{name}' was given before")
         given[place] = True
-        observed[place] = _state(str(entry["state"]), where)
+        observed[place] = _state(spelled(entry["state"]), where)
     return observed, about
 
 
 def _state(text: str, where: str) -> State:
     try:
-        return _STATES[text.lower()] if text.lower() in _STATES else State(int(text))
+        return _STATES[text.lower()] if text.lower() in _STATES else State(int(plain(text)))
     except ValueError:
         raise DataError(
             f"{where}: '{text}' is no state.{nearest(text, _STATES)} Known: {', '.join(_STATES)}, or "

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import DataError, MlbenchError
+from mlbench.grid import grid
 from mlbench.images.cache import find_cached, open_cached
 from mlbench.images.pixels import content_sha256, files_sha256
 from mlbench.progress import Reporter
@@ -36,7 +37,7 @@ class Verification:
 
     def text(self) -> str:
         """The report for people."""
-        table = tabulate(self.parts, headers="keys", tablefmt="simple", intfmt=",")
+        table = grid(self.parts, headers="keys", tablefmt="simple", intfmt=",")
         lines = [f"{self.dataset}: fingerprint {self.fingerprint}", table, *(f"note: {text}" for text in self.remarks)]
         lines += [f"PROBLEM: {text}" for text in self.problems]
         return "\n".join([*lines, "verified" if not self.problems else f"{len(self.problems)} problems"])
@@ -77,6 +78,8 @@ def verify(
         result.parts.append(row)
         if open_images:
             _check_cache(split, name, result)
+    if open_images:
+        result.remarks += equal_pictures(dataset)
     _check_protocols(dataset, result)
     if root is not None:
         _compare(dataset, contents, root, remember, result)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tabulate import tabulate
-
 from mlbench.acquire.sources import Source, load_sources, missing_by_hand
+from mlbench.grid import grid
 
 
 def list_sources(root: Path | None = None) -> str:
@@ -20,7 +19,7 @@ def list_sources(root: Path | None = None) -> str:
         by_hand += " (given for a signed form)" if source.account else ""
         row = [name, told if source.files else "nothing", by_hand, source.licence]
         rows.append(row if root is None else [*row, presence(source, root)])
-    return tabulate(rows, headers=headers, tablefmt="simple", maxcolwidths=[None, None, 40, 40])
+    return grid(rows, headers=headers, tablefmt="simple", maxcolwidths=[None, None, 40, 40])
 
 
 def presence(source: Source, root: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.official import find_folder, rows_present
+from mlbench.datasets.official import find_folder, refuse_shared, rows_present
+from mlbench.datasets.reading import file_name, is_number, read_json
 from mlbench.errors import DataError, unknown
 from mlbench.images.decode import FileImages, first_few
 
@@ -85,6 +84,7 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
         labels, boxes = _labels_and_boxes(found, ids, part, notes)
         images = FileImages(folder, tuple(names[row] for row in rows))
         splits[split] = Split(tuple(str(image) for image in ids), labels, images, boxes=boxes)
+    refuse_shared({f"{folder}: {part}": splits[split].ids for split, (part, _) in PARTS[year].items()})
     return Dataset(
         id=f"coco{year}-partial" if partial else f"coco{year}",
         version="1",
@@ -114,12 +114,19 @@ def _read_instances(path: Path) -> _Instances:
             "a name of its own"
         )
     found = _Instances(tuple(entry["name"] for entry in categories))
+    files: dict[str, int] = {}
     number = (int, float)
     for entry in _entries(content, "images", path, {"id": int, "file_name": str, "width": number, "height": number}):
         if entry["id"] in found.images:
             raise DataError(f"{path}: image id {entry['id']} is listed twice")
         if not min(entry["width"], entry["height"]) > 0:
             raise DataError(f"{path}: image {entry['id']} is {entry['width']} x {entry['height']} pixels")
+        if not all(map(is_number, (entry["width"], entry["height"]))):
+            raise DataError(f"{path}: image {entry['id']} has a side that is no number of pixels")
+        name = file_name(entry["file_name"], f"{path}: image {entry['id']}")
+        if name in files:
+            raise DataError(f"{path}: file '{name}' is listed twice: as image {files[name]} and as image {entry['id']}")
+        files[name] = entry["id"]
         found.images[entry["id"]] = (entry["file_name"], entry["width"], entry["height"])
     kinds = {"id": int, "image_id": int, "category_id": int, "bbox": list}
     seen: set[int] = set()
@@ -141,18 +148,7 @@ def _read_instances(path: Path) -> _Instances:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    def slim(entry: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in entry.items() if key in _KEYS}
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=slim)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror})") from None
+    content = read_json(path, keep=_KEYS)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with 'images', 'annotations' and 'categories'")
     return content
@@ -173,7 +169,7 @@ def _entries(content: dict[str, Any], key: str, path: Path, kinds: dict[str, Any
 
 def _corners(box: list[Any], where: str) -> tuple[float, float, float, float]:
     """(x, y, width, height) to (x1, y1, x2, y2)."""
-    if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box) or min(box[2:]) < 0:
+    if len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
         raise DataError(f"{where} has bbox {box}, expected the numbers x, y, width, height")
     return box[0], box[1], box[0] + box[2], box[1] + box[3]
 

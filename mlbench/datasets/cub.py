@@ -9,6 +9,7 @@ import numpy as np
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.official import find_folder, read_lines, rows_present
+from mlbench.datasets.reading import file_names
 from mlbench.errors import DataError
 from mlbench.images.decode import FileImages, first_few
 
@@ -74,6 +75,7 @@ def read_lists(folder: Path) -> tuple[list[str], list[str], np.ndarray]:
     for number, flag in flags.items():
         if flag not in ("0", "1"):
             raise DataError(f"{path}: image {number} has '{flag}', expected 0 or 1")
+    file_names(list(names.values()), str(folder / "images.txt"))
     return list(names), list(names.values()), np.array([flags[number] == "1" for number in names], dtype=bool)
 
 

@@ -8,10 +8,12 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mlbench.datasets.description import PARTS
 from mlbench.errors import DataError, MlbenchError, UsageError, unknown
@@ -21,15 +23,18 @@ from mlbench.store import atomic_write
 #: Label types that can be read, and the list inside each that holds the labels (none: it is one label).
 KINDS = {"Classification": "", "Classifications": "classifications", "Detections": "detections"}
 
+#: Digits after the point of a box's pixels.
+_DIGITS = 3
+
 #: Tags, or values of a split field, of each part.
 USUAL_PARTS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
 @dataclass
 class _Found:
-    """What was read: per sample its file, part and labels; boxes; and what was left out, by reason."""
+    """What was read: per sample its file, part, labels and negatives; boxes; and what was left out, by reason."""
 
-    rows: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    rows: list[tuple[str, str, list[str], list[str]]] = field(default_factory=list)
     boxes: list[tuple[str, str, list[float]]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -40,6 +45,7 @@ def from_fiftyone(
     split_field: str | None = None,
     parts: Sequence[str] = (),
     output: Path | None = None,
+    negatives: Sequence[str] = (),
 ) -> str:
     """Write a FiftyOne data set as ``ID.toml``, ``ID.jsonl`` and ``ID.boxes.csv`` in the folder `output`.
 
@@ -53,11 +59,14 @@ def from_fiftyone(
     split_field : field with each sample's part. None: its tags tell.
     parts : "PART=VALUE", which tag or value means train, val or test, where `USUAL_PARTS` do not hold.
     output : the folder; ``./NAME`` if None.
+    negatives : those of the fields that name what was looked for and is absent, as ``negative_labels`` of Open Images
+        does; if none is given, fields whose names begin with "negative". With such a field, what no field names is
+        unknown, not absent.
 
     Returns
     -------
     What was written and how it reads back, for people. Samples without a value in any of the fields were not annotated:
-    they are left out and counted, and so are boxes without area.
+    they are left out and counted, and so are boxes without area inside their picture.
 
     Raises
     ------
@@ -69,11 +78,12 @@ def from_fiftyone(
     output = output or Path(name)
     wanted = _parse_parts(parts)
     dataset = _open(name)
-    chosen = _choose_fields(dataset, fields)
-    found, folder = _read(dataset, chosen, split_field, wanted)
+    chosen = _choose_fields(dataset, (*fields, *(key for key in negatives if key not in fields)))
+    absent = [key for key in chosen if key in negatives or (not negatives and key.lower().startswith("negative"))]
+    found, folder = _read(dataset, chosen, absent, split_field, wanted)
     identity = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "fiftyone"
     classes = _classes(dataset, chosen, found)
-    path = _write(output, identity, name, chosen, found, classes, folder)
+    path = _write(output, identity, name, chosen, found, classes, folder, bool(absent))
     back = load_dataset(str(path))
     counts = ", ".join(f"{part} {len(split):,}" for part, split in back.splits.items())
     return "\n".join(
@@ -154,9 +164,13 @@ def _choose_fields(dataset: Any, fields: Sequence[str]) -> dict[str, str]:
 
 
 def _read(
-    dataset: Any, fields: Mapping[str, str], split_field: str | None, wanted: Mapping[str, str]
+    dataset: Any,
+    fields: Mapping[str, str],
+    absent: Collection[str],
+    split_field: str | None,
+    wanted: Mapping[str, str],
 ) -> tuple[_Found, Path]:
-    """All samples, their file names relative to the folder returned."""
+    """All samples, their file names relative to the folder returned; fields `absent` name what is not there."""
     if split_field is not None and split_field not in dataset.get_field_schema():
         raise unknown("FiftyOne field", split_field, dataset.get_field_schema())
     paths, tags = dataset.values("filepath"), dataset.values(split_field or "tags")
@@ -180,13 +194,19 @@ def _read(
         if not parts:
             stray.append(f"{name} ({', '.join(map(str, told)) or 'no tag'})")
             continue
-        labelled = [(labels[row], boxes[row] if boxes else None) for labels, boxes in values.values()]
-        if all(labels is None for labels, _ in labelled):
+        labelled = {key: (labels[row], boxes[row] if boxes else None) for key, (labels, boxes) in values.items()}
+        if all(labels is None for labels, _ in labelled.values()):
             found.left_out[f"samples without a value in {', '.join(fields)} (not annotated)"] += 1
             continue
-        found.rows.append((name, parts.pop(), _labels(labelled, path)))
-        for labels, boxes in labelled:
-            if boxes:
+        present = _labels([told for key, told in labelled.items() if key not in absent], path)
+        denied = _labels([told for key, told in labelled.items() if key in absent], path)
+        both = set(present) & set(denied)
+        if both:
+            found.left_out["labels that are present and absent at once, taken as unknown"] += len(both)
+        positives, negatives = ([label for label in side if label not in both] for side in (present, denied))
+        found.rows.append((name, parts.pop(), positives, negatives))
+        for key, (labels, boxes) in labelled.items():
+            if boxes and key not in absent:
                 _add_boxes(found, name, Path(path), labels, boxes)
     if stray:
         raise DataError(
@@ -204,7 +224,7 @@ def _field_values(dataset: Any, key: str, kind: str) -> tuple[list[Any], list[An
     return dataset.values(f"{inside}.label"), dataset.values(f"{inside}.bounding_box") if kind == "Detections" else None
 
 
-def _labels(labelled: Sequence[tuple[Any, Any]], path: str) -> list[str]:
+def _labels(labelled: Iterable[tuple[Any, Any]], path: str) -> list[str]:
     """Names in the order met, each once."""
     names = [label for labels, _ in labelled for label in labels or ()]
     if any(not isinstance(label, str) or not label.strip() for label in names):
@@ -219,26 +239,37 @@ def _add_boxes(found: _Found, name: str, path: Path, labels: Sequence[str], boxe
         if not box or len(box) != 4:
             raise DataError(f"{path}: bounding box {box} of '{label}', expected x, y, width, height")
         x1, y1 = box[0] * width, box[1] * height
-        corners = [x1, y1, x1 + box[2] * width, y1 + box[3] * height]
-        if box[2] <= 0 or box[3] <= 0:
-            found.left_out["boxes without area"] += 1
+        corners = [round(v, _DIGITS) for v in (x1, y1, x1 + box[2] * width, y1 + box[3] * height)]
+        inside = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
+        if not (np.isfinite(corners).all() and inside[0] < inside[2] and inside[1] < inside[3]):
+            found.left_out["boxes without area inside their picture"] += 1
         else:
             found.boxes.append((name, label.strip(), corners))
 
 
 def _classes(dataset: Any, fields: Mapping[str, str], found: _Found) -> list[str]:
     """The class list that the data set declares if it holds all names met, else these, sorted."""
-    met = {label for _, _, labels in found.rows for label in labels}
+    met = {label for _, _, labels, negatives in found.rows for label in (*labels, *negatives)}
     declared = [name for key in fields for name in dataset.classes.get(key, [])] or list(dataset.default_classes)
     declared = list(dict.fromkeys(name.strip() for name in declared))
     return declared if met and met <= set(declared) else sorted(met)
 
 
 def _write(
-    output: Path, identity: str, name: str, fields: Mapping[str, str], found: _Found, classes: list[str], folder: Path
+    output: Path,
+    identity: str,
+    name: str,
+    fields: Mapping[str, str],
+    found: _Found,
+    classes: list[str],
+    folder: Path,
+    denied: bool,
 ) -> Path:
-    lines = [json.dumps({"file": file, "split": part, "labels": labels}) for file, part, labels in found.rows]
-    counts = Counter(part for _, part, _ in found.rows)
+    lines = [
+        json.dumps({"file": file, "split": part, "labels": labels} | ({"negatives": negatives} if denied else {}))
+        for file, part, labels, negatives in found.rows
+    ]
+    counts = Counter(part for _, part, _, _ in found.rows)
     for part in ("train", "test"):
         if not counts[part]:
             raise DataError(
@@ -256,15 +287,17 @@ def _write(
         ("labels", f"{identity}.jsonl"),
     ]
     head = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in text]
-    head += ['columns = { file = "file", split = "split", labels = "labels" }']
+    more = ', negatives = "negatives"' if denied else ""
+    head += [f'columns = {{ file = "file", split = "split", labels = "labels"{more} }}']
+    head += ['missing_label = "unknown"'] if denied else []
     head += [f"classes = {json.dumps(classes, ensure_ascii=False)}"]
     if found.boxes:
         expect |= {"boxes": len(found.boxes), "boxed_images": boxed}
-        head += [f'boxes = {{ file = "{identity}.boxes.csv" }}']
+        head += [f'boxes = {{ file = "{identity}.boxes.csv", format = "xyxy", unit = "pixels" }}']
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["file", "label", "x1", "y1", "x2", "y2"])
-        writer.writerows([file, label, *(f"{v:.3f}" for v in corners)] for file, label, corners in found.boxes)
+        writer.writerows([file, label, *(f"{v:.{_DIGITS}f}" for v in corners)] for file, label, corners in found.boxes)
         atomic_write(output / f"{identity}.boxes.csv", table.getvalue().encode())
     head += [f"expect = {{ {', '.join(f'{key} = {value}' for key, value in expect.items())} }}"]
     atomic_write(output / f"{identity}.jsonl", "".join(f"{line}\n" for line in lines).encode())

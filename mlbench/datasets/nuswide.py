@@ -23,7 +23,7 @@ from mlbench.datasets.nuswide_files import (
     read_image_list,
     read_labels,
 )
-from mlbench.datasets.official import find_folder, rows_present
+from mlbench.datasets.official import find_folder, refuse_shared, rows_present
 from mlbench.errors import DataError, unknown
 from mlbench.images.decode import FileImages, first_few
 from mlbench.seeds import derive, id_hashes, keyed_bits
@@ -90,6 +90,7 @@ def load_nuswide(version: str, root: str | Path, partial: bool = False) -> Datas
     classes = read_concepts(folder)
     notes: list[str] = []
     pools = {part: _read_part(folder, classes, part, name, partial) for part in LISTED}
+    refuse_shared({f"{folder}: {part}Imagelist.txt": pool.names for part, pool in pools.items()})
     if version == "srn":
         chosen = _listed_by_user(folder, Pool.join(*pools.values()), notes)
     else:

@@ -9,7 +9,8 @@ import numpy as np
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.nuswide_files import read_concepts
-from mlbench.datasets.official import find_folder, rows_present
+from mlbench.datasets.official import find_folder, refuse_shared, rows_present
+from mlbench.datasets.reading import file_name
 from mlbench.errors import DataError
 from mlbench.images.decode import FileImages, file_size, first_few
 
@@ -59,6 +60,7 @@ def load_spml(root: str | Path, partial: bool = False) -> Dataset:
         labels = np.where(present[rows], State.POSITIVE, State.NEGATIVE).astype(np.int8)
         images = FileImages(folder, tuple(files[row] for row in rows))
         splits[split] = Split(tuple(names[row] for row in rows), labels, images)
+    refuse_shared({f"{folder}: formatted_{part}_images.npy": splits[split].ids for split, part in _PART.items()})
     return Dataset(
         id="nuswide-spml-partial" if partial else "nuswide-spml",
         version="1",
@@ -70,11 +72,11 @@ def load_spml(root: str | Path, partial: bool = False) -> Dataset:
 
 
 def _load(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, or no plain one")
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a broken header makes NumPy raise whatever Python's own parser raises
         raise DataError(f"{path}: not a plain NumPy array ({error})") from None
 
 
@@ -82,12 +84,16 @@ def _read_names(path: Path) -> list[str]:
     array = _load(path)
     if array.ndim != 1 or array.dtype.kind != "U":
         raise DataError(f"{path}: expected text [N], found {array.dtype} {list(array.shape)}")
+    letters = np.ascontiguousarray(array).view(np.uint32)
+    if letters.size and letters.max() > 0x10FFFF:
+        raise DataError(f"{path}: holds letters that do not exist")
     names = [str(name) for name in array]
     seen: set[str] = set()
     for row, name in enumerate(names):
-        if not name or name in seen or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path}, row {row}: '{name}' is no image name, or stands there twice")
-        seen.add(name)
+        plainest = file_name(name, f"{path}, row {row}")
+        if plainest in seen:
+            raise DataError(f"{path}, row {row}: '{name}' stands there twice")
+        seen.add(plainest)
     return names
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mlbench.datasets.folders import look_into, near_file
+from mlbench.datasets.names import HexNames
+from mlbench.datasets.reading import file_names, read_text
 from mlbench.errors import DataError
 from mlbench.images.decode import file_size, first_few
 
@@ -24,17 +27,30 @@ def read_lines(path: Path) -> list[str]:
 
     A byte-order mark and CRLF ends are accepted. DataError if the file is missing, not UTF-8 or empty.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror})") from None
+    lines = [line.strip() for line in read_text(path).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
         raise DataError(f"{path}: empty")
     return lines
+
+
+def refuse_shared(parts: Mapping[str, Sequence[str]]) -> None:
+    """DataError if a sample stands in two of `parts` (where its names come from, and the names): it would be trained on
+    and tested with."""
+    places = list(parts.items())
+    for number, (first, names) in enumerate(places):
+        if isinstance(names, HexNames):
+            others = [(place, found) for place, found in places[number + 1 :] if isinstance(found, HexNames)]
+            both: dict[str, Sequence[str]] = {
+                place: HexNames(np.intersect1d(names.numbers, found.numbers)) for place, found in others
+            }
+        else:
+            own = set(names)
+            both = {place: [name for name in found if name in own] for place, found in places[number + 1 :]}
+        for second, shared in both.items():
+            if len(shared):
+                raise DataError(f"{first} and {second} both list {len(shared)} of the samples: {first_few(shared)}")
 
 
 def rows_present(
@@ -52,14 +68,17 @@ def rows_present(
 
     Returns
     -------
-    int64 [M], ascending. DataError for an incomplete copy that was not asked for, for one without any image, and for
-    names that lead out of `folder`.
+    int64 [M], ascending. DataError for an incomplete copy that was not asked for, for one without any image, for names
+    that lead out of `folder`, and for two that are the same file.
     """
-    outside = [name for name in names if name.startswith("/") or (".." in name and ".." in name.split("/"))]
-    if outside:
-        raise DataError(f"{folder}: image names of '{part}' that leave the folder: {first_few(outside)}")
+    if not isinstance(names, HexNames):
+        file_names(names, f"{folder}: images of '{part}'")
     there = np.array([file_size(folder / name) >= 0 for name in names], dtype=bool)
     expected = len(names) if expected is None else expected
+    if not there.any():
+        first = next(iter(names), "")
+        near = near_file(first, look_into(folder).images, guess=False) if first and folder.is_dir() else ""
+        raise DataError(f"{folder}: no images of '{part}': looked for {folder / first}{near}")
     if partial:
         notes.append(f"partial copy: {int(there.sum())} of {expected} images of the official {part} part")
     elif len(names) != expected or not there.all():
@@ -69,6 +88,4 @@ def rows_present(
             f"them there{f' (missing: {first_few(missing)})' if missing else ''}; ask for '{dataset}-partial' to use "
             "a partial copy"
         )
-    if not there.any():
-        raise DataError(f"{folder}: no images of '{part}'")
     return np.flatnonzero(there)

@@ -14,7 +14,7 @@ import numpy as np
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.names import HexNames
-from mlbench.datasets.official import find_folder, read_lines, rows_present
+from mlbench.datasets.official import find_folder, read_lines, refuse_shared, rows_present
 from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, nearest, unknown
 from mlbench.images.decode import FileImages, first_few
@@ -96,6 +96,7 @@ def load_openimages(edition: str, root: str | Path, partial: bool = False) -> Da
         kept = found.images[rows]
         images = FileImages(place, HexNames(kept, f"{part}/", ".jpg"))
         splits[split] = Split(HexNames(kept), found.labels.take(rows), images)
+    refuse_shared({f"{folder}: {LABEL_FILES[edition].format(part=PARTS[s][0])}": p.ids for s, p in splits.items()})
     return Dataset(
         id=f"{name}-partial" if partial else name,
         version="1",

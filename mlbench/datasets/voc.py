@@ -10,6 +10,8 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.official import refuse_shared
+from mlbench.datasets.reading import file_names, read_text
 from mlbench.errors import DataError, nearest, unknown
 from mlbench.images.decode import FileImages, file_size, first_few
 
@@ -76,7 +78,10 @@ def load_voc(year: str, root: str | Path, partial: bool = False) -> Dataset:
     notes: list[str] = []
     for split, (part, expected) in PARTS[year].items():
         ids, labels = _read_labels(folder / "ImageSets" / "Main", part)
-        there = np.array([file_size(folder / "JPEGImages" / f"{name}.jpg") >= 0 for name in ids], dtype=bool)
+        names = file_names([f"JPEGImages/{name}.jpg" for name in ids], f"{folder}: images of '{part}'")
+        there = np.array([file_size(folder / name) >= 0 for name in names], dtype=bool)
+        if not there.any():
+            raise DataError(f"{folder}: no images of '{part}'{f': looked for {folder / names[0]}' if names else ''}")
         if partial:
             ids, labels = [ids[row] for row in np.flatnonzero(there)], labels[there]
             notes.append(f"partial copy: {len(ids)} of {expected} images of the official {part} list")
@@ -91,9 +96,10 @@ def load_voc(year: str, root: str | Path, partial: bool = False) -> Dataset:
             notes.append(f"{len(left_out)} {part} images without a positive label left out: {first_few(left_out, 10)}")
         ids, labels = [ids[row] for row in np.flatnonzero(positive)], labels[positive]
         if not ids:
-            raise DataError(f"{folder}: no images of '{part}'")
+            raise DataError(f"{folder}: no labelled images of '{part}'")
         images = FileImages(folder, tuple(f"JPEGImages/{name}.jpg" for name in ids))
         splits[split] = Split(tuple(ids), labels, images, boxes=_read_boxes(folder / "Annotations", ids, part, notes))
+    refuse_shared({f"{folder}: the list {part}": splits[split].ids for split, (part, _) in PARTS[year].items()})
     return Dataset(
         id=f"voc{year}-partial" if partial else f"voc{year}",
         version="1",
@@ -134,11 +140,7 @@ def _read_labels(folder: Path, part: str) -> tuple[list[str], np.ndarray]:
 
 def _read_class_file(path: Path) -> dict[str, State]:
     states: dict[str, State] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error})") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -182,10 +184,16 @@ def _read_boxes(folder: Path, ids: Sequence[str], part: str, notes: list[str]) -
 
 
 def _parse(path: Path) -> ElementTree.Element:
+    if not path.is_file():
+        raise DataError(f"{path}: not readable (no such file, or no plain one)")
     try:
         return ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise DataError(f"{path}, line {error.position[0]}: broken XML ({error})") from None
+    except (ValueError, LookupError) as error:  # an encoding that the parser does not have
+        raise DataError(
+            f"{path}: its XML declaration asks for what cannot be read ({error}): save it as UTF-8"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror})") from None
 

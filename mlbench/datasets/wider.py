@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.official import rows_present
+from mlbench.datasets.official import refuse_shared, rows_present
+from mlbench.datasets.reading import file_name, is_number, read_json
 from mlbench.errors import DataError
 from mlbench.images.decode import FileImages, first_few, image_size
 
@@ -85,6 +84,7 @@ def load_wider(root: str | Path, partial: bool = False) -> Dataset:
                 "use a partial copy"
             )
         splits[split] = _split(folder, part, persons, partial, notes)
+    refuse_shared({f"{folder}: {PARTS[split][0]}": sorted(set(part.groups)) for split, part in splits.items()})
     return Dataset(
         id="wider-partial" if partial else "wider",
         version="1",
@@ -108,14 +108,7 @@ def _files(folder: Path, part: str, pieces: Sequence[str]) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], list[_Person]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror})") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with 'images' and 'attribute_id_map'")
     images = content.get("images")
@@ -127,9 +120,10 @@ def _read(path: Path) -> tuple[tuple[str, ...], list[_Person]]:
         name, targets = (entry.get(key) if isinstance(entry, dict) else None for key in ("file_name", "targets"))
         if not isinstance(name, str) or not name or not isinstance(targets, list):
             raise DataError(f"{path}: entry {position} of 'images' has no 'file_name' or no list 'targets'")
-        if name in seen:
+        plainest = file_name(name, f"{path}: entry {position} of 'images'")
+        if plainest in seen:
             raise DataError(f"{path}: image '{name}' is listed twice")
-        seen.add(name)
+        seen.add(plainest)
         for number, target in enumerate(targets):
             where = f"{path}: image '{name}', target {number}"
             if not isinstance(target, dict):
@@ -203,8 +197,4 @@ def _split(folder: Path, part: str, persons: list[_Person], partial: bool, notes
 
 
 def _four_numbers(box: Any) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-    )
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mlbench.errors import UsageError, unknown
 from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, colour, has_maps
 from mlbench.explain.sides import sides_of
+from mlbench.grid import grid
 from mlbench.images.cache import Advance
 from mlbench.images.checked import Rows
 from mlbench.images.pixels import load_pixels
@@ -256,7 +257,7 @@ def consistency_text(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in mine:
             line[f"{row['method']} {row['view']}"] = f"{row['error']:.3f} / {row['changed']:.2f}"
         lines.append(line)
-    table = tabulate(first, headers="keys", floatfmt=("", "", "", ".3f", ".2f"), tablefmt="github")
+    table = grid(first, headers="keys", floatfmt=("", "", "", ".3f", ".2f"), tablefmt="github")
     each = tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
     told = "Error 0: maps follow the image; 1: as unrelated maps. Changed: percent of decisions."
     return f"{table}\n\n{told}\n\nBy class, error / changed:\n\n{each}"

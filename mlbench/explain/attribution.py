@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Split
 from mlbench.errors import UsageError
 from mlbench.explain.cam import class_maps, has_maps
+from mlbench.grid import grid
 from mlbench.runner.plan import Run
 from mlbench.trained import all_runs, find_run, reload_network, reload_run
 
@@ -191,9 +191,9 @@ def gap_closed(rows: Sequence[dict[str, Any]], low: str = "an", high: str = "ful
 
 def attribution_text(rows: Sequence[dict[str, Any]]) -> str:
     """Both tables as Markdown."""
-    first = tabulate(rows, headers="keys", floatfmt=".2f", tablefmt="github")
+    first = grid(rows, headers="keys", floatfmt=".2f", tablefmt="github")
     closed = gap_closed(rows)
     if not closed:
         return first
-    second = tabulate(closed, headers="keys", floatfmt=".0f", tablefmt="github")
+    second = grid(closed, headers="keys", floatfmt=".0f", tablefmt="github")
     return f"{first}\n\nPercent of the gap between an and full that is closed:\n\n{second}"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
 from mlbench.errors import UsageError
+from mlbench.grid import grid
 from mlbench.store import atomic_write
 
 
@@ -43,7 +43,7 @@ def label_courses(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def courses_text(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    return tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github")
+    return grid(rows, headers="keys", floatfmt=".1f", tablefmt="github")
 
 
 def draw_courses(rows: Sequence[dict[str, Any]], picture: Path) -> Path:

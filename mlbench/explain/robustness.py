@@ -17,6 +17,7 @@ from mlbench.errors import UsageError, unknown
 from mlbench.explain.corruptions import CORRUPTIONS, NAME, SEVERITIES, VERSION, corrupt
 from mlbench.explain.deployed import Deployed
 from mlbench.explain.sides import Side, pairs_of, require_same_test, sides_of
+from mlbench.grid import grid
 from mlbench.images.cache import Advance
 from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.runner.evaluate import evaluation_batch
@@ -61,9 +62,9 @@ class Robustness:
         header = ["method", "runs", "clean", *self.corruptions, "mean", "kept (%)"]
         parts = [
             f"mAP in percent under corruption set {NAME} {VERSION}; a corruption's column is the mean over severities",
-            tabulate(first, header, "github", floatfmt=".2f"),
+            grid(first, header, "github", floatfmt=".2f"),
             "By severity:",
-            tabulate(self._by_severity(), ["method", "corruption", *map(str, SEVERITIES)], "github", floatfmt=".2f"),
+            grid(self._by_severity(), ["method", "corruption", *map(str, SEVERITIES)], "github", floatfmt=".2f"),
         ]
         if len(self.sides) > 1:
             parts += [

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from mlbench.errors import UsageError
+from mlbench.grid import grid
 from mlbench.selection import RULES, select
 
 
@@ -55,4 +55,4 @@ def selection_table(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def selection_text(rows: Sequence[dict[str, Any]]) -> str:
     """The table as Markdown."""
-    return tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github", missingval="")
+    return grid(rows, headers="keys", floatfmt=".1f", tablefmt="github", missingval="")

@@ -13,14 +13,23 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mlbench.datasets.names import take_names
-from mlbench.errors import DataError
+from mlbench.errors import DataError, printable
 from mlbench.images.file_hashes import count_unhashed, file_sizes, hash_files, index_file
 from mlbench.store.files import reason
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, zlib.error)
 
 
@@ -53,14 +62,26 @@ def decode_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """
     with _opened(path, content) as image:
         image.load()
-        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format), dtype=np.uint8)
+        turn = _TURNS.get(_orientation(image))
+        return np.array(_to_rgb(image if turn is None else image.transpose(turn), image.format), dtype=np.uint8)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) in pixels that `decode_image` will give, read from the header alone."""
     with _opened(path) as image:
         width, height = image.size
-        return (height, width) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+        if image.format == "TIFF":
+            # Pillow turns TIFF itself, and newer ones give the upright sides before that: take the stored ones.
+            width, height = (int(image.tag_v2[tag]) for tag in (256, 257))  # type: ignore[attr-defined]
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or its tags are spoilt: the pixels are still good."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever a broken tag makes Pillow raise
+        return 1
 
 
 def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
@@ -170,14 +191,14 @@ def file_size(path: Path) -> int:
     """Size of a file in bytes, -1 if there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def first_few(names: Sequence[str], n: int = 5) -> str:
     """The first `n` names, for a message about many."""
-    return ", ".join(str(name) for name in names[:n]) + (", ..." if len(names) > n else "")
+    return ", ".join(printable(str(name)) for name in names[:n]) + (", ..." if len(names) > n else "")
 
 
 def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:

@@ -15,6 +15,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.grid import grid
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -375,7 +376,7 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         lines += [tabulate(body, headers="keys", tablefmt="github", disable_numparse=True), ""]
     agreement = order_agreement(card, records)
     if methods is None and agreement:
-        lines += ["## Order of the methods", "", tabulate(agreement, "keys", tablefmt="github", floatfmt=".2f"), ""]
+        lines += ["## Order of the methods", "", grid(agreement, "keys", tablefmt="github", floatfmt=".2f"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

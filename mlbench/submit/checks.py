@@ -59,6 +59,36 @@ def to_float32(scores: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(scores, dtype=np.float32)
 
 
+def check_kind(predictions: Predictions) -> tuple[str, ...]:
+    """Notes on scores that look like another kind than declared.
+
+    Raises
+    ------
+    DataError
+        For logits of which none is below 0: every label would count as present, which no classifier says.
+    """
+    scores = predictions.scores
+    least, most = float(scores.min()), float(scores.max())
+    if predictions.kind == "logit" and least >= 0:
+        looks = "all scores lie from 0 to 1, as probabilities do" if most <= 1 else "no score is below 0"
+        raise DataError(
+            f'{looks}, but the card says kind = "logit", by which a label counts as present above 0: all would. Say '
+            'kind = "probability" (present above one half; from 0 to 1), or "rank" if no threshold is meant'
+        )
+    if predictions.kind == "logit" and most <= 0 and scores.size > 1:
+        return (
+            "No logit is above 0, so no label counts as present: logarithms of probabilities? Send the logits, or "
+            "the probabilities themselves.",
+        )
+    sums = scores.sum(axis=1, dtype=np.float64)
+    if predictions.kind == "probability" and scores.shape[1] > 2 and np.abs(sums - 1).max() < 1e-3:
+        return (
+            "The probabilities of each sample add up to 1, as a softmax gives them: at most one label of a sample "
+            "passes one half.",
+        )
+    return ()
+
+
 def check_ties(predictions: Predictions) -> tuple[str, ...]:
     """Notes on tied scores, if there are any.
 

@@ -24,7 +24,7 @@ from mlbench.scoring import score_predictions
 from mlbench.settings import to_plain
 from mlbench.store import SUBMITTED, find_records, is_submitted, run_dir, run_key, seal, write_record
 from mlbench.submit.card import Card, read_card
-from mlbench.submit.checks import check_classes, check_says, check_ties, rows_of, to_float32
+from mlbench.submit.checks import check_classes, check_kind, check_says, check_ties, rows_of, to_float32
 from mlbench.submit.readers import read_submission
 
 
@@ -87,7 +87,7 @@ def submit(
         check_classes(found.classes, classes)
         scores = to_float32(found.scores[rows_of(found.ids, ids)])
         bare = Predictions(scores, about.kind, ids, tuple(test.groups), classes)  # type: ignore[arg-type]
-        notes = check_ties(bare)
+        notes = check_ties(bare) + check_kind(bare)
     except DataError as error:
         raise DataError(f"{predictions}: {error}") from None
     root = store or store_dir()

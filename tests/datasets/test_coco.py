@@ -122,7 +122,7 @@ def test_the_2017_layout_is_read_and_its_counts_are_not_checked(
     with pytest.raises(DataError, match=r"no annotations/instances_train2014\.json there"):
         load_dataset("coco2014", tmp_path)
     next((tmp_path / "val2017").iterdir()).unlink()
-    with pytest.raises(DataError, match="expected 1 images of 'val2017', found 1 listed and 0 of them there"):
+    with pytest.raises(DataError, match=r"no images of 'val2017': looked for .*val2017/COCO_val2017_000000000007\.jpg"):
         load_dataset("coco2017", tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_a_broken_file_is_named(root: Path, content: bytes, message: str) -> Non
 
 def test_a_missing_annotation_file_is_named(root: Path) -> None:
     (root / "annotations" / "instances_val2014.json").unlink()
-    with pytest.raises(DataError, match=r"instances_val2014\.json: not readable \(No such file"):
+    with pytest.raises(DataError, match=r"instances_val2014\.json: no such file"):
         load_dataset("coco2014", root)
 
 

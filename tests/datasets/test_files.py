@@ -107,7 +107,7 @@ def test_folders_are_labels_where_there_is_no_label_file(make, tmp_path: Path) -
         "train": {"train/2.png": [-1, -1, -1], "train/cat+dog/1.png": [-1, 1, 1], "train/cat/1.png": [-1, 1, -1]},
         "test": {"held out/dog/brown/1.png": [1, -1, 1]},
     }
-    assert "files that are no images by their suffix, left out: 1 (train/cat/Thumbs.db)" in dataset.notes
+    assert "hidden and system entries, left out: 1 (train/cat/Thumbs.db)" in dataset.notes
 
 
 def test_class_indices_point_into_the_class_list(make) -> None:

@@ -341,8 +341,8 @@ def test_the_single_positive_papers_arrays_come_out_row_by_row(root: Path, array
         ("train_labels", np.full((3, 3), np.nan), "9 entries are neither 0 nor 1"),
         ("val_images", np.array(["zoo/0009_99.jpg"], dtype=object), r"val_images\.npy: not a plain NumPy array"),
         ("val_images", np.array([7]), r"val_images\.npy: expected text \[N\], found int64 \[1\]"),
-        ("val_images", np.array(["../secret.jpg"]), r"val_images\.npy, row 0: '\.\./secret\.jpg' is no image name"),
-        ("train_images", np.array(["a.jpg", "a.jpg", "b.jpg"]), r"row 1: 'a\.jpg' is no image name, or stand"),
+        ("val_images", np.array(["../secret.jpg"]), r"val_images\.npy, row 0: '\.\./secret\.jpg' is no file name"),
+        ("train_images", np.array(["a.jpg", "a.jpg", "b.jpg"]), r"row 1: 'a\.jpg' stands there twice"),
     ],
 )
 def test_broken_arrays_are_named(

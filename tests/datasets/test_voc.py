@@ -150,7 +150,7 @@ def test_a_broken_annotation_is_named(devkit: Path, old: str, new: str, message:
 @pytest.mark.usefixtures("small")
 def test_a_missing_annotation_is_named(devkit: Path) -> None:
     (devkit / "Annotations" / "2008_000002.xml").unlink()
-    with pytest.raises(DataError, match=r"2008_000002\.xml: not readable \(No such file"):
+    with pytest.raises(DataError, match=r"2008_000002\.xml: not readable \(no such file"):
         load_dataset("voc2012", devkit)
 
 

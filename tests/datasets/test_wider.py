@@ -135,7 +135,7 @@ def test_an_image_name_that_leaves_the_folder_is_refused(root: Path, tmp_path: P
     name = name if name[0] != "/" else f"{tmp_path}/secret.jpg"
     write(root, "trainval", {name: [([2, 1, 4, 5], [1, -1, 0])] * 3})
     for asked in ("wider", "wider-partial"):
-        with pytest.raises(DataError, match=r"image names of 'trainval' that leave the folder: .*secret\.jpg"):
+        with pytest.raises(DataError, match=r"entry 0 of 'images': '.*secret\.jpg' is no file name"):
             load_dataset(asked, root)
     write(root, "trainval", {"train/a..b.jpg": [([2, 1, 4, 5], [1, -1, 0])] * 3})
     assert len(load_dataset("wider", root).splits["train"]) == 3
@@ -214,7 +214,7 @@ def test_a_broken_file_is_named(root: Path, text: str, message: str) -> None:
 
 def test_a_missing_file_is_named(root: Path) -> None:
     (root / "wider_attribute_annotation" / "wider_attribute_trainval.json").unlink()
-    with pytest.raises(DataError, match=r"wider_attribute_trainval\.json: not readable"):
+    with pytest.raises(DataError, match=r"wider_attribute_trainval\.json: no such file"):
         load_dataset("wider", root)
     with pytest.raises(DataError, match="no folder wider_attribute_annotation there"):
         load_dataset("wider", root / "Image")
