@@ -103,7 +103,7 @@ def _validate(record: Any, where: str) -> None:
         newer = type(version) is int and version > SCHEMA_VERSION
         hint = ": it was written by a newer mlbench" if newer else ""
         raise DataError(f"{where}: record schema {version!r}, expected {' or '.join(map(str, READABLE))}{hint}")
-    faults = list(_validator().iter_errors(record))
+    faults = [] if _quick_validator().is_valid(record) else list(_validator().iter_errors(record))
     if faults:
         fault = min(faults, key=_rank)
         raise DataError(f"{where}: {_dotted(tuple(map(str, fault.absolute_path)))}: {_explain(fault)}")
@@ -181,8 +181,20 @@ def _dotted(place: tuple[str, ...]) -> str:
 
 
 @cache
+def _quick_validator() -> Any:
+    """Says in a tenth of the time, or less, whether a record keeps the schema; `_validator` tells how it does not."""
+    import jsonschema_rs
+
+    return jsonschema_rs.validator_for(_schema())
+
+
+@cache
 def _validator() -> Validator:
     from jsonschema import Draft202012Validator  # slow to import, and `--help` needs none of it
 
-    schema = json.loads((files("mlbench") / "schema" / "record.json").read_text(encoding="utf-8"))
-    return Draft202012Validator(schema)
+    return Draft202012Validator(_schema())
+
+
+@cache
+def _schema() -> Any:
+    return json.loads((files("mlbench") / "schema" / "record.json").read_text(encoding="utf-8"))
