@@ -11,6 +11,7 @@ from typing import Any
 
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.store.files import atomic_write, reason, sha256_file
+from mlbench.store.journal import overlaid
 from mlbench.store.schema import canonical_json, dump_record, parse_record
 
 RECORD_FILE = "record.json"
@@ -171,7 +172,7 @@ def _write_json(path: Path, text: str, replace: bool) -> None:
 
 def _record_paths(root: Path) -> Iterator[Path]:
     try:
-        entries = sorted(root.iterdir())
+        entries = overlaid(root, root.iterdir())
     except OSError as error:
         raise DataError(f"{root}: cannot list runs: {reason(error)}") from None
     for entry in entries:
