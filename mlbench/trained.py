@@ -34,13 +34,16 @@ def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
 
 
 def find_run(prefix: str, store: Path | None = None) -> dict[str, Any]:
-    """The one finished run in `store` whose key begins with `prefix`."""
+    """The one finished run in `store` whose key begins with `prefix`; DataError if its record is broken."""
     root = store or store_dir()
     found, problems = find_records(root, key=prefix)
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"run '{prefix}': {len(found)} runs begin so; give more characters of the key")
+    own = [line for line in problems if prefix and line.startswith(str(root / prefix[:16]))]
+    if own:
+        raise DataError(own[0])
     broken = f" ({len(problems)} broken records there)" if problems else ""
     raise UsageError(f"no run '{prefix}' in {root}{broken}; `mlbench list runs` shows the keys")
 

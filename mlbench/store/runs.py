@@ -12,6 +12,7 @@ from typing import Any
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.store.files import atomic_write, reason, sha256_file
 from mlbench.store.index import Entry, entries, read_text
+from mlbench.store.journal import overlaid
 from mlbench.store.schema import canonical_json, dump_record, parse_record
 
 RECORD_FILE = "record.json"
@@ -200,7 +201,7 @@ def _write_json(path: Path, text: str, replace: bool) -> None:
 
 def _record_paths(root: Path) -> Iterator[Path]:
     try:
-        listed = sorted(root.iterdir(), key=lambda entry: entry.name)
+        listed = overlaid(root, root.iterdir())
     except OSError as error:
         raise DataError(f"{root}: cannot list runs: {reason(error)}") from None
     for entry in listed:
