@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from mlbench.datasets.sparse import LabelMatrix, count_states
 from mlbench.errors import MlbenchError
 from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
-from mlbench.provenance import collect_provenance, hardware, own_commit
+from mlbench.provenance import collect_provenance
 from mlbench.runner.plan import Run
 from mlbench.settings import to_plain
 
@@ -37,24 +36,6 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
         decision_rule=run.method.decision_rule or None,
         meta={"key": run.key, "dataset": run.dataset.id, "split": name, "epoch": str(epoch)},
     )
-
-
-@cache
-def _loaded_code() -> dict[str, Any]:
-    """`own_commit` when it was first asked for in this process, which is nearer to the code that is loaded."""
-    return own_commit()
-
-
-def start_of(processes: int, started: datetime.datetime) -> dict[str, Any]:
-    """One start of a run, for ``provenance.starts``: when, by how many processes and threads, on which machine and
-    code. A run that was stopped and resumed has several."""
-    return {
-        "started": started.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "hardware": hardware(),
-        "git": _loaded_code(),
-    }
 
 
 def start_differences(starts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -102,7 +83,10 @@ def compose_record(
     starts: Sequence[Mapping[str, Any]] = (),
     remark: str = "",
 ) -> dict[str, Any]:
-    """The record of a finished run, in the shape of ``schema/record.json``."""
+    """The record of a finished run, in the shape of ``schema/record.json``.
+
+    `starts` are all starts of the run (``mlbench.provenance.start_of``), where it was stopped and resumed.
+    """
     rules = run.protocol.unspecified_for(run.dataset.id)
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
@@ -138,7 +122,7 @@ def compose_record(
             argv=argv,
             pixels_sha256=pixels_sha256,
             side_sha256=side_sha256,
+            starts=starts,
         )
-        | {"starts": [dict(start) for start in starts]}
         | ({"conformance": badge} if badge else {}),
     }
