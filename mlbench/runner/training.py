@@ -142,6 +142,7 @@ class PhaseTrainer:
         chosen = _selected_epoch(mine, rule)
         kept.hashes = world.agree(kept.hashes)  # type: ignore[assignment]
         network.load_state_dict(kept.load(best_file(phase, chosen)))
+        world.accelerator.wait_for_everyone()  # the main process deletes the file once it needs it no more
         network.to(world.device)
         loop.end()
         return network, chosen
