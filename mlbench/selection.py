@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mlbench.errors import UsageError, unknown
 
@@ -28,21 +27,3 @@ def select(validation: Sequence[Mapping[str, float | None]], rule: str) -> int:
     if len(values) < len(validation):
         raise UsageError(f"selection rule '{rule}' needs '{RULES[rule]}' on validation in every epoch")
     return max(range(len(values)), key=lambda i: (values[i], -i))
-
-
-def epochs_that_disagree(record: Mapping[str, Any]) -> list[str]:
-    """Where a record's results are not what it says of the epoch selected, a line each: they are the same predictions,
-    scored when they were made and again for the record."""
-    chosen = record["selected"]
-    wanted = chosen["phase"], chosen["epoch"]
-    rows = [row for row in record["epochs"] if (row["phase"], row["epoch"]) == wanted]
-    found = []
-    for part, kept in (("val", "val"), ("test", "test_sealed")):
-        for row in rows:
-            said, counted = row.get(kept, {}).get("mAP"), record["results"].get(part, {}).get("mAP")
-            both = said is not None and counted is not None
-            if "mAP" in row.get(kept, {}) and not (
-                said == counted or (both and math.isclose(said, counted, rel_tol=1e-9))
-            ):
-                found.append(f"{part} mAP is {counted}, and was {said} in epoch {chosen['epoch']}, which was selected")
-    return found

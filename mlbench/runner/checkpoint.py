@@ -47,11 +47,11 @@ def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
     start = len(_MAGIC) + 65
     if not content.startswith(_MAGIC):
         raise DataError(f"checkpoint {path} is damaged or no checkpoint of this version of mlbench: {_ANEW}")
-    content, said = memoryview(content)[start:], content[len(_MAGIC) : start - 1]
-    if hashlib.sha256(content).hexdigest().encode() != said:
+    archive, said = memoryview(content)[start:], content[len(_MAGIC) : start - 1]
+    if hashlib.sha256(archive).hexdigest().encode() != said:
         raise DataError(f"checkpoint {path} is damaged (its SHA-256 is not the one it was written with): {_ANEW}")
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # what was not written by `save_checkpoint` makes torch raise nearly anything
         raise DataError(f"checkpoint {path} is damaged or no checkpoint: {_ANEW}") from error
     if not isinstance(state, dict) or state.get("key") != key:

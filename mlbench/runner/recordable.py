@@ -34,12 +34,9 @@ def check_declarations(method: type[Method]) -> None:
                 )
         if len(set(values)) < len(values):
             raise MethodError(f"{where}: {kind} = {values!r}: a value stands twice")
-    for kind, value, known in (
-        ("scores", method.scores, KINDS),
-        ("reduction", method.reduction, ("mean", "sum")),
-    ):
-        if value not in known:
-            raise MethodError(f"{where}: {kind} = {value!r}: expected one of {', '.join(known)}")
+    for kind, value, choices in (("scores", method.scores, KINDS), ("reduction", method.reduction, ("mean", "sum"))):
+        if value not in choices:
+            raise MethodError(f"{where}: {kind} = {value!r}: expected one of {', '.join(choices)}")
 
 
 def check_identity(identity: Mapping[str, Any], method: type[Method]) -> None:
