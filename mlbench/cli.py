@@ -13,7 +13,7 @@ from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
 from mlbench.cli_inspect import inspect_command
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, echo
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
@@ -80,7 +80,7 @@ def score_command(run: str, **given: Any) -> None:
     from mlbench.rescore import score
 
     outcome = score(run, **given)
-    click.echo(outcome.text())
+    echo(outcome.text())
     if outcome.differences:
         raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
 
@@ -98,7 +98,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
-    click.echo(submit(predictions, **given).text())
+    echo(submit(predictions, **given).text())
 
 
 @cli.command("table")
@@ -163,7 +163,7 @@ def table_command(
         tables = [table(store=store, **given)]
     for result in tables:
         for line in result.missing():
-            click.echo(line, err=True)
+            echo(line, err=True)
     if diagram is not None:
         from mlbench.report.rank_diagram import rank_diagram
         from mlbench.store import atomic_write
@@ -187,7 +187,7 @@ def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.compare import compare
 
-    click.echo(compare(first, second, **given).text())
+    echo(compare(first, second, **given).text())
 
 
 @cli.command("cards")
@@ -198,7 +198,7 @@ def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> N
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    click.echo(reproduction_cards(paper, store, methods or None))
+    echo(reproduction_cards(paper, store, methods or None))
 
 
 @cli.command("list")
@@ -208,7 +208,7 @@ def list_command(kind: str, store: Path | None) -> None:
     """List methods, protocols, data sets or runs."""
     from mlbench.listing import list_items
 
-    click.echo(list_items(kind, store))
+    echo(list_items(kind, store))
 
 
 @cli.command("show")
@@ -218,7 +218,7 @@ def show_command(name: str, store: Path | None) -> None:
     """Show a method's card, a protocol, or a run by the first characters of its key."""
     from mlbench.listing import show
 
-    click.echo(show(name, store))
+    echo(show(name, store))
 
 
 @cli.command("check-method")
@@ -230,7 +230,7 @@ def check_method_command(name: str) -> None:
     from mlbench.registry import load_method
 
     report = check_method(name)
-    click.echo(report.text())
+    echo(report.text())
     if not report.passed:
         raise MlbenchError(f"method '{name}' does not conform")
     leave_badge(load_method(name), report)
@@ -259,14 +259,14 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(1)
     except MlbenchError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -20,6 +21,20 @@ class UsageError(MlbenchError):
 
 class DataError(MlbenchError):
     """A data set, record or weight file is missing, broken or not what it claims to be (exit code 1)."""
+
+
+#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, bidi marks and lone surrogates written as escapes; tabs and line feeds stay.
+
+    For all that is printed: names of files, classes and methods, and reasons of servers, come from anybody.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
