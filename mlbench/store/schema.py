@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 SCHEMA_VERSION = 1
+#: Levels of tables and lists in a record.
+_DEEPEST = 64
 
 
 def canonical_json(obj: object) -> bytes:
@@ -123,6 +125,8 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_plain(value: object, place: tuple[str, ...]) -> None:
     """DataError if `value` is not exactly what JSON can hold; the message begins with the place in it."""
+    if len(place) > _DEEPEST:
+        raise DataError(f"{_dotted(place[:3])}...: nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
