@@ -14,11 +14,11 @@ from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
 from mlbench.cli_inspect import inspect_command
-from mlbench.cli_options import DATA, DATASET, STORE, WHERE
+from mlbench.cli_options import DATA, DATASET, STORE, WHERE, echo
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError, printable
+from mlbench.errors import MlbenchError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,7 +94,7 @@ def score_command(run: str, **given: Any) -> None:
     from mlbench.rescore import score
 
     outcome = score(run, **given)
-    click.echo(outcome.text())
+    echo(outcome.text())
     if outcome.differences:
         raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
 
@@ -112,7 +112,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
-    click.echo(submit(predictions, **given).text())
+    echo(submit(predictions, **given).text())
 
 
 @cli.command("table")
@@ -178,7 +178,7 @@ def table_command(
         tables = [table(store=store, **given)]
     for result in tables:
         for line in result.missing():
-            click.echo(line, err=True)
+            echo(line, err=True)
     if diagram is not None:
         from mlbench.report.rank_diagram import rank_diagram
         from mlbench.store import atomic_write
@@ -202,7 +202,7 @@ def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.compare import compare
 
-    click.echo(compare(first, second, **given).text())
+    echo(compare(first, second, **given).text())
 
 
 @cli.command("cards")
@@ -214,7 +214,7 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    click.echo(reproduction_cards(paper, store, methods or None, conditions))
+    echo(reproduction_cards(paper, store, methods or None, conditions))
 
 
 @cli.command("list")
@@ -227,7 +227,7 @@ def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> 
 
     if conditions and kind != "runs":
         raise click.UsageError(f"--where: chooses among runs, not among {kind}")
-    click.echo(list_items(kind, store, conditions))
+    echo(list_items(kind, store, conditions))
 
 
 @cli.command("show")
@@ -237,7 +237,7 @@ def show_command(name: str, store: Path | None) -> None:
     """Show a method's card, a protocol, or a run by the first characters of its key."""
     from mlbench.listing import show
 
-    click.echo(show(name, store))
+    echo(show(name, store))
 
 
 @cli.command("check-method")
@@ -249,7 +249,7 @@ def check_method_command(name: str) -> None:
     from mlbench.registry import load_method
 
     report = check_method(name)
-    click.echo(report.text())
+    echo(report.text())
     if not report.passed:
         raise MlbenchError(f"method '{name}' does not conform")
     leave_badge(load_method(name), report)
@@ -278,16 +278,16 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(1)
     except MlbenchError as error:
-        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        echo(f"error: {' '.join(str(error).split())}", err=True)
         for note in getattr(error, "__notes__", ()):
-            click.echo(printable(note), err=True)
+            echo(note, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(printable(f"error: {place}{error.strerror or error}"), err=True)
+        echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

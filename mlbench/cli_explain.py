@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA, DATASET, STORE, comma_list
+from mlbench.cli_options import DATA, DATASET, STORE, comma_list, echo
 
 
 @click.group("explain")
@@ -36,13 +36,13 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
 
         for name in ("images", "picture", "ids", "classes"):
             del given[name]
-        click.echo(attribution_text(attribution_table(runs, **given)))
+        echo(attribution_text(attribution_table(runs, **given)))
         return
     from mlbench.explain.cam import draw_cams
 
     for name in ("ids", "classes"):
         given[name] = comma_list(given[name])
-    click.echo(f"wrote {draw_cams(runs, **given)}")
+    echo(f"wrote {draw_cams(runs, **given)}")
 
 
 @explain_group.command("attention")
@@ -78,7 +78,7 @@ def explain_attention_command(
             told = consistency_text(consistency_rows(models, chosen, label))
         else:
             told = f"wrote {draw_attention(list(models), label, chosen, picture, sample)}"
-    click.echo(told)
+    echo(told)
 
 
 @explain_group.command("metrics")
@@ -95,7 +95,7 @@ def explain_metrics_command(run: str, **given: Any) -> None:
     """Score a run's predictions (or a predictions file) under every published definition."""
     from mlbench.explain.metrics import explain_metrics
 
-    click.echo(explain_metrics(run, **given))
+    echo(explain_metrics(run, **given))
 
 
 @explain_group.command("labels")
@@ -108,9 +108,9 @@ def explain_labels_command(runs: tuple[str, ...], store: Path | None, picture: P
     from mlbench.trained import all_runs, find_run
 
     rows = label_courses([find_run(prefix, store) for prefix in runs] or all_runs(store))
-    click.echo(courses_text(rows))
+    echo(courses_text(rows))
     if picture is not None:
-        click.echo(f"wrote {draw_courses(rows, picture)}")
+        echo(f"wrote {draw_courses(rows, picture)}")
 
 
 @explain_group.command("selection")
@@ -122,7 +122,7 @@ def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None
     from mlbench.trained import all_runs, find_run
 
     records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
-    click.echo(selection_text(selection_table(records)))
+    echo(selection_text(selection_table(records)))
 
 
 @explain_group.command("top")
@@ -140,7 +140,7 @@ def explain_top_command(runs: tuple[str, ...], images: int, ids: str | None, pic
 
     top = top_predictions(runs, **given)
     drawn = draw_top(top, picture, images, comma_list(ids))
-    click.echo(f"{top.text()}\nwrote {drawn}")
+    echo(f"{top.text()}\nwrote {drawn}")
 
 
 @explain_group.command("gains")
@@ -153,9 +153,9 @@ def explain_gains_command(run: str, run2: str, picture: Path | None, store: Path
     from mlbench.explain.gains import class_gains, draw_gains
 
     gains = class_gains(run, run2, store)
-    click.echo(gains.text())
+    echo(gains.text())
     if picture is not None:
-        click.echo(f"wrote {draw_gains(gains, picture)}")
+        echo(f"wrote {draw_gains(gains, picture)}")
 
 
 @explain_group.command("corruptions")
@@ -175,9 +175,9 @@ def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture
     with Reporter() as reporter:
         counter = partial(reporter.counter, unit="severities")
         found = measure_robustness(runs, corruptions=comma_list(only), advance=counter, **given)
-    click.echo(found.text())
+    echo(found.text())
     if picture is not None:
-        click.echo(f"wrote {draw_robustness(found, picture)}")
+        echo(f"wrote {draw_robustness(found, picture)}")
 
 
 @explain_group.command("cost")
@@ -193,4 +193,4 @@ def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
     """List parameters, operations and images a second at inference, training time, teachers beside [whole store]."""
     from mlbench.explain.cost import costs_text, measure_costs
 
-    click.echo(costs_text(measure_costs(runs, **given)))
+    echo(costs_text(measure_costs(runs, **given)))

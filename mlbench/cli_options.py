@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from mlbench.errors import visible
+
 STORE = click.option(
     "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
 )
@@ -28,3 +30,8 @@ def comma_list(text: str | None) -> list[str]:
     except csv.Error as error:
         raise click.UsageError(f"{text}: quotes that do not close ({error})") from None
     return [name.strip() for name in fields if name.strip()]
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print `text` as a person may see it: what steers a terminal or hides in a line is written out."""
+    click.echo(visible(str(text)), err=err)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mlbench.cli_options import echo
 from mlbench.errors import MlbenchError
 
 _FOLDER = click.Path(path_type=Path)
@@ -24,7 +25,7 @@ def verify_command(folder: Path, against: Path | None) -> None:
     from mlbench.results_repo import verify
 
     report = verify(folder, against)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} problems")
 
@@ -37,7 +38,7 @@ def merge_command(folder: Path, source: Path) -> None:
     from mlbench.results_repo import merge
 
     report = merge(folder, source)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} conflicts, nothing was copied")
 
@@ -52,6 +53,6 @@ def rescore_command(folder: Path, store: Path | None, only: str | None, data_roo
     from mlbench.results_repo import rescore
 
     report = rescore(folder, store, only, data_root)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")

@@ -32,7 +32,7 @@ from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World, leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
-from mlbench.testing import tiny_dataset, with_other_hidden_labels
+from mlbench.testing import tiny_dataset, with_other_evaluation_labels, with_other_hidden_labels
 from mlbench.trained import reload_network
 
 PROTOCOL = "single_positive"
@@ -84,6 +84,7 @@ def check_method(name: str, processes: bool = True) -> Report:
             attempt(track, "same seed, same bits", bench.repeats)
             attempt(track, "stopped and resumed, same bits", bench.resumes)
             attempt(track, "sees no hidden label", bench.sees_nothing_hidden)
+            attempt(track, "needs no validation or test label", bench.needs_no_evaluation_label)
             attempt(track, "every loss term moves a parameter", bench.terms_have_gradients)
             if processes:
                 attempt(track, "one and two processes agree", bench.processes_agree)
@@ -158,6 +159,26 @@ class _Bench:
         other = with_other_hidden_labels(self.dataset, mask.observed)
         request = dataclasses.replace(self.request(other), mask=mask)
         compare(self.course("first"), self.course("hidden", request=request), 0.0)
+
+    def needs_no_evaluation_label(self) -> None:
+        """Train for an epoch with the validation and test labels of other images: every number stays as it was.
+
+        No epoch is selected by validation, which is the one use of its labels that is allowed.
+        """
+        mask = None
+        found = []
+        for dataset in (self.dataset, with_other_evaluation_labels(self.dataset)):
+            request = self.request(dataset)
+            rules = load_protocol(PROTOCOL)
+            split = dataclasses.replace(rules.split, validation="official")
+            rules = dataclasses.replace(rules, selection="last", split=split)
+            request = dataclasses.replace(
+                request, protocol=rules, mask=mask, changes={**request.changes, "train.epochs": 1}
+            )
+            mask = resolve(request).mask
+            record = self.trained(f"evaluation {len(found)}", request)
+            found.append(read_course(self.folder / f"evaluation {len(found)}", record, decisions=True))
+        compare(*found, 0.0)
 
     def terms_have_gradients(self) -> None:
         resolved = resolve(self.request())
@@ -280,9 +301,12 @@ def read_scores(store: Path, record: dict[str, Any]) -> np.ndarray:
 Course = dict[str, np.ndarray]
 
 
-def read_course(store: Path, record: dict[str, Any]) -> Course:
-    """The course of a finished run."""
+def read_course(store: Path, record: dict[str, Any], decisions: bool = False) -> Course:
+    """The course of a finished run; with `decisions` those of the method itself too, if it makes any."""
     course = {"test scores": read_scores(store, record)}
+    if decisions:
+        kept = read_predictions(run_dir(store, record["key"]) / record["predictions"]["test"]["file"]).decisions
+        course |= {} if kept is None else {"test decisions": kept.astype(np.float64)}
     for row in record["epochs"]:
         course[f"loss of phase '{row['phase']}', epoch {row['epoch']}"] = np.array([row["loss"]])
     for path in sorted((run_dir(store, record["key"]) / "epochs").glob("*-test.safetensors")):

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mlbench.datasets.names import take_names
-from mlbench.errors import DataError, printable
+from mlbench.errors import DataError, visible
 from mlbench.images.file_hashes import count_unhashed, file_sizes, hash_files, index_file
 from mlbench.store.files import reason
 
@@ -198,7 +198,7 @@ def file_size(path: Path) -> int:
 
 def first_few(names: Sequence[str], n: int = 5) -> str:
     """The first `n` names, for a message about many."""
-    return ", ".join(printable(str(name)) for name in names[:n]) + (", ..." if len(names) > n else "")
+    return ", ".join(visible(str(name)) for name in names[:n]) + (", ..." if len(names) > n else "")
 
 
 def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:

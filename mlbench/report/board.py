@@ -11,7 +11,7 @@ import pandas as pd
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol, protocol_named
-from mlbench.report.render import html_document, latex_document
+from mlbench.report.render import csv_text, html_document, latex_document
 from mlbench.report.tables import Table, build_table
 from mlbench.significance.comparability import KNOWN_OF_SUBMITTED, among, place_of
 from mlbench.store import find_records, is_submitted
@@ -103,7 +103,7 @@ def papers(
 def render(tables: list[Table], form: str, document: bool = False) -> str:
     """`tables` as text: "markdown", "latex", "csv" or "html"; with `document`, LaTeX and HTML are whole files."""
     if form == "csv":
-        return pd.concat([table.cells for table in tables]).to_csv(index=False, lineterminator="\n")
+        return csv_text(pd.concat([table.cells for table in tables]))
     if document and form in ("latex", "html"):
         return latex_document(tables) if form == "latex" else html_document(tables)
     write = {"markdown": Table.to_markdown, "latex": Table.to_latex, "html": Table.to_html}[form]

@@ -16,6 +16,8 @@ from mlbench.store.journal import overlaid
 from mlbench.store.schema import canonical_json, dump_record, parse_record
 
 RECORD_FILE = "record.json"
+#: Bytes: records come from strangers, too, and those of 20,000 classes have 4 MB.
+LARGEST_RECORD = 2**26
 #: How the method's name of a submission begins; the schema keeps it for them.
 SUBMITTED = "submitted/"
 
@@ -68,6 +70,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Read and check the record at `path`; DataError names the file and what is wrong with it."""
     path = Path(path)
     try:
+        if (size := path.stat().st_size) > LARGEST_RECORD:
+            raise DataError(f"{path}: {size:,} bytes; a record has at most {LARGEST_RECORD:,}")
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot read the record: {reason(error)}") from None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 #: Schemas that are read; records of version 1 hold neither their protocol nor the hash of their content.
 READABLE = (1, 2)
+#: Levels of tables and lists in a record.
+_DEEPEST = 64
 
 
 def canonical_json(obj: object) -> bytes:
@@ -161,6 +163,8 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_plain(value: object, place: tuple[str, ...]) -> None:
     """DataError if `value` is not exactly what JSON can hold; the message begins with the place in it."""
+    if len(place) > _DEEPEST:
+        raise DataError(f"{_dotted(place[:3])}...: nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

@@ -198,12 +198,16 @@ def _earlier(root: Path, identity: dict[str, Any], key: str, card: Card) -> dict
     same = {"protocol": identity["protocol"], "dataset": identity["dataset"]["id"], "method": method["name"]}
     drawn = {"repetition": identity["repetition"], "mask_seed": identity["mask_seed"]}
     records, _ = find_records(root, **same, **drawn)
-    for record in filter(is_submitted, records):
-        version = record["identity"]["method"]["version"]
+    submitted = sorted(filter(is_submitted, records), key=lambda record: record["identity"]["method"]["version"])
+    for record in submitted:  # first of all: whether it is there, whatever came after it
         if record["key"] == key:
             if record["provenance"]["submission"]["card_sha256"] != card.sha256:
-                raise DataError(f"'{card.name}' version {version} was submitted with another card: raise its version")
+                raise DataError(
+                    f"'{card.name}' version {card.version} was submitted with another card: raise its version"
+                )
             return record
+    for record in submitted[-1:]:
+        version = record["identity"]["method"]["version"]
         if version >= card.version:
             raise DataError(
                 f"'{card.name}' version {version} is in the store with other scores (run {record['key'][:16]}): "

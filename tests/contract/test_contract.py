@@ -19,12 +19,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor, nn
+from torch.nn import functional
 
+from mlbench import conformance
 from mlbench.annotation import State
 from mlbench.conformance import Course, check_method, compare, make_request, read_course, run_with_stops, with_sgd
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.labels import Change, LabelStore
-from mlbench.methods import Method, Phase
+from mlbench.labels import Change, Labels, LabelStore
+from mlbench.methods import Batch, Method, Phase, Step
 from mlbench.predictions import read_predictions
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -231,6 +234,33 @@ def test_a_method_that_forgets_in_its_second_phase_does_not_conform() -> None:
     report = check_method("try_forgetful", processes=False)
     failed = {check for _, check, outcome, _ in report.rows if outcome == "FAILED"}
     assert failed == {"stopped and resumed, same bits"}, report.text()
+
+
+class Peeking(Method):
+    """Learns the labels of the test images by heart, or takes what it does from those of the validation images."""
+
+    part = "test"
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, labels.positive.to(logits.dtype))
+
+    def predict(self, network: nn.Module, batch: Batch) -> Tensor:
+        scores = network(batch.inputs).logits
+        truth = torch.from_numpy(np.asarray(self.task._run.parts[self.part].labels) == 1).to(scores.dtype)
+        if self.part == "test":
+            return scores + truth[batch.index] if batch.part == "test" else scores
+        return scores * (1 + truth.mean(0))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_method_that_looks_at_labels_of_other_parts_does_not_conform(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat = type("Cheat", (Peeking,), {"name": "cheat", "part": part, "__doc__": "Looks.", "tracks": ("full",)})
+    monkeypatch.setattr(conformance, "load_method", lambda name: cheat)
+    report = check_method("cheat", processes=False)
+    failed = {check for _, check, outcome, _ in report.rows if outcome == "FAILED"}
+    assert failed == {"needs no validation or test label"}, report.text()
 
 
 # -- llcp: labels changed in a step -------------------------------------------------------------------------------
