@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask, save_mask
+from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.mask_picture import mask_picture
