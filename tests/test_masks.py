@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask, save_mask
+from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.mask_picture import mask_picture
@@ -284,3 +285,15 @@ def test_the_picture_of_few_images_or_many_classes_is_well_formed(n: int, classe
     root = ElementTree.fromstring(text)
     assert float(root.get("height", "")) < 2000
     assert ("400 bars, the longest 5" in text) == (classes == 400), "bars without names have their scale in the title"
+
+
+@pytest.mark.parametrize("positive", ["1", "1.0", "positive", "POSITIVE"])
+def test_states_of_a_table_may_be_written_as_floats(photos: Path, tmp_path: Path, positive: str) -> None:
+    table = tmp_path / "m.csv"
+    table.write_text(f"sample,class,state\n00.png,red,{positive}\n")
+    dataset = load_dataset(str(photos / "mine.toml"))
+    row = dataset.splits["train"].labels[0]
+    state = positive if row[dataset.classes.index("red")] == 1 else {"1": "-1", "1.0": "-1.0"}.get(positive, "negative")
+    table.write_text(f"sample,class,state\n00.png,red,{state}\n")
+    mask = import_mask(table, dataset, output=tmp_path / "m.safetensors")
+    assert int((mask.observed != 0).sum()) == 1

@@ -170,3 +170,20 @@ def test_the_command_fails_on_a_problem(mine: Path, mlbench: Callable[..., Any])
     assert code == 1
     assert "05.png: not an image" in out
     assert "problems" in err
+
+
+def test_equal_pictures_are_counted_and_listed(mine: Path, mlbench: Callable[..., Any]) -> None:
+    lines = (mine / "labels.csv").read_text().splitlines()
+    labels = dict(line.split(",", 2)[::2] for line in lines[1:])
+    other = next(name for name in labels if name >= "24" and labels[name] != labels["00.png"])
+    shutil.copy(mine / "pictures" / "00.png", mine / "pictures" / other)
+    shutil.copy(mine / "pictures" / "01.png", mine / "pictures" / "02.png")
+    remarks = verify(load(mine), mine).remarks
+    assert (
+        f"pictures of equal bytes in several parts: 1, 1 of them with other labels there (train 00.png = test {other})"
+        in remarks
+    )
+    assert "pictures of equal bytes within a part: 1 (train 01.png = train 02.png)" in remarks
+    code, out, _ = mlbench("data", "verify", mine / "mine.toml")
+    assert code == 0
+    assert "note: pictures of equal bytes in several parts: 1" in out

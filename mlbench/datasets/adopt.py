@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from mlbench.datasets.description import Description
 from mlbench.datasets.files import load_files
 from mlbench.datasets.folders import look_into
 from mlbench.datasets.guess import PART_WORDS, Guess, find_delimiter, find_files, guess_labels, guess_split, set_splits
-from mlbench.datasets.reading import is_number, read_json
+from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError
 from mlbench.images.decode import first_few
@@ -25,6 +25,7 @@ from mlbench.store.files import atomic_write
 
 TEST_FRACTION = 0.2
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+_ID = (int, str)
 _USUAL_FOLDERS = ("images", "pictures", "photos", "img", "imgs", "data", "train")
 
 
@@ -178,11 +179,11 @@ def _join_rows(
     )
     joined: dict[str, dict[str, Any]] = {}
     for row in rows:
-        file, part = spelled(row[columns["file"]]), spelled(row.get(columns.get("split", "")))
+        file, part = spelled(row.get(columns["file"])), spelled(row.get(columns.get("split", "")))
         entry = joined.setdefault(file, {"file": file, **({"split": part} if "split" in columns else {}), "labels": []})
         if entry.get("split", part) != part:
             raise DataError(f"'{file}' is in the part '{entry['split']}' in one row and in '{part}' in another")
-        found = labels_in(about, row[columns["labels"]], f"'{file}'", alone=True)
+        found = labels_in(about, row.get(columns["labels"]), f"'{file}'", alone=True)
         entry["labels"] += [label for label in found if label not in entry["labels"]]
     guess.keys.pop("separator", None)
     guess.keys.pop("no_label", None)
@@ -199,23 +200,27 @@ def _of_coco(source: Path, folder: Path, name: str, guess: Guess, extra: dict[st
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise DataError(f"{source}: not of COCO's form (an object with the lists {', '.join(lists)})")
-    try:
-        classes = {entry["id"]: entry["name"].strip() for entry in content["categories"]}
-        files = {entry["id"]: entry["file_name"] for entry in content["images"]}
-        found = [(entry["image_id"], entry["category_id"], entry.get("bbox")) for entry in content["annotations"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{source}: an entry without {error}") from None
-    if not files or not classes:
-        raise DataError(f"{source}: no images or no categories")
-    twice = [file for file in files.values() if list(files.values()).count(file) > 1] if len(files) < 10_000 else []
-    if twice or len(set(files.values())) < len(files):
-        raise DataError(f"{source}: a file is listed under two image ids{f': {twice[0]}' if twice else ''}")
+    kinds: dict[str, dict[str, Any]] = {
+        "categories": {"name": str},
+        "images": {"file_name": str},
+        "annotations": {"image_id": _ID},
+    }
+    listed = {key: entries_of(content, key, source, {"id": _ID, **more}) for key, more in kinds.items()}
+    classes = {entry["id"]: entry["name"].strip() for entry in listed["categories"]}
+    files = {entry["id"]: file_name(entry["file_name"], str(source)) for entry in listed["images"]}
+    found = [(entry["image_id"], entry.get("category_id"), entry.get("bbox")) for entry in listed["annotations"]]
+    for key, names in (("images", files), ("categories", classes)):
+        if len(names) < len(listed[key]):
+            raise DataError(f"{source}: an id stands twice in '{key}'")
+    twice = [file for file, count in Counter(files.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: a file is listed under two image ids: {twice[0]}")
     present = look_into(folder).images
     _, _, below = find_files([{"file_name": file} for file in files.values()], present, str(source))
     labels: dict[Any, list[str]] = {image: [] for image in files}
     boxes = ["file,label,x1,y1,x2,y2"]
     for image, category, box in found:
-        if image not in files or category not in classes:
+        if image not in files or not isinstance(category, int | str) or category not in classes:
             raise DataError(f"{source}: an annotation of image {image!r}, category {category!r}, which are not listed")
         labels[image] += [] if classes[category] in labels[image] else [classes[category]]
         if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) > 0:

@@ -11,7 +11,7 @@ import numpy as np
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.official import find_folder, refuse_shared, rows_present
-from mlbench.datasets.reading import file_name, is_number, read_json
+from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
 from mlbench.errors import DataError, unknown
 from mlbench.images.decode import FileImages, first_few
 
@@ -106,7 +106,7 @@ class _Instances:
 
 def _read_instances(path: Path) -> _Instances:
     content = _parse(path)
-    categories = _entries(content, "categories", path, {"id": int, "name": str})
+    categories = entries_of(content, "categories", path, {"id": int, "name": str})
     columns = {entry["id"]: column for column, entry in enumerate(categories)}
     if not len(columns) == len({entry["name"] for entry in categories}) == len(categories) == N_CLASSES:
         raise DataError(
@@ -116,7 +116,7 @@ def _read_instances(path: Path) -> _Instances:
     found = _Instances(tuple(entry["name"] for entry in categories))
     files: dict[str, int] = {}
     number = (int, float)
-    for entry in _entries(content, "images", path, {"id": int, "file_name": str, "width": number, "height": number}):
+    for entry in entries_of(content, "images", path, {"id": int, "file_name": str, "width": number, "height": number}):
         if entry["id"] in found.images:
             raise DataError(f"{path}: image id {entry['id']} is listed twice")
         if not min(entry["width"], entry["height"]) > 0:
@@ -130,7 +130,7 @@ def _read_instances(path: Path) -> _Instances:
         found.images[entry["id"]] = (entry["file_name"], entry["width"], entry["height"])
     kinds = {"id": int, "image_id": int, "category_id": int, "bbox": list}
     seen: set[int] = set()
-    for entry in _entries(content, "annotations", path, kinds):
+    for entry in entries_of(content, "annotations", path, kinds):
         where = f"{path}: annotation {entry['id']}"
         if entry["id"] in seen:
             raise DataError(f"{where} is listed twice")
@@ -152,19 +152,6 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with 'images', 'annotations' and 'categories'")
     return content
-
-
-def _entries(content: dict[str, Any], key: str, path: Path, kinds: dict[str, Any]) -> list[dict[str, Any]]:
-    """The list `key` of an instances file, each entry checked to hold values of `kinds`."""
-    entries = content.get(key)
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: no list '{key}', or an empty one")
-    for position, entry in enumerate(entries):
-        for name, kind in kinds.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
-                found = repr(entry.get(name)) if isinstance(entry, dict) else type(entry).__name__
-                raise DataError(f"{path}: entry {position} of '{key}': '{name}' is {found}")
-    return entries
 
 
 def _corners(box: list[Any], where: str) -> tuple[float, float, float, float]:

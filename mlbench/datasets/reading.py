@@ -71,6 +71,19 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where}: not JSON ({_why(error)})") from None
 
 
+def entries_of(content: dict[str, Any], key: str, path: Path, kinds: dict[str, Any]) -> list[dict[str, Any]]:
+    """The list `key` of a JSON object read from `path`; DataError unless each entry holds values of `kinds`."""
+    entries = content.get(key)
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: no list '{key}', or an empty one")
+    for position, entry in enumerate(entries):
+        for name, kind in kinds.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
+                found = repr(entry.get(name)) if isinstance(entry, dict) else type(entry).__name__
+                raise DataError(f"{path}: entry {position} of '{key}': '{name}' is {found}")
+    return entries
+
+
 def _checked(text: str, keep: Collection[str] | None) -> Any:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

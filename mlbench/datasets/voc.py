@@ -78,7 +78,7 @@ def load_voc(year: str, root: str | Path, partial: bool = False) -> Dataset:
     notes: list[str] = []
     for split, (part, expected) in PARTS[year].items():
         ids, labels = _read_labels(folder / "ImageSets" / "Main", part)
-        names = file_names([f"JPEGImages/{name}.jpg" for name in ids], f"{folder}: images of '{part}'")
+        names = [f"JPEGImages/{n}" for n in file_names([f"{n}.jpg" for n in ids], f"{folder}: images of '{part}'")]
         there = np.array([file_size(folder / name) >= 0 for name in names], dtype=bool)
         if not there.any():
             raise DataError(f"{folder}: no images of '{part}'{f': looked for {folder / names[0]}' if names else ''}")

@@ -250,3 +250,59 @@ def test_the_real_lists_hold_the_expected_number_of_annotated_images() -> None:
         assert len(counts) == listed
         assert sum(count > 0 for count in counts) == coco.PARTS["2014"][split][1]
         assert len(counts) == coco.PARTS["2014-all"][split][1]
+
+
+def rewrite(root: Path, part: str, change: Any) -> None:
+    path = root / "annotations" / f"instances_{part}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("again", ["COCO_train2014_000000000009.jpg", "./COCO_train2014_000000000009.jpg"])
+def test_one_file_under_two_ids_is_refused(root: Path, again: str) -> None:
+    rewrite(root, "train2014", lambda content: content["images"][1].update(file_name=again))
+    with pytest.raises(DataError, match=r"000009\.jpg' is listed twice: as image 9 and as image 25"):
+        load_dataset("coco2014", root)
+
+
+def test_one_image_id_in_both_parts_is_refused(root: Path) -> None:
+    def share(content: dict[str, Any]) -> None:
+        content["images"][0]["id"] = content["annotations"][0]["image_id"] = 9
+
+    rewrite(root, "val2014", share)
+    with pytest.raises(DataError, match=r"train2014 and .*val2014 both list 1 of the samples: 9"):
+        load_dataset("coco2014", root)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "a\0.jpg", "/etc/passwd", "x/../../../secret.jpg"])
+def test_a_file_name_that_leads_elsewhere_is_refused(root: Path, name: str) -> None:
+    rewrite(root, "train2014", lambda content: content["images"][0].update(file_name=name))
+    for asked in ("coco2014", "coco2014-partial"):
+        with pytest.raises(DataError, match=r"image 9: .* is no file name relative to the image folder"):
+            load_dataset(asked, root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": ' + "[" * 50_000 + "]" * 50_000 + "}", "broken JSON .nested too deeply"),
+        ('{"images": [{"id": ' + "7" * 5000 + "}]}", "broken JSON"),
+        ('{"images": [], "images": []}', "broken JSON .key 'images' stands twice in one object: entries 1 and 2"),
+        ('{"images": [{"id": 1, "file_name": "\\ud800", "width": 1, "height": 1}]}', "broken JSON .half a character"),
+    ],
+)
+def test_hostile_json_is_one_line(root: Path, text: str, message: str) -> None:
+    (root / "annotations" / "instances_train2014.json").write_text(text)
+    with pytest.raises(DataError, match=rf"instances_train2014\.json: {message}"):
+        load_dataset("coco2014", root)
+
+
+def test_numbers_that_no_picture_has_are_refused(root: Path) -> None:
+    rewrite(root, "train2014", lambda content: content["annotations"][0].update(bbox=[10**400, 0, 1, 1]))
+    with pytest.raises(DataError, match="annotation 1 has bbox"):
+        load_dataset("coco2014", root)
+    rewrite(root, "val2014", lambda content: content["images"][0].update(width=10**400))
+    rewrite(root, "train2014", lambda content: content["annotations"][0].update(bbox=[0, 0, 1, 1]))
+    with pytest.raises(DataError, match="image 7 has a side that is no number of pixels"):
+        load_dataset("coco2014", root)

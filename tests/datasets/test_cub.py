@@ -159,3 +159,13 @@ def test_the_real_lists_pass(tmp_path: Path) -> None:
     assert len(dataset.classes) == 312
     assert dataset.classes[0] == "has_bill_shape::curved_(up_or_down)"
     assert [len(dataset.splits[name]) for name in ("train", "test")] == [1, 1]
+
+
+def test_one_file_under_two_numbers_is_refused(root: Path) -> None:
+    path = root / "images.txt"
+    path.write_text(path.read_text().replace(NAMES[3], f"./{NAMES[0]}"))
+    with pytest.raises(DataError, match=rf"images\.txt: file '\./{NAMES[0]}' is listed twice, first as '{NAMES[0]}'"):
+        load_dataset("cub", root)
+    path.write_text(path.read_text().replace(f"./{NAMES[0]}", "../../secret.jpg"))
+    with pytest.raises(DataError, match=r"'\.\./\.\./secret\.jpg' is no file name"):
+        load_dataset("cub", root)

@@ -229,3 +229,53 @@ def test_a_wrong_part_is_told_before_fiftyone_is_loaded(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(UsageError, match="--part train: expected"):
         from_fiftyone("street", parts=["train"])
+
+
+def test_fields_of_negatives_are_absent_and_the_rest_is_unknown(
+    database: Any, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    def named(*labels: str) -> Any:
+        return database.Classifications(classifications=[database.Classification(label=label) for label in labels])
+
+    def positives(sample: Any, i: int) -> None:
+        sample["positive_labels"] = named("cat", "dog") if i % 2 else named("cat")
+
+    def negatives(sample: Any, i: int) -> None:
+        sample["negative_labels"] = named("dog", "emu") if i == 1 else named("emu")
+
+    make("verified", positive_labels=positives, negative_labels=negatives)
+    fields = ["positive_labels", "negative_labels"]
+    told = from_fiftyone("verified", fields, output=tmp_path / "out")
+    assert "left out: 1 labels that are present and absent at once, taken as unknown" in told
+    dataset = load_dataset(str(tmp_path / "out" / "verified.toml"))
+    assert dataset.classes == ("cat", "dog", "emu")
+    rows = dict(zip(dataset.splits["train"].ids, dataset.splits["train"].labels.tolist(), strict=True))
+    assert rows["b/0.png"] == [1, 0, -1]
+    assert rows["a/1.png"] == [1, 0, -1]  # dog is said to be there and not to be
+    assert rows["a/3.png"] == [1, 1, -1]
+    from_fiftyone("verified", ["positive_labels"], output=tmp_path / "more", negatives=["negative_labels"])
+    again = load_dataset(str(tmp_path / "more" / "verified.toml"))
+    assert again.splits["train"].labels.tolist() == dataset.splits["train"].labels.tolist()
+
+
+def test_boxes_outside_or_too_thin_are_left_out_and_counted(
+    database: Any, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    boxes = [
+        [1.2, 0.1, 0.5, 0.5],
+        [0.1, -0.6, 0.5, 0.5],
+        [0.5, 0.5, 1e-6, 0.5],
+        [0.5, 0.5, 0.5, 0],
+        [-0.1, 0, 0.5, 0.5],
+    ]
+
+    def objects(sample: Any, i: int) -> None:
+        sample["objects"] = database.Detections(
+            detections=[database.Detection(label="car", bounding_box=box) for box in boxes]
+        )
+
+    make("thin", objects=objects)
+    told = from_fiftyone("thin", ["objects"], output=tmp_path / "out")
+    assert "left out: 32 boxes without area inside their picture" in told
+    dataset = load_dataset(str(tmp_path / "out" / "thin.toml"))
+    np.testing.assert_allclose(dataset.splits["test"].boxes, [[0, 0, 0, 0, 16, 15], [1, 0, 0, 0, 16, 15]], rtol=1e-6)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -35,6 +36,7 @@ from mlbench.datasets import (
     voc,
     wider,
 )
+from mlbench.datasets.adopt import adopt
 from mlbench.errors import MlbenchError
 
 EXAMPLES = int(os.environ.get("MLBENCH_FUZZ_EXAMPLES", "40"))
@@ -207,6 +209,34 @@ def test_a_spoilt_file_is_an_error_for_people(trees: Path, source: str, file: st
     @example(b"")
     def check(changed: bytes) -> None:
         _load(trees, source, changed, file)
+
+    check()
+
+
+ADOPTED = {
+    "labels.csv": FILES["labels.csv"],
+    "columns.csv": FILES["columns.csv"],
+    "labels.jsonl": FILES["labels.jsonl"],
+    "coco.json": json.dumps(
+        {
+            "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate("abc")],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 2, 2]} for i in range(3)],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("file", ADOPTED)
+def test_a_spoilt_file_is_adopted_or_refused(trees: Path, tmp_path: Path, file: str) -> None:
+    @LIMITS
+    @given(spoilt(ADOPTED[file].encode()))
+    @example(b"[" * 100_000)
+    @example(b"")
+    def check(changed: bytes) -> None:
+        (tmp_path / file).write_bytes(changed)
+        with contextlib.suppress(MlbenchError):
+            assert "classes" in adopt(tmp_path / file, trees / "mine" / "photos", dry_run=True)
 
     check()
 

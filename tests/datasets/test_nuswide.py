@@ -428,3 +428,9 @@ def test_the_real_labels_keep_their_counts_and_their_random_split_has_the_publis
     assert {name: sums[name] for name in expected} == expected
     thousands = {name: round((train.labels[:, dataset.classes.index(name)] == 1).sum() / 1000) for name in expected}
     assert thousands == {"sky": 53, "clouds": 39, "person": 37, "water": 25}
+
+
+def test_an_image_in_both_lists_is_refused(root: Path) -> None:
+    write_part(root, "Test", {"sun/0002_22.jpg": ("clouds",)})
+    with pytest.raises(DataError, match=r"TrainImagelist\.txt and .*TestImagelist\.txt both list 1 .*sun/0002_22\.jpg"):
+        load_dataset("nuswide-official", root)

@@ -272,3 +272,10 @@ def test_the_real_class_lists_have_5000_trainable_classes(tmp_path: Path) -> Non
     found = read_labels(path, list(classes), others)
     assert found.labels.shape == (1, 5000)
     assert found.labels.count(State.POSITIVE)[4999] == found.labels.count(State.NEGATIVE)[0] == 1
+
+
+def test_an_image_in_two_parts_is_refused(root: Path) -> None:
+    (root / "test" / "annotations-human.csv").write_text(as_csv([(C, "/m/0a", 1)]))
+    Image.new("RGB", (8, 6)).save(root / "test" / f"{C}.jpg")
+    with pytest.raises(DataError, match=f"train/.* and .*test/.* both list 1 of the samples: {C}"):
+        load_dataset("openimages-v3", root)

@@ -210,3 +210,42 @@ def test_the_real_voc2007_labels_in_the_official_layout_pass_as_the_full_copy(tm
         assert len(labels) == n
         assert [int((labels == state).sum()) for state in (1, 2, -1)] == [positive, difficult, negative]
     assert np.all(np.diff([int(name) for name in dataset.splits["train"].ids]) > 0)
+
+
+def rename(devkit: Path, part: str, old: str, new: str) -> None:
+    for path in (devkit / "ImageSets" / "Main").glob(f"*_{part}.txt"):
+        path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["../../secret", "/etc/secret", "x/../../../secret"])
+def test_an_image_name_that_leaves_the_folder_is_refused(devkit: Path, name: str) -> None:
+    Image.new("RGB", (4, 4)).save(devkit.parents[1] / "secret.jpg")
+    rename(devkit, "train", "2008_000009", name)
+    for asked in ("voc2012", "voc2012-partial"):
+        with pytest.raises(DataError, match=r"images of 'train': .*secret.* is no file name"):
+            load_dataset(asked, devkit)
+
+
+@pytest.mark.usefixtures("small")
+def test_an_image_in_both_lists_is_refused(devkit: Path) -> None:
+    rename(devkit, "val", "2008_000003", "2008_000009")
+    with pytest.raises(DataError, match=r"list train and .*list val both list 1 of the samples: 2008_000009"):
+        load_dataset("voc2012", devkit)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("encoding", ["gb2312", "no-such-encoding"])
+def test_xml_in_an_encoding_that_cannot_be_read_is_named(devkit: Path, encoding: str) -> None:
+    path = devkit / "Annotations" / "2008_000009.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>\n<annotation/>')
+    with pytest.raises(DataError, match=r"2008_000009\.xml.*encoding"):
+        load_dataset("voc2012", devkit)
+
+
+@pytest.mark.usefixtures("small")
+def test_where_no_picture_is_there_no_advice_is_given_that_cannot_help(devkit: Path) -> None:
+    for path in (devkit / "JPEGImages").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"no images of 'train': looked for .*JPEGImages/2008_000002\.jpg$"):
+        load_dataset("voc2012", devkit)

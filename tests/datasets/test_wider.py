@@ -218,3 +218,14 @@ def test_a_missing_file_is_named(root: Path) -> None:
         load_dataset("wider", root)
     with pytest.raises(DataError, match="no folder wider_attribute_annotation there"):
         load_dataset("wider", root / "Image")
+
+
+def test_an_image_in_both_parts_is_refused(root: Path) -> None:
+    write(root, "test", {"train/0--Parade/a.jpg": [([1, 1, 3, 3], [1, 1, -1])]})
+    with pytest.raises(DataError, match=r"trainval and .*test both list 1 of the samples: train/0--Parade/a\.jpg"):
+        load_dataset("wider", root)
+
+
+def test_a_number_without_end_is_no_box(root: Path) -> None:
+    dataset = partly(root, [[10**400, 0, 1, 1], [1, 1, 2, 2]])
+    assert "1 person boxes in trainval that are not four numbers left out: train/1--Run/b.jpg#0" in dataset.notes

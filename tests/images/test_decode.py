@@ -228,3 +228,38 @@ def test_a_crop_far_outside_is_black_and_an_empty_one_an_error() -> None:
 def test_one_crop_a_row_is_needed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 crop boxes for 2 images"):
         FileImages(tmp_path, ["a", "b"], crops=[(0, 0, 1, 1)])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tif", "jpg", "png", "webp"])
+def test_the_size_is_that_of_the_upright_picture_in_every_format(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    stored = Image.new("RGB", (60, 30), (40, 90, 160))
+    if suffix == "tif":
+        stored.save(path, tiffinfo={274: orientation})
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        stored.save(path, exif=exif)
+    height, width = decode_image(path).shape[:2]
+    assert image_size(path) == (width, height) == ((30, 60) if orientation > 4 else (60, 30))
+
+
+def test_a_compressed_tiff_is_turned_once(tmp_path: Path) -> None:
+    picture = np.zeros((30, 60, 3), np.uint8)
+    picture[:, :10] = 255  # on the left, and on top once it is turned
+    Image.fromarray(picture).save(tmp_path / "a.tif", tiffinfo={274: 6}, compression="tiff_lzw")
+    upright = decode_image(tmp_path / "a.tif")
+    assert image_size(tmp_path / "a.tif") == (30, 60)
+    assert upright[:10].min() == 255
+    assert upright[10:].max() == 0
+
+
+@pytest.mark.parametrize(
+    "spoilt", [b"II*\x00\xff\xff\xff\xff", b"MM\x00*\x00\x00\x00\x08\x00\x09\x01\x12\x00\x02", b"nonsense", b""]
+)
+def test_a_picture_with_a_spoilt_exif_tag_is_read(tmp_path: Path, spoilt: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (60, 30), (40, 90, 160)).save(path, exif=b"Exif\x00\x00" + spoilt)
+    assert decode_image(path).shape == (30, 60, 3)
+    assert image_size(path) == (60, 30)

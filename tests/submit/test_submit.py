@@ -186,3 +186,29 @@ def test_nothing_of_the_machine_or_the_file_name_enters_the_record(desk, send) -
     text = json.dumps(only(desk.store))
     assert str(desk.folder) not in text
     assert "<b>" not in text
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_probabilities_called_logits_are_refused(desk, send, times: int) -> None:
+    send(desk.write_safetensors())
+    logits = only(desk.store)["results"]["test"]
+    path = desk.write_safetensors(times * _probabilities(desk.scores))
+    code, _, err = send(path, desk.write_card(version=2))
+    assert code == 1
+    assert 'the card says kind = "logit"' in err
+    assert 'kind = "probability"' in err
+    if times == 1:
+        assert send(path, desk.write_card(version=2, kind="probability"))[0] == 0
+        (same,) = (r for r in find_records(desk.store)[0] if r["identity"]["scores"]["kind"] == "probability")
+        for name in ("mAP", "F1-O", "F1-C_mean"):
+            assert same["results"]["test"][name] == pytest.approx(logits[name])
+
+
+def test_scores_that_look_like_another_kind_are_noted(desk, send) -> None:
+    shares = np.exp(desk.scores) / np.exp(desk.scores).sum(axis=1, keepdims=True)
+    assert "add up to 1" in send(desk.write_safetensors(shares), desk.write_card(kind="probability"))[1]
+    assert "No logit is above 0" in send(desk.write_safetensors(np.log(shares)), desk.write_card(version=2))[1]
