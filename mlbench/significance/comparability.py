@@ -14,10 +14,13 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlbench.errors import UsageError
 from mlbench.store import SUBMITTED
+
+if TYPE_CHECKING:
+    from mlbench.protocol import Protocol
 
 Record = Mapping[str, Any]
 #: What a run shares with runs of other methods: (repetition, mask seed), None for a run that no mask decides.
@@ -65,11 +68,7 @@ def settings_of(record: Record) -> dict[str, str]:
 
     The runs it builds on are not in it: `rows_of` compares these by their own settings.
     """
-    return {
-        name: text_of(value)
-        for name, value in _entries(record).items()
-        if not among(name, DRAWN) and not name.startswith("uses.") and value is not None
-    }
+    return {name: text_of(value) for name, value in _entries(record).items() if value is not None and not _drawn(name)}
 
 
 def column_of(record: Record) -> dict[str, str]:
@@ -79,7 +78,7 @@ def column_of(record: Record) -> dict[str, str]:
     unspecified labels, track, backbone and its weights, precision, selection, definitions, harness, and whatever else
     stands in the identity and is not a row's or drawn. Of submitted predictions, what is known.
     """
-    found = {name: text for name, text in settings_of(record).items() if not among(name, ROW)}
+    found = {name: text for name, text in settings_of(record).items() if not _rows(name)}
     if is_submitted_name(record["identity"]["method"]["name"]):
         return {name: text for name, text in found.items() if among(name, KNOWN_OF_SUBMITTED)}
     return found
@@ -275,17 +274,35 @@ def keys_text(keys: Iterable[str]) -> str:
 
 
 @cache
+def shipped_protocol(name: str) -> Protocol | None:
+    """The protocol of this name that is shipped here; None where there is none."""
+    from mlbench.protocol import load_protocol
+
+    try:
+        return None if name.endswith(".toml") else load_protocol(name)
+    except UsageError:
+        return None
+
+
+@cache
 def _annotation(protocol: str, sha256: str, dataset: str) -> tuple[str, dict[str, Any]] | None:
     from mlbench.annotation import check_process
-    from mlbench.protocol import list_protocols, load_protocol
 
-    if protocol not in list_protocols():
-        return None
-    shipped = load_protocol(protocol)
-    if shipped.sha256 != sha256:
+    shipped = shipped_protocol(protocol)
+    if shipped is None or shipped.sha256 != sha256:
         return None
     own = shipped.annotation_for(dataset)
     return own.process, check_process(own.process, own.params)
+
+
+@cache
+def _drawn(name: str) -> bool:
+    return among(name, (*DRAWN, "uses."))
+
+
+@cache
+def _rows(name: str) -> bool:
+    return among(name, ROW)
 
 
 def _entries(record: Record) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
-from mlbench.protocol import list_protocols, load_protocol
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
@@ -27,10 +26,11 @@ from mlbench.significance.comparability import (
     draw_of,
     ranked_with,
     rows_of,
+    shipped_protocol,
     supervision_of,
 )
 from mlbench.stats import Interval, mean_interval
-from mlbench.store import is_submitted
+from mlbench.store import SUBMITTED
 
 Record = Mapping[str, Any]
 #: What the runs of a board share, by dotted name, sorted.
@@ -159,10 +159,10 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
     rows, printed = rows_of(records), load_published()
     columns = {record["key"]: column_of(record) for record in records}
     grouped: dict[_Place, dict[str, list[Record]]] = {}
-    for record in sorted(records, key=is_submitted):
+    for record in sorted(records, key=_submitted):
         column = columns[record["key"]]
         place = tuple(sorted((k, text) for k, text in column.items() if not among(k, RANKED_APART)))
-        if is_submitted(record):
+        if _submitted(record):
             place = _home(place, grouped)
         grouped.setdefault(place, {}).setdefault(rows[record["key"]], []).append(record)
     ordered = sorted(
@@ -173,6 +173,10 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
         _board(number, list(groups.values()), printed, title)
         for number, ((_, groups), title) in enumerate(zip(ordered, titles, strict=True), start=1)
     ]
+
+
+def _submitted(record: Record) -> bool:
+    return str(record["identity"]["method"]["name"]).startswith(SUBMITTED)
 
 
 def _home(known: _Place, boards: Mapping[_Place, Mapping[str, list[Record]]]) -> _Place:
@@ -232,7 +236,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         notes.append(f"{metrics[0]} undefined in {undefined} of {len(shown)} runs")
     return Row(
         identity["method"]["name"],
-        "submitted" if is_submitted(dict(first)) else "reproduced",
+        "submitted" if _submitted(first) else "reproduced",
         records,
         numbers,
         draws,
@@ -283,8 +287,8 @@ def _letter(number: int) -> str:
 def _metrics(protocol: str, records: Iterable[Record]) -> tuple[str, ...]:
     """The headline metric and those of the protocol's own table, as far as a record has them."""
     names = dict.fromkeys(str(record["definitions"].get("headline", "mAP")) for record in records)
-    if protocol in list_protocols():
-        names |= dict.fromkeys(load_protocol(protocol).table.metrics)
+    if shipped := shipped_protocol(protocol):
+        names |= dict.fromkeys(shipped.table.metrics)
     present = {name for record in records for name in record["results"]["test"]}
     return tuple(name for name in names if name in present) or tuple(names)[:1]
 
