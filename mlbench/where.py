@@ -38,6 +38,8 @@ def choose(records: Sequence[R], where: Mapping[str, Any], others: bool = False)
     UsageError for a name that no record has, and, with the values there are, for a value without a run.
     """
     kept = list(records)
+    if not where:
+        return kept
     flat = {
         id(record): flatten(record["identity"]) | flatten({"definitions": record["definitions"]}) for record in kept
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +68,26 @@ def test_a_key_given_twice_is_refused_and_an_empty_store_is_not() -> None:
     with pytest.raises(UsageError, match="--where precision: given twice"):
         parse_where(["precision=fp32", "precision=bf16"])
     assert choose([], {"anything": 1}) == []
+
+
+def test_the_commands_that_read_many_runs_take_conditions(mlbench, tmp_path: Path) -> None:
+    code, _, told = mlbench("list", "methods", "--where", "precision=fp32")
+    assert (code, "--where: chooses among runs" in told) == (2, True)
+    published = files("mlbench.results") / "runs"
+    store = tmp_path / "runs"
+    store.mkdir()
+    for path in published.iterdir():
+        if path.name.startswith(("an__corel5k-199__partial__", "llr__corel5k-199__partial__")):
+            (store / path.name).write_bytes(path.read_bytes())
+    code, _, told = mlbench("table", "--output", store, "--protocol", "partial")
+    assert code == 2
+    assert "mixes runs that differ in mask.params.keep: " in told
+    asked = re.search(r"Keep one kind with --where (\S+)$", told.strip())
+    assert asked
+    code, out, _ = mlbench("table", "--output", store, "--protocol", "partial", "--where", asked[1])
+    assert code == 0
+    assert "Runs: 2;" in out
+    code, out, _ = mlbench("list", "runs", "--output", store, "--where", asked[1])
+    assert (code, len(out.splitlines())) == (0, 4)
+    code, _, told = mlbench("list", "runs", "--output", store, "--where", "keep=0.5")
+    assert (code, told) == (2, "error: --where: unknown key 'keep'. Did you mean 'mask.params.keep'?\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def pairs_of(first: Side, second: Side) -> list[tuple[Record, Record]]:
     return [(sides[0][a], sides[1][b]) for a, b in shared]
 
 
-def _tested(record: Record) -> dict[str, str]:
+def _tested(record: Mapping[str, Any]) -> dict[str, str]:
     """The part of the column that the test depends on, whatever was trained."""
     return {name: text for name, text in column_of(record).items() if among(name, KNOWN_OF_SUBMITTED)}
 

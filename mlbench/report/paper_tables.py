@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -17,6 +17,7 @@ import pandas as pd
 from mlbench.comparison import difference_p, tie_groups
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
+from mlbench.registry import available, load_method
 from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
@@ -170,6 +171,7 @@ def _table(
 ) -> Table:
     printed = load_published(layout.paper)
     printed = printed[printed["table"] == layout.printed]
+    entries = printed.to_dict("records")
     rows = printed[["row", "method", "backbone"]].drop_duplicates().to_dict("records")
     stubs = layout.rows or tuple((str(row["row"]),) for row in rows)
     if len(stubs) != len(rows):
@@ -182,16 +184,16 @@ def _table(
         for metric in dict.fromkeys(column.ours for column in layout.columns)
     ]
     columns = [*layout.columns, *extra]
-    places = {(column.data, column.protocol) for column in columns}
+    asked = {(column.data, column.protocol) for column in columns}
     methods = {str(row["method"]) for row in rows}
-    runs = [r for r in every if _dataset_protocol(r) in places and r["identity"]["method"]["name"] in methods]
+    runs = [r for r in every if _dataset_protocol(r) in asked and r["identity"]["method"]["name"] in methods]
     left_out = sum(not as_written(record) for record in runs)
     runs = [record for record in runs if as_written(record)]
     marks = Marks()
     grid = []
     for row in rows:
         own, beside = _runs_of(runs, row, rows)
-        numbers = printed[(printed[list(row)] == pd.Series(row)).all(axis=1)]
+        numbers = [number for number in entries if all(number[name] == row[name] for name in row)]
         line = [_place(column, row, numbers, own, settings) for column in layout.columns]
         grid.append(line + [_place(column, row, numbers, beside, settings) for column in extra])
     for places in zip(*grid, strict=True):
@@ -199,13 +201,14 @@ def _table(
         for place in places:
             place.cell["digits"] = digits
         _rank(places)
+    registered = available()
     body: list[tuple[Cell, ...]] = []
     for row, texts, line in zip(rows, stubs, grid, strict=True):
         method = str(row["method"])
         body.append((*((Part(text),) for text in texts), (Part(method),), *(_printed(p, marks) for p in line)))
         blank: list[Cell] = [(Part(""),)] * (len(texts) - 1)
         ours = [_ours(place, column, marks) for place, column in zip(line, columns, strict=True)]
-        body.append(((Part("– reproduced"),), *blank, (Part(level_of(method)),), *ours))
+        body.append(((Part("– reproduced"),), *blank, (Part(level_of(method, registered)),), *ours))
     cells = pd.DataFrame([_flat(layout, row, place) for row, line in zip(rows, grid, strict=True) for place in line])
     header = [*((Part(text),) for text in (*layout.stubs, "method, level")), *((Part(c.title),) for c in columns)]
     groups = [*[""] * (len(layout.stubs) + 1), *(column.over for column in columns)]
@@ -223,11 +226,12 @@ def _table(
     )
 
 
-def level_of(method: str) -> str:
-    """How close the registered method is to its paper, in words; see `Method.level`."""
-    from mlbench.registry import available, load_method
+def level_of(method: str, registered: Collection[str] | None = None) -> str:
+    """How close the registered method is to its paper, in words; see `Method.level`.
 
-    if method not in available():
+    `registered` are the `available` methods, looked up where they are not given.
+    """
+    if method not in (available() if registered is None else registered):
         return "not registered"
     level = load_method(method).level
     return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
@@ -264,14 +268,11 @@ def _runs_of(runs: Sequence[Record], row: _Row, rows: Sequence[_Row]) -> tuple[l
 
 
 def _place(
-    column: Column, row: _Row, numbers: pd.DataFrame, runs: Sequence[Record], settings: Mapping[str, str]
+    column: Column, row: _Row, numbers: Sequence[_Row], runs: Sequence[Record], settings: Mapping[str, str]
 ) -> _Place:
-    found = numbers[
-        (numbers["dataset"] == column.dataset)
-        & (numbers["group"] == column.group)
-        & (numbers["metric"] == column.metric)
-    ].to_dict("records")
-    published: dict[str, Any] | None = found[0] if found else None  # type: ignore[assignment]
+    asked = column.dataset, column.group, column.metric
+    found = (dict(n) for n in numbers if (n["dataset"], n["group"], n["metric"]) == asked)
+    published: dict[str, Any] | None = next(found, None)
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
     runs = [record for record in runs if _dataset_protocol(record) == (column.data, column.protocol)]

@@ -287,15 +287,14 @@ def cell_of(
         raise UsageError(
             f"{what} mixes runs whose {names} have different settings (runs {keys_text(r['key'] for r in runs)})"
         )
-    seeds, masks = ({draw[axis] for draw in drawn} for axis in (0, 1))
     return cell | {
         "n": len(values),
         "mean": float(values.mean()),
         "sd": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
         "supervision": supervision,
         "remark": "; ".join(remarks),
-        "repetitions": " ".join(map(str, sorted(seeds))),
-        "mask_seeds": " ".join(map(str, sorted(mask for mask in masks if mask is not None))),
+        "repetitions": " ".join(map(str, sorted({seed for seed, _ in drawn}))),
+        "mask_seeds": " ".join(map(str, sorted({mask for _, mask in drawn if mask is not None}))),
         **{name: first[name] for name in ("protocol", "track")},
         "backbone_name": first["backbone"]["name"],
         "precision": first["precision"],
@@ -322,10 +321,10 @@ def _tie(
     shown = [f"{cell['mean']:.{digits}f}" for cell in column]
     best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=float, default="")
     tested = any(group is not None for group in groups)
-    for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
+    for cell, group, text, runs in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
-        cell["best"] = group == 1 if tested else bool(mine) and text == best
-        cell["untested"] = bool(mine) and group is None and text != best
+        cell["best"] = group == 1 if tested else bool(runs) and text == best
+        cell["untested"] = bool(runs) and group is None and text != best
     return own
 
 

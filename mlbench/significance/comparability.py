@@ -14,10 +14,13 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlbench.errors import UsageError
 from mlbench.store import SUBMITTED
+
+if TYPE_CHECKING:
+    from mlbench.protocol import Protocol
 
 Record = Mapping[str, Any]
 #: What a run shares with runs of other methods: (repetition, mask seed), None for a run that no mask decides.
@@ -65,11 +68,7 @@ def settings_of(record: Record) -> dict[str, str]:
 
     The runs it builds on are not in it: `rows_of` compares these by their own settings.
     """
-    return {
-        name: text_of(value)
-        for name, value in _entries(record).items()
-        if not among(name, DRAWN) and not name.startswith("uses.") and value is not None
-    }
+    return {name: text_of(value) for name, value in _entries(record).items() if value is not None and not _drawn(name)}
 
 
 def column_of(record: Record) -> dict[str, str]:
@@ -79,7 +78,7 @@ def column_of(record: Record) -> dict[str, str]:
     unspecified labels, track, backbone and its weights, precision, selection, definitions, harness, and whatever else
     stands in the identity and is not a row's or drawn. Of submitted predictions, what is known.
     """
-    found = {name: text for name, text in settings_of(record).items() if not among(name, ROW)}
+    found = {name: text for name, text in settings_of(record).items() if not _rows(name)}
     if is_submitted_name(record["identity"]["method"]["name"]):
         return {name: text for name, text in found.items() if among(name, KNOWN_OF_SUBMITTED)}
     return found
@@ -258,13 +257,17 @@ def as_written(record: Record) -> bool:
     """Whether the labels were hidden as the run's protocol is written: its process, with its parameters.
 
     False for a run that was given a mask of another process, or changed a parameter. True where that cannot be told:
-    for submissions, and for protocols that are not, or not in this form, shipped here.
+    for submissions, and for records of schema 1, which do not hold their protocol, where it is not, or not in this form,
+    shipped here.
     """
     identity = record["identity"]
     mask = identity.get("mask", {})
     if is_submitted_name(identity["method"]["name"]) or "process" not in mask:
         return True
-    own = _annotation(identity["protocol"], identity["protocol_sha256"], identity["dataset"]["id"])
+    place = identity["protocol"], identity["protocol_sha256"], identity["dataset"]["id"]
+    if place not in _ANNOTATIONS:
+        _ANNOTATIONS[place] = _annotation(record)
+    own = _ANNOTATIONS[place]
     return own is None or own == (mask["process"], dict(mask.get("params", {})))
 
 
@@ -275,17 +278,40 @@ def keys_text(keys: Iterable[str]) -> str:
 
 
 @cache
-def _annotation(protocol: str, sha256: str, dataset: str) -> tuple[str, dict[str, Any]] | None:
-    from mlbench.annotation import check_process
-    from mlbench.protocol import list_protocols, load_protocol
+def shipped_protocol(name: str) -> Protocol | None:
+    """The protocol of this name that is shipped here; None where there is none."""
+    from mlbench.protocol import load_protocol
 
-    if protocol not in list_protocols():
+    try:
+        return None if name.endswith(".toml") else load_protocol(name)
+    except UsageError:
         return None
-    shipped = load_protocol(protocol)
-    if shipped.sha256 != sha256:
+
+
+def _annotation(record: Record) -> tuple[str, dict[str, Any]] | None:
+    from mlbench.annotation import check_process
+    from mlbench.protocol import protocol_of
+
+    identity = record["identity"]
+    protocol = protocol_of(record) if "protocol" in record else shipped_protocol(identity["protocol"])
+    if protocol is None or ("protocol" not in record and protocol.sha256 != identity["protocol_sha256"]):
         return None
-    own = shipped.annotation_for(dataset)
+    own = protocol.annotation_for(identity["dataset"]["id"])
     return own.process, check_process(own.process, own.params)
+
+
+#: By protocol, its hash and the data set: the same of many records, and a protocol takes its time to read.
+_ANNOTATIONS: dict[tuple[str, str, str], tuple[str, dict[str, Any]] | None] = {}
+
+
+@cache
+def _drawn(name: str) -> bool:
+    return among(name, (*DRAWN, "uses."))
+
+
+@cache
+def _rows(name: str) -> bool:
+    return among(name, ROW)
 
 
 def _entries(record: Record) -> dict[str, Any]:

@@ -114,6 +114,21 @@ def test_a_score_may_move_with_a_version(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "elsewhere", [{"precision": "bf16"}, {"mask": {"process": "partial", "params": {"keep": 0.9}, "seed": 0}}]
+)
+def test_a_later_version_elsewhere_does_not_stand_for_a_record_that_is_gone(
+    folder: Path, tmp_path: Path, elsewhere: dict[str, Any]
+) -> None:
+    earlier = Path(shutil.copytree(folder, tmp_path / "earlier"))
+    record = first(folder)
+    (folder / published_name(record)).unlink()
+    bumped(record)
+    record["identity"] |= elsewhere
+    put(folder, record)
+    assert any("gone, and no record of a later version" in problem for problem in verify(folder, earlier).problems)
+
+
+@pytest.mark.parametrize(
     ("name", "version", "problem"),
     [("never_registered", 1, "no code: method 'never_registered'"), ("an", 99, "version 99 of 'an'; the code here is")],
 )

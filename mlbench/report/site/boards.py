@@ -31,7 +31,7 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.stats import Interval, mean_interval
-from mlbench.store import is_submitted
+from mlbench.store import SUBMITTED
 
 Record = Mapping[str, Any]
 #: What the runs of a board share, by dotted name, sorted.
@@ -160,10 +160,10 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
     rows, printed = rows_of(records), load_published()
     columns = {record["key"]: column_of(record) for record in records}
     grouped: dict[_Place, dict[str, list[Record]]] = {}
-    for record in sorted(records, key=is_submitted):
+    for record in sorted(records, key=_submitted):
         column = columns[record["key"]]
         place = tuple(sorted((k, text) for k, text in column.items() if not among(k, RANKED_APART)))
-        if is_submitted(record):
+        if _submitted(record):
             place = _home(place, grouped)
         grouped.setdefault(place, {}).setdefault(rows[record["key"]], []).append(record)
     ordered = sorted(
@@ -174,6 +174,10 @@ def make_boards(records: Sequence[Record]) -> list[Board]:
         _board(number, list(groups.values()), printed, title)
         for number, ((_, groups), title) in enumerate(zip(ordered, titles, strict=True), start=1)
     ]
+
+
+def _submitted(record: Record) -> bool:
+    return str(record["identity"]["method"]["name"]).startswith(SUBMITTED)
 
 
 def _home(known: _Place, boards: Mapping[_Place, Mapping[str, list[Record]]]) -> _Place:
@@ -233,7 +237,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         notes.append(f"{metrics[0]} undefined in {undefined} of {len(shown)} runs")
     return Row(
         identity["method"]["name"],
-        "submitted" if is_submitted(dict(first)) else "reproduced",
+        "submitted" if _submitted(first) else "reproduced",
         records,
         numbers,
         draws,
