@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,21 @@ def find_records(root: str | Path, **filters: object) -> tuple[list[dict[str, An
         if all(_matches(record, name, values) for name, values in wanted.items()):
             records.append(record)
     return records, problems
+
+
+def find_containing(root: str | Path, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Complete runs under `root` in whose record every one of `texts` stands; broken records are passed over.
+
+    Only those that have them are read whole: looking into a store of many runs is quick.
+    """
+    wanted = [text.encode("ascii") for text in texts]
+    for path in _record_paths(Path(root)) if Path(root).is_dir() else ():
+        try:
+            raw = path.read_bytes()
+            if all(text in raw for text in wanted):
+                yield parse_record(raw, str(path))
+        except (OSError, DataError):
+            continue
 
 
 def verify_run(root: str | Path, key: str) -> dict[str, Any]:
