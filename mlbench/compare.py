@@ -12,6 +12,7 @@ from tabulate import tabulate
 from mlbench.bootstrap import LabelF1, MeanAP, PairedInterval, Statistic, paired_interval, paired_replicates
 from mlbench.comparison import holm
 from mlbench.datasets import Dataset, load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError
 from mlbench.metrics import scores_of_kind, threshold, top_k, top_k_thresholded
 from mlbench.paths import store_dir
@@ -83,7 +84,7 @@ def compare(
             f"{identities[1]['protocol']}): say whose with --protocol"
         )
     data = load_dataset(dataset_of(records[0], dataset), data_root)
-    if data.fingerprint != prints[0]:
+    if not all(is_data_of(data, record) for record in records):
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
     rules = load_protocol(protocol) if protocol else protocol_of(records[0])
     systems = [statistics_of(_predictions(root, record), data, rules) for record in records]

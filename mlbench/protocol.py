@@ -305,6 +305,15 @@ def load_protocol(name: str) -> Protocol:
     return protocol
 
 
+def legacy_sha256(name: str) -> str:
+    """The hash of a protocol under harness 1: of what its file writes, in the way it is written."""
+    from mlbench.store import canonical_json
+
+    table, _ = _read(name)
+    meaning = ("annotation", "split", "unspecified", "selection", "inference")
+    return hashlib.sha256(canonical_json({key: table[key] for key in meaning if key in table})).hexdigest()
+
+
 def protocol_of(record: Mapping[str, Any]) -> Protocol:
     """The protocol that a record was made under: the one it holds, or of records of schema 1 the shipped one it names.
 

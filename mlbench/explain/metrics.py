@@ -13,6 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from mlbench.datasets import load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.metrics import AXES, FURTHER, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
@@ -110,7 +111,7 @@ def load_subject(
         identity, stored = record["identity"], record["predictions"]["test"]
         predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
         data = load_dataset(dataset_of(record, dataset), data_root)
-        if data.fingerprint != identity["dataset"]["fingerprint"]:
+        if not is_data_of(data, record):
             raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
         rules = load_protocol(protocol) if protocol else protocol_of(record)
         name = f"{identity['method']['name']}, run {run}"

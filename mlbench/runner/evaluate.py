@@ -52,8 +52,8 @@ def predict_part(
 ) -> Prediction:
     """Predict part `part`: float32 scores [N, C] (and decisions) on the CPU of every process, in row order.
 
-    Rows are shared out among the processes; each comes back with its row number, and a row that is missing or
-    counted twice is an error.
+    Networks trained in mixed precision score in full precision. Rows are shared out among the processes; each comes
+    back with its row number, and a row that is missing or counted twice is an error.
     """
     count = len(feed.run.parts[part])
     local, sizes = world.share(np.arange(count))
@@ -61,7 +61,8 @@ def predict_part(
     scores: list[Tensor] = []
     decisions: list[Tensor] = []
     per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
-    with evaluating(network, world), torch.inference_mode(), world.accelerator.autocast():
+    # In full precision: the logits of half precision tie, and ties decide ranks.
+    with evaluating(network, world), torch.inference_mode():
         pooled = not takes_maps(network)
         for start in range(0, len(local), per_batch):
             shown = feed.shown(part, local[start : start + per_batch], epoch, pooled, source)

@@ -36,6 +36,7 @@ from mlbench.runner.hooks import calling, check_weights, code_of, network_of, ph
 from mlbench.runner.options import Options
 from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.recording import compose_record, predictions_of
+from mlbench.runner.rescored import rescore_alike
 from mlbench.runner.task import Task
 from mlbench.runner.training import Course, PhaseTrainer, best_file, epoch_file, keeps_all, rule_of, title_of
 from mlbench.runner.world import World
@@ -85,6 +86,9 @@ class _Executor:
             self.reporter.say(f"{title_of(run)}: already in the store ({self.folder})")
             return record
         used = self._run_used()
+        record = None if self.options.again else self.world.agree(self._rescored(used))
+        if record is not None:
+            return record
         for note in run.notes:
             self.reporter.say(f"note: {note}")
         if run.weights is None and run.backbone != "scenes":
@@ -137,7 +141,14 @@ class _Executor:
 
     def _finished(self) -> dict[str, Any] | None:
         path = self.folder / RECORD_FILE
-        return read_record(path) if path.exists() else None
+        try:
+            return read_record(path) if path.exists() else None
+        except DataError as error:
+            raise DataError(f"{error}. To make this run anew, give --again or delete the file") from None
+
+    def _rescored(self, used: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """The record of this run where a finished one differs from it in metric definitions alone."""
+        return rescore_alike(self.run, self.options.store, used, self.reporter.say) if self.world.main else None
 
     # -- training -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,11 @@ class Run:
 
     @property
     def sees_mask(self) -> bool:
-        """Whether the draw of the mask can move a number.
-
-        It cannot where all labels are shown, nor for a method that is given all of them, unless the epoch is selected
-        by the labels a mask left, or the method builds on other runs.
-        """
-        share = self.mask.params.get("keep") if self.mask.process.startswith("partial") else None
-        if self.mask.process == "full" or share == 1:
-            return False
-        given_all = "full" in self.method.supervision and self.selection != "observed_val"
-        return not given_all or bool(self.method.uses_for(self.hyper))
+        """Whether the draw of the mask can move a number (`mask_matters`)."""
+        builds = bool(self.method.uses_for(self.hyper))
+        return mask_matters(
+            self.mask.process, self.mask.params, self.method.supervision, self.selection, builds_on_others=builds
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -143,6 +138,21 @@ class Run:
     @property
     def key(self) -> str:
         return run_key(self.identity)
+
+
+def mask_matters(
+    process: str, params: Mapping[str, Any], supervision: Collection[str], selection: str, builds_on_others: bool
+) -> bool:
+    """Whether the draw of the mask can move a number.
+
+    It cannot where all labels are shown, nor for a method that is given all of them, unless the epoch is selected by
+    the labels a mask left, or the method builds on other runs.
+    """
+    share = params.get("keep") if process.startswith("partial") else None
+    if process == "full" or share == 1:
+        return False
+    given_all = "full" in supervision and selection != "observed_val"
+    return not given_all or builds_on_others
 
 
 def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:

@@ -257,8 +257,8 @@ def as_written(record: Record) -> bool:
     """Whether the labels were hidden as the run's protocol is written: its process, with its parameters.
 
     False for a run that was given a mask of another process, or changed a parameter. True where that cannot be told:
-    for submissions, and for records of schema 1, which do not hold their protocol, where it is not, or not in this form,
-    shipped here.
+    for submissions, and for records of schema 1, which do not hold their protocol, where it is not, or not in this
+    form, shipped here.
     """
     identity = record["identity"]
     mask = identity.get("mask", {})

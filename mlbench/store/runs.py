@@ -148,6 +148,21 @@ def _facts(path: Path) -> dict[str, Any]:
     return {"key": record["key"], **{name: _at(record["identity"], place) for name, place in FILTERS.items()}, **shown}
 
 
+def find_containing(root: str | Path, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Complete runs under `root` in whose record every one of `texts` stands; broken records are passed over.
+
+    Only those that have them are read whole: looking into a store of many runs is quick.
+    """
+    wanted = [text.encode("ascii") for text in texts]
+    for path in _record_paths(Path(root)) if Path(root).is_dir() else ():
+        try:
+            raw = path.read_bytes()
+            if all(text in raw for text in wanted):
+                yield parse_record(raw, str(path))
+        except (OSError, DataError):
+            continue
+
+
 def verify_run(root: str | Path, key: str) -> dict[str, Any]:
     """Check the record of run `key` and the hash of every file it names; return the record.
 
