@@ -99,8 +99,14 @@ def file_sizes(root: Path, names: Sequence[str]) -> np.ndarray:
 
 
 def index_file(root: Path) -> Path:
-    """Where the hashes of the files below `root` are kept."""
-    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
+    """Where the hashes of the files below `root` are kept.
+
+    The nodes of a cluster may share the cache and know the same folder as different devices: each has its own index,
+    or they would hash by turns.
+    """
+    place = os.path.realpath(root)
+    device = os.stat(place).st_dev if os.path.exists(place) else 0
+    name = hashlib.sha256(os.fsencode(f"{place}\0{device}")).hexdigest()[:32]
     return cache_dir() / "files" / f"{name}.hashes"
 
 
