@@ -278,13 +278,6 @@ class Dataset:
             self._cached["legacy"] = digest.hexdigest()
         return self._cached["legacy"]
 
-    def is_known_as(self, fingerprint: str) -> bool:
-        """Whether a record that states `fingerprint` was made on this data set, as far as the record can tell.
-
-        Records of harness 1 state the names of images and not their content.
-        """
-        return fingerprint in (self.legacy_fingerprint, self.fingerprint)
-
     def count_unhashed(self) -> int:
         """How many images `fingerprint` would have to read."""
         return sum(_unhashed(split.images) for split in self.splits.values())

@@ -92,13 +92,6 @@ def test_the_fingerprint_of_harness_1_is_as_it_was() -> None:
     assert load_scenes().legacy_fingerprint == "868170f70fceb081d8902f4d205e91367c14fff8b8c97af99073589959d4e754"
 
 
-def test_a_record_of_either_fingerprint_is_of_this_data_set() -> None:
-    dataset = tiny_dataset()
-    assert dataset.is_known_as(dataset.fingerprint)
-    assert dataset.is_known_as(dataset.legacy_fingerprint)
-    assert not dataset.is_known_as("0" * 64)
-
-
 @dataclass(frozen=True)
 class Plain:
     """An image source of somebody else, which says nothing of the content of its images."""
