@@ -15,7 +15,7 @@ from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import DataError, MlbenchError
 from mlbench.grid import grid
-from mlbench.images.cache import find_cached, open_cached
+from mlbench.images.cache import find_cached, find_unusable, open_cached
 from mlbench.images.pixels import content_sha256, files_sha256
 from mlbench.progress import Reporter
 from mlbench.protocol import Protocol, list_protocols, load_protocol
@@ -80,6 +80,14 @@ def verify(
             _check_cache(split, name, result)
     if open_images:
         result.remarks += equal_pictures(dataset)
+        earlier, damaged = find_unusable()
+        result.problems += damaged
+        if earlier:
+            size = sum(path.stat().st_size for path in earlier)
+            result.remarks.append(
+                f"{len(earlier)} cached arrays ({size / 1e9:.1f} GB) are of an earlier version and not read any more; "
+                f"they may be deleted, the first is {earlier[0]}"
+            )
     _check_protocols(dataset, result)
     if root is not None:
         _compare(dataset, contents, root, remember, result)

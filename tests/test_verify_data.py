@@ -105,6 +105,18 @@ def test_all_that_the_cache_holds_of_the_images_is_verified(mine: Path) -> None:
     assert all("are not what was written" in problem for problem in problems)
 
 
+def test_arrays_of_an_earlier_version_and_damaged_hashes_are_told_of(mine: Path) -> None:
+    for name, content in (("old", '{"format": 1, "chunks": []}'), ("odd", '{"format": 2}')):
+        path = cache_dir() / "pixels" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.zeros(3))
+        path.with_suffix(".json").write_text(content)
+    result = verify(load(mine))
+    (problem,) = result.problems
+    assert "odd.json: damaged" in problem
+    assert any(remark.startswith("1 cached arrays (0.0 GB) are of an earlier") for remark in result.remarks)
+
+
 def test_a_file_that_its_disk_has_changed_is_a_problem(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_hashes, "_TICK", -(10**18))  # as if all had been hashed long after it was written
     dataset = load(mine)

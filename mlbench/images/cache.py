@@ -23,6 +23,7 @@ from mlbench.images.sidecar import (
     Chunk,
     Sidecar,
     array_digest,
+    is_earlier,
     key_of,
     parse_chunk,
     plain,
@@ -32,6 +33,9 @@ from mlbench.images.sidecar import (
 )
 from mlbench.locks import locked
 from mlbench.paths import cache_dir
+
+#: Folders of the cache that hold arrays.
+ROOMS = ("pixels", "features", "proposals")
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +103,29 @@ def open_cached(path: Path) -> CheckedArray:
 
 def find_cached(content: str) -> Iterator[tuple[Path, Sidecar]]:
     """All cached arrays made of images whose content (``about["content"]``) is this; damaged sidecars are left out."""
-    for file in sorted(cache_dir().glob("*/*.json")):
-        path = file.with_suffix(".npy")
+    for path in _arrays():
         with suppress(DataError):
-            sidecar = read_sidecar(path) if path.exists() else None
+            sidecar = read_sidecar(path)
             if sidecar is not None and sidecar.about.get("content") == content:
                 yield path, sidecar
+
+
+def find_unusable() -> tuple[list[Path], list[str]]:
+    """Cached arrays that nothing reads any more, of an earlier format; and a message for each damaged sidecar."""
+    earlier, damaged = [], []
+    for path in _arrays():
+        try:
+            read_sidecar(path)
+        except DataError as error:
+            if is_earlier(path):
+                earlier.append(path)
+            else:
+                damaged.append(str(error))
+    return earlier, damaged
+
+
+def _arrays() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (cache_dir() / room).glob("*.npy"))
 
 
 def _complete(path: Path) -> bool:
@@ -131,9 +152,9 @@ def _opened(path: Path, shape: tuple[int, ...], dtype: type, recipe: Recipe) -> 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Map the array at `path`; DataError unless it is whole and as expected."""
     try:
-        array = np.load(path, mmap_mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")  # never an archive or a pickle, whatever its first bytes
         whole = os.path.getsize(path) == array.offset + array.nbytes
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged header can raise nearly anything
         raise DataError(f"{path}: damaged cache file ({error}); delete it, and it is built anew") from None
     if not whole or array.shape != shape or array.dtype != dtype:
         found = f"{array.dtype} {list(array.shape)}" + ("" if whole else " in a file of another size")
@@ -185,7 +206,7 @@ def _interrupted(part: Path, progress: Path, head: Any) -> tuple[list[Chunk], np
         lines = progress.read_text().splitlines()
         array = np.lib.format.open_memmap(part, mode="r+")
         same = json.loads(lines[0]) == head and [str(array.dtype), list(array.shape)] == [head["dtype"], head["shape"]]
-    except (OSError, ValueError, IndexError):
+    except Exception:  # a damaged header can raise nearly anything
         return [], None
     chunks: list[Chunk] = []
     with suppress(ValueError, TypeError, AttributeError):  # a kill may leave half a line

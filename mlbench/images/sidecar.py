@@ -74,6 +74,14 @@ def read_sidecar(path: Path) -> Sidecar | None:
     return sidecar
 
 
+def is_earlier(path: Path) -> bool:
+    """Whether the sidecar of the array at `path` is of an earlier format, which no array is opened with any more."""
+    try:
+        return bool(json.loads(sidecar_file(path).read_text(encoding="utf-8"))["format"] < FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def parse_chunk(raw: dict[str, Any]) -> Chunk:
     """A `Chunk` from its JSON object; TypeError or ValueError if it is none."""
     chunk = Chunk(**raw)

@@ -96,7 +96,10 @@ class Feed:
         for cached in self._features.values():
             arrays += [cached.features.maps, cached.features.pooled]
         for array in {getattr(array, "path", None): array for array in arrays}.values():
-            verify_read(array)
+            try:
+                verify_read(array)
+            except DataError as error:
+                raise DataError(f"{error}. The run may have read it: start the run anew, without --resume") from None
         read = {
             (run.parts[name].source, side) for (name, _, _), inputs in self._images.items() for side in inputs.pixels
         }

@@ -118,6 +118,20 @@ def test_images_that_do_not_tell_their_content_are_hashed_as_they_are_decoded() 
     assert Dataset("d", "1", ("c",), {"train": split}).count_unhashed() == 3
 
 
+def test_such_images_are_decoded_once_for_all_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, loaded, load = Plain(tuple(np.full((2, 2, 3), n, np.uint8) for n in range(200))), [], Plain.load
+    monkeypatch.setattr(Plain, "load", lambda self, row: loaded.append(row) or load(self, row))
+    split, told = Split(tuple(map(str, range(200))), np.ones((200, 1), np.int8), images), []
+    first = split.take([7, 3, 7]).content()
+    assert sorted(loaded) == [3, 7]
+    whole = split.content(lambda *at: told.append(at))
+    assert sorted(loaded) == list(range(200))
+    assert told == [(64, 198), (128, 198), (192, 198), (198, 198)]
+    np.testing.assert_array_equal(first, whole[[7, 3, 7]])
+    again = Plain(tuple(255 - picture for picture in images.pictures))
+    assert not np.array_equal(image_content(again), whole)
+
+
 def test_a_crop_is_part_of_the_content(mine: Path) -> None:
     names, boxes = ["00.png"] * 3, [(1, 2, 9, 9), (1, 2, 9.0000001, 9), (1, 2, 9, 9)]
     images = FileImages(mine / "pictures", names, boxes)
