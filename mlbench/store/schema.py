@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 SCHEMA_VERSION = 1
-#: Levels of tables and lists in a record.
-_DEEPEST = 64
 
 
 def canonical_json(obj: object) -> bytes:
@@ -121,6 +119,10 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key '{next(n for n in names if names.count(n) > 1)}' stands twice")
     return found
+
+
+#: Levels of tables and lists in a record.
+_DEEPEST = 64
 
 
 def _check_plain(value: object, place: tuple[str, ...]) -> None:
