@@ -406,6 +406,23 @@ def test_files_that_are_no_records_say_why(tmp_path: Path, content: bytes, messa
 # many records
 
 
+@pytest.mark.parametrize("levels", [70, 400, 100_000])
+def test_a_record_nested_without_bound_is_one_line(tmp_path: Path, levels: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{"results": ' + b"[" * levels + b"]" * levels + b"}")
+    with pytest.raises(DataError, match=r"x\.json: broken record: .*(nested deeper than 64 levels|recursion)") as found:
+        read_record(path)
+    assert len(str(found.value)) < 300
+
+
+def test_a_file_larger_than_any_record_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with open(path, "wb") as file:
+        file.truncate(5_000_000_000)
+    with pytest.raises(DataError, match=r"x\.json: 5,000,000,000 bytes; a record has at most"):
+        read_record(path)
+
+
 def test_records_are_found_by_what_decided_them(tmp_path: Path) -> None:
     method = make_record()["identity"]["method"]
     for name in ("an", "llr"):

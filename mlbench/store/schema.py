@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 #: Schemas that are read; records of version 1 hold neither their protocol nor the hash of their content.
 READABLE = (1, 2)
-#: Levels of tables and lists in a record.
-_DEEPEST = 64
 
 
 def canonical_json(obj: object) -> bytes:
@@ -159,6 +157,10 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key '{next(n for n in names if names.count(n) > 1)}' stands twice")
     return found
+
+
+#: Levels of tables and lists in a record.
+_DEEPEST = 64
 
 
 def _check_plain(value: object, place: tuple[str, ...]) -> None:

@@ -109,6 +109,27 @@ def test_other_scores_need_another_version_seed_or_mask_seed(desk, send) -> None
     assert len(find_records(desk.store)[0]) == 3
 
 
+def test_an_earlier_version_again_is_known_whatever_came_after_it(desk, send) -> None:
+    """Records are found in the order of their keys, which is any."""
+    first = desk.scores
+    for seed in range(4):
+        versions = {}
+        for version in (1, 2, 3):
+            desk.scores = first[np.random.default_rng(10 * seed + version).permutation(len(first))]
+            versions[version] = desk.scores
+            assert send(desk.write_safetensors(), desk.write_card(version=version), "--seed", seed)[0] == 0
+        for version, scores in versions.items():
+            desk.scores = scores
+            code, out, err = send(desk.write_safetensors(), desk.write_card(version=version), "--seed", seed)
+            assert (code, err) == (0, "")
+            assert f"version {version} was submitted before" in out
+        desk.scores = versions[3]
+        code, _, err = send(desk.write_safetensors(), desk.write_card(version=2), "--seed", seed)
+        assert code == 1
+        assert "version 3 is in the store with other scores" in err
+        assert "to 4" in err
+
+
 def test_one_changed_card_under_one_version_is_refused(desk, send) -> None:
     assert send(desk.write_csv())[0] == 0
     code, _, err = send(desk.write_csv(), desk.write_card(title="Another title"))
