@@ -10,7 +10,6 @@ import numpy as np
 from tabulate import tabulate
 
 from mlbench.bootstrap import LabelF1, MeanAP, PairedInterval, Statistic, paired_interval, paired_replicates
-from mlbench.comparison import holm
 from mlbench.datasets import Dataset, load_dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.metrics import scores_of_kind, threshold, top_k, top_k_thresholded
@@ -18,6 +17,7 @@ from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
 from mlbench.protocol import Protocol, load_protocol
 from mlbench.scoring import align, targets_of
+from mlbench.significance.ties import holm
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import Draw
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.tables import lineage_of, records_to_frame
 from mlbench.report.ties import Runs, column_ties
-from mlbench.stats import Interval, mean_interval
+from mlbench.significance.crossed import Draw, Interval, interval
 from mlbench.store import canonical_json, is_submitted
 
 Record = Mapping[str, Any]
@@ -36,7 +35,7 @@ class Row:
 
     origin : "reproduced" (trained by this code) or "submitted" (predictions scored here). tie : set and number of the
     tie group, as "1" or "B2"; empty where nothing was tested. compared : what a row shares with those it is ranked
-    with.
+    with. best, rank : chance of being the best of these, and mean rank with the ends of its 95 % interval.
     """
 
     method: str
@@ -46,6 +45,8 @@ class Row:
     draws: dict[Draw, float]
     compared: tuple[str, ...]
     tie: str = ""
+    best: float = math.nan
+    rank: tuple[float, float, float] = (math.nan, math.nan, math.nan)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -193,13 +194,9 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
 def _number(values: list[float], draws: Mapping[Draw, float]) -> Number:
     array = np.array(values)
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    seeds, masks = sorted({s for s, _ in draws}), sorted({m for _, m in draws})
-    if len(draws) == len(seeds) * len(masks):
-        grid = np.array([[draws[s, m] for m in masks] for s in seeds])
-    else:
-        grid = np.array([[np.mean([v for (s, _), v in draws.items() if s == seed])] for seed in seeds])
-    undefined = Interval(math.nan, math.nan, math.nan, 0.0)
-    return Number(float(array.mean()), sd, undefined if np.isnan(grid).any() else mean_interval(grid))
+    undefined = any(math.isnan(value) for value in draws.values())
+    found = Interval(*(math.nan,) * 4) if undefined else interval(draws)
+    return Number(float(array.mean()), sd, found)
 
 
 def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
@@ -208,15 +205,17 @@ def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
     for row in rows:
         if row.origin == "reproduced" and not math.isnan(row.numbers[metric].mean) and not row.notes:
             sets.setdefault(row.compared, []).append(row)
-    # A row without two runs in common with the best of its set cannot be told from it: it is in no group.
-    groups = {compared: column_ties([row.runs for row in found]) for compared, found in sets.items()}
-    tested = [compared for compared, numbers in groups.items() if any(numbers)]
+    # A row without two runs in common with another of its set cannot be told from it: it is in no group.
+    ties = {compared: column_ties([row.runs for row in found]) for compared, found in sets.items()}
+    tested = [compared for compared, found in ties.items() if any(found.groups)]
     letters: dict[str, str] = {}
     for number, compared in enumerate(tested):
         letter = _letter(number) if len(tested) > 1 else ""
         letters[letter] = ", ".join(compared[:-1])
-        for row, group in zip(sets[compared], groups[compared], strict=True):
+        standing = ties[compared].standing
+        for i, (row, group) in enumerate(zip(sets[compared], ties[compared].groups, strict=True)):
             row.tie = f"{letter}{group}" if group else ""
+            row.best, row.rank = float(standing.best[i]), (float(standing.rank[i]), standing.low[i], standing.high[i])
     return letters
 
 
