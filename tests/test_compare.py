@@ -53,6 +53,7 @@ def stored_runs(tmp_path, monkeypatch):
         unspecified = protocol.unspecified_for(data.id)
         results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, protocol.metrics, unspecified)
         identity = {
+            "harness": 2,
             "method": {"name": f"method_{name}"},
             "dataset": {"id": data.id, "fingerprint": data.fingerprint},
             "protocol": "single_positive",

@@ -93,6 +93,7 @@ def stored(make_record, tmp_path, monkeypatch):
     test, records, scores = data.splits["test"], [], []
     for seed, method in enumerate(("an", "ls")):
         record = make_record(method, 50.0 + seed, identity__dataset__id=data.id)
+        record["identity"]["harness"] = 2
         record["identity"]["dataset"]["fingerprint"] = data.fingerprint
         found = np.random.default_rng(seed).random((len(test), len(data.classes))).astype(np.float32)
         meta = {"key": record["key"], "dataset": data.id, "split": "test", "epoch": "1"}
