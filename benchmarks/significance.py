@@ -35,6 +35,8 @@ SHAPES = {
     "3 x 3 and 6 draws": (*GRID, *DIAGONAL[3:]),
     "3 seeds, 1 mask": tuple((seed, 0) for seed in range(3)),
 }
+#: What varies in the other shapes: one mask says nothing of others, so that it must not matter.
+SINGLE = dict.fromkeys(SHAPES, "seed and mask") | {"3 seeds, 1 mask": "seed"}
 NOISE = ("equal", "one method x 3", "log-normal 0.6")
 
 
@@ -78,7 +80,11 @@ def column(setting: Setting, rng: np.random.Generator) -> list[dict[Draw, float]
 
 
 def measure(setting: Setting, tables: int, seed: int = 0) -> dict[str, float]:
-    """Over `tables` columns: coverage of all pairs' intervals and of the first's, tables with a false difference, and with all of the first method's found; Monte-Carlo errors of the first three."""
+    """Shares over `tables` columns, each with its Monte-Carlo error under "NAME_error".
+
+    coverage : of all pairs' intervals. coverage_first : of the first method's. false_tables : with a pair of equal
+    means told apart. power : with the first method told from all others.
+    """
     rng = np.random.default_rng([seed, *map(ord, str(setting))])
     found = []
     first, second = np.triu_indices(setting.methods, 1)
@@ -109,7 +115,7 @@ def settings() -> list[Setting]:
             ("3 x 3 and 6 draws", 0),
             ("3 seeds, 1 mask", 0),
         )
-        for ratio in (RATIOS if shape == "3 x 3" else ("seed and mask",))
+        for ratio in (RATIOS if shape == "3 x 3" else (SINGLE[shape],))
         for noise in NOISE
         if not (missing and shape == "3 x 3" and ratio in ("rest alone", "mixed"))
     ]
@@ -134,33 +140,24 @@ def settings() -> list[Setting]:
 def as_text(found: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
     rows = []
     for entry in found:
-        s, m = entry["setting"], entry["measured"]
-        rows.append(
-            [
-                s["methods"], s["shape"] + (f", 1 to {s['missing']} missing" if s["missing"] else ""), s["ratio"], s["noise"],
-                f"{s['gap']:g}", *(f"{100 * m[name]:.1f} ± {100 * m[name + '_error']:.1f}" for name in ("coverage", "coverage_first", "false_tables")),
-                f"{100 * m['power']:.1f}" if s["gap"] else "", entry["tables"],
-            ]
-        )  # fmt: skip
-    heads = [
-        "methods",
-        "runs",
-        "what varies",
-        "noise",
-        "gap",
-        "coverage, %",
-        "of the first's",
-        "false tables, %",
-        "found, %",
-    ]
+        given, seen = entry["setting"], entry["measured"]
+        missing = f", 1 to {given['missing']} missing" if given["missing"] else ""
+        shares = (
+            f"{100 * seen[name]:.1f} ± {100 * seen[name + '_error']:.1f}"
+            for name in ("coverage", "coverage_first", "false_tables")
+        )
+        power = f"{100 * seen['power']:.1f}" if given["gap"] else ""
+        about_column = (given["methods"], given["shape"] + missing, given["ratio"], given["noise"], f"{given['gap']:g}")
+        rows.append([*about_column, *shares, power, entry["tables"]])
+    heads = ["methods", "runs", "what varies", "noise", "gap", "coverage, %", "of the first's", "false tables, %"]
     parts = "; ".join(f"{name} {', '.join(map(str, deviations))}" for name, deviations in RATIOS.items())
     return (
         f"`python benchmarks/significance.py --tables {about['tables']} --seed {about['seed']}`: {about['cpu']}, "
-        f"{about['seconds']:.0f} s of one core.\n\nIntervals of 95 %; a false table tells two methods of equal mean apart "
-        f"(family-wise, at {LEVEL:g}); ± is the Monte-Carlo error. Found: tables in which the first method is told from "
-        "all others, its gap in deviations of the gap in a single draw. The last column counts tables. Deviations by "
+        f"{about['seconds']:.0f} s of one core.\n\nIntervals of 95 %; a false table tells two methods of equal "
+        f"mean apart (family-wise, at {LEVEL:g}); ± is the Monte-Carlo error. Found: tables in which the first method is told "
+        "from all others, its gap in deviations of the gap in a single draw. The last column counts tables. Deviations by "
         f"seed, by mask, of the rest: {parts}.\n\n"
-        + tabulate(rows, [*heads, "tables"], tablefmt="github", disable_numparse=True)
+        + tabulate(rows, [*heads, "found, %", "tables"], tablefmt="github", disable_numparse=True)
         + "\n"
     )
 

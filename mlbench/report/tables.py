@@ -326,7 +326,7 @@ def _tie(
     for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
         cell["best"] = group == 1 or (bool(mine) and group is None and text == best)
-        cell["untested"] = bool(mine) and group is None and text != best
+        cell["untested"] = bool(mine) and group is None and (text != best or any(groups))
     for i, cell in enumerate(column):
         cell["chance_best"], cell["rank"] = float(standing.best[i]), float(standing.rank[i])
         cell["rank_low"], cell["rank_high"] = float(standing.low[i]), float(standing.high[i])

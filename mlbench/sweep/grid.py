@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import MlbenchError, UsageError, unknown
+from mlbench.protocol import load_protocol
+from mlbench.registry import load_method
 from mlbench.settings import build
+from mlbench.significance.crossed import draw_of
 
+#: Draws of a grid that says nothing of them.
+DRAWS = 9
 #: What ``[datasets.NAME]`` may set for one data set instead of the whole grid.
 BY_DATASET = ("data_root", "track", "backbone", "weights", "set")
 
@@ -22,7 +29,10 @@ class Grid:
 
     Attributes
     ----------
-    methods, seeds, masks : every method with every pair of seed and mask.
+    methods, draws : every method with `draws` draws, draw i being of seed i and mask i. Each has its own seed and mask,
+        so that as many runs say more than a grid of both. With neither `draws` nor `seeds` and `masks`: `DRAWS`.
+    seeds, masks : instead of draws, every pair of seed and mask, to tell their two variances apart; one that is left
+        out is 0. A method that sees no mask (protocol "full", supervision "full" or none) has one run a seed.
     protocol or protocols, dataset or datasets : one or several; ``[datasets.NAME]`` may hold the keys of `BY_DATASET`.
     vary : hyperparameters, ``train.KEY`` or ``annotation.KEY`` with lists of values: one run for each value, one key
         at a time. set : the same with one value, for all runs.
@@ -41,8 +51,9 @@ class Grid:
     track: str | None = None
     backbone: str | None = None
     weights: str | None = None
-    seeds: tuple[int, ...] = (0,)
-    masks: tuple[int, ...] = (0,)
+    draws: int = 0
+    seeds: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
     vary: Mapping[str, Any] = field(default_factory=dict)
     set: Mapping[str, Any] = field(default_factory=dict)
     epochs: int | None = None
@@ -65,9 +76,11 @@ class Grid:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise UsageError(f"{name} = {list(values)}: one stands there twice")
-            if not values and name != "protocols":
-                raise UsageError(f"{name} = []: expected at least one")
-        for name, least in (("retries", 0), ("checkpoint_seconds", 0), ("processes", 1), ("gpus", 0)):
+        if not self.methods:
+            raise UsageError("methods = []: expected at least one")
+        if self.draws and (self.seeds or self.masks):
+            raise UsageError(f"draws = {self.draws} beside seeds or masks: expected either draws or a grid of both")
+        for name, least in (("draws", 0), ("retries", 0), ("checkpoint_seconds", 0), ("processes", 1), ("gpus", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected at least {least}")
         for name, table in self.datasets.items():
@@ -84,14 +97,30 @@ class Grid:
         """The changes of each run beside seed and mask: one value of one key of `vary`, or none."""
         return [{key: value} for key, values in self.vary.items() for value in values] or [{}]
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """(seed, mask) of the runs of a method that sees the mask."""
+        if self.seeds or self.masks:
+            grid = itertools.product(self.seeds or (0,), self.masks or (0,))
+            return sorted(grid, key=lambda pair: (pair[0] != pair[1], pair))
+        return [(i, i) for i in range(self.draws or DRAWS)]
+
     def cells(self) -> Iterator[dict[str, Any]]:
         """Fields of the `Request` of each run; repetitions with seed = mask first, so that a table fills evenly."""
-        pairs = sorted(itertools.product(self.seeds, self.masks), key=lambda pair: (pair[0] != pair[1], pair))
+        pairs = self.pairs()
+        lowest = min(mask for _, mask in pairs)
+        blind = functools.cache(_sees_no_mask)
+        done: set[str] = set()
         datasets = self.datasets or {self.dataset: {}}
         protocols = self.protocols or (self.protocol,)
         for (seed, mask_seed), protocol, (dataset, own), varied, method in itertools.product(
             pairs, protocols, datasets.items(), self.variants(), self.methods
         ):
+            if blind(protocol, method):
+                run = json.dumps([seed, protocol, dataset, varied, method], default=str)
+                if run in done:
+                    continue
+                done.add(run)
+                mask_seed = lowest
             general = {name: getattr(self, name) for name in BY_DATASET if name != "set"}
             yield {
                 "protocol": protocol,
@@ -105,6 +134,15 @@ class Grid:
                 "precision": self.precision,
                 "changes": {**self.set, **own.get("set", {}), **varied},
             }
+
+
+def _sees_no_mask(protocol: str, method: str) -> bool:
+    """Whether a run is the same whatever the mask; what cannot be looked up is told later, with its place."""
+    try:
+        process, supervision = load_protocol(protocol).annotation.process, load_method(method).supervision
+    except MlbenchError:
+        return False
+    return draw_of(0, 0, process, supervision)[1] is None
 
 
 def load_grid(path: Path, changes: Mapping[str, Any] | None = None) -> Grid:

@@ -34,6 +34,7 @@ def write_grid(tmp_path: Path, photos: Path) -> Callable[..., Path]:
             "track": "full",
             "backbone": "scenes",
             "methods": ["an"],
+            "draws": None if given.keys() & {"seeds", "masks"} else 1,
             "epochs": 2,
             "device": "cpu",
             "set": {"train.image_size": 32, "train.batch_size": 8, "train.lr": 0.01},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlbench.errors import UsageError
+from mlbench.registry import load_method
 from mlbench.runner.plan import resolve
 from mlbench.sweep.freeze import freeze, request_of
 from mlbench.sweep.grid import load_grid
@@ -21,12 +22,36 @@ PLANS = sorted(path for path in (ROOT / "benchmarks").glob("*.toml") if "methods
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_the_plans_of_the_benchmarks_are_grids(path: Path) -> None:
-    """One run for each method, pair of seed and mask, and varied value; the pairs with seed = mask come first."""
+    """One run for each method, pair of seed and mask, and varied value; the pairs with seed = mask come first.
+
+    Methods that are shown all labels, as all are under protocol full, have one run a seed.
+    """
     grid, cells = load_grid(path), list(load_grid(path).cells())
-    assert len(cells) == len(grid.methods) * len(grid.seeds) * len(grid.masks) * len(grid.variants())
+    seeds, masks = grid.seeds, grid.masks or (0,)
+    blind = [m for m in grid.methods if grid.protocol == "full" or "full" in load_method(m).supervision]
+    seeing = len(grid.methods) - len(blind)
+    assert len(cells) == len(seeds) * (seeing * len(masks) + len(blind)) * len(grid.variants())
     assert len({json.dumps(cell) for cell in cells}) == len(cells)
-    pairs = list(dict.fromkeys((cell["seed"], cell["mask_seed"]) for cell in cells))
-    assert pairs == sorted(itertools.product(grid.seeds, grid.masks), key=lambda pair: (pair[0] != pair[1], pair))
+    assert {cell["mask_seed"] for cell in cells if cell["method"] in blind} <= {0}
+    if seeing:
+        pairs = list(dict.fromkeys((c["seed"], c["mask_seed"]) for c in cells if c["method"] not in blind))
+        assert pairs == sorted(itertools.product(seeds, masks), key=lambda pair: (pair[0] != pair[1], pair))
+
+
+def test_nine_draws_are_the_default_each_of_its_own_seed_and_mask(tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    text = 'methods = ["an", "full"]\nprotocol = "single_positive"\ndataset = "scenes"\n'
+
+    def drawn(more: str, method: str) -> list[tuple[int, int]]:
+        path.write_text(text + more)
+        return [(c["seed"], c["mask_seed"]) for c in load_grid(path).cells() if c["method"] == method]
+
+    assert drawn("", "an") == drawn("draws = 9", "an") == [(i, i) for i in range(9)]
+    assert drawn("", "full") == [(i, 0) for i in range(9)]  # it sees no mask
+    assert drawn("draws = 2", "an") == [(0, 0), (1, 1)]
+    assert drawn("seeds = [1, 2]", "an") == [(1, 0), (2, 0)]
+    assert drawn("masks = [4, 5]", "an") == [(0, 4), (0, 5)]
+    assert drawn("masks = [4, 5]", "full") == [(0, 4)]
 
 
 def test_several_data_sets_have_settings_of_their_own(tmp_path: Path) -> None:
@@ -60,6 +85,8 @@ def test_several_data_sets_have_settings_of_their_own(tmp_path: Path) -> None:
         ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\ndatasets = ["e"]', "either dataset or datasets"),
         ('methods = ["an"]\nprotocol = "p"\n[datasets.d]\nroot = "x"', "unknown key 'root'. Did you mean 'data_root'"),
         ('methods = ["an"]\nprotocol = "p"\ndatasets.d = 1', "expected a table"),
+        ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\ndraws = 3\nseeds = [0]', "either draws or a grid of both"),
+        ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\ndraws = -1', "draws = -1: expected at least 0"),
         ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\nretries = -1', "retries = -1: expected at least 0"),
         ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\nvary = { lr = 3 }', "expected a list of values"),
         ('methods = ["an"]\nprotocol = "p"\ndataset = "d"\nseeds = ["a"]', "expected a whole number"),
