@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -228,40 +228,3 @@ class SparseMask(Mask):
         """Observed entries by state, as in `Mask`."""
         names = {"positives": 1, "negatives": -1, "unknown": 0, "unspecified": 2}
         return {name: int(self.observed.count(State(state)).sum()) for name, state in names.items()}
-
-
-@dataclass(eq=False)
-class Overlay:
-    """A matrix [N, C] given by its rows, some of whose entries were written over; memory grows with those alone.
-
-    Parameters
-    ----------
-    rows : gives the dense rows of an index, [n, C], before anything was written.
-    shape : (N, C).
-    """
-
-    rows: Callable[[np.ndarray], np.ndarray]
-    shape: tuple[int, int]
-    written: dict[int, dict[int, Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """The present dense rows `index`, [n, C]."""
-        out = self.rows(index)
-        for position, row in enumerate(np.asarray(index).tolist()):
-            if row in self.written:
-                out[position, list(self.written[row])] = list(self.written[row].values())
-        return out
-
-    def __setitem__(self, where: tuple[np.ndarray, np.ndarray], values: np.ndarray | bool) -> None:
-        """Write entries (rows, classes); of one that stands twice, the later value holds."""
-        rows, classes = where
-        given = np.broadcast_to(values, rows.shape).tolist()
-        for row, column, value in zip(rows.tolist(), classes.tolist(), given, strict=True):
-            self.written.setdefault(row, {})[column] = value
-
-    def sum(self) -> float:
-        """Sum of the entries written."""
-        return sum(sum(row.values()) for row in self.written.values())

@@ -170,7 +170,7 @@ class PhaseLoop:
             "loss": sum(terms.values()),
             "seconds": seconds,
             "images_per_s": here.images / seconds,
-            "log": terms | {"pseudo_labels": int(self.task.labels.pseudo.sum())},
+            "log": terms | {"pseudo_labels": self.task.labels.pseudo_count},
             "forensics": summary(self.findings),
         }
 
