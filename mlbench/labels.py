@@ -140,6 +140,8 @@ class LabelStore:
             self.value = (self.state == State.POSITIVE).astype(np.float32)
             self.pseudo = np.zeros(self.state.shape, dtype=bool)
         self.log: list[tuple[int, Change]] = []
+        #: Labels that stand without being written: a method makes them anew for each batch.
+        self.implied = 0
 
     def __len__(self) -> int:
         return len(self.state)
@@ -167,10 +169,10 @@ class LabelStore:
 
     @property
     def pseudo_count(self) -> int:
-        """Labels that a method wrote and that stand."""
+        """Labels of the method's that stand."""
         if self.written is None:
             return int(self.pseudo.sum())  # type: ignore[union-attr]  # an array
-        return int(np.count_nonzero(self.written.entries().states != State.UNKNOWN))
+        return self.implied + int(np.count_nonzero(self.written.entries().states != State.UNKNOWN))
 
     def apply(self, change: Change, epoch: int) -> None:
         """Write `change`. Of a dense matrix the store remembers in which epoch it was made."""

@@ -107,6 +107,15 @@ class SparseLabels:
         out[np.repeat(np.arange(len(chosen)), lengths), self.classes[entries]] = self.states[entries]
         return out
 
+    def columns(self, classes: slice) -> np.ndarray:
+        """int8 [N, n] of the classes `classes`, which are few."""
+        start, stop, _ = classes.indices(self.n_classes)
+        out = np.zeros((len(self), stop - start), dtype=np.int8)
+        inside = np.flatnonzero((self.classes >= start) & (self.classes < stop))
+        rows = np.searchsorted(self.indptr, inside, side="right") - 1
+        out[rows, self.classes[inside] - start] = self.states[inside]
+        return out
+
     def take(self, rows: Rows) -> SparseLabels:
         """The labels of `rows`, in the order given."""
         lengths, entries = self._entries_of(self._numbers(rows))

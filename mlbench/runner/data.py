@@ -16,6 +16,7 @@ from mlbench.datasets.sparse import LabelMatrix, SparseLabels, SparseMask, map_l
 from mlbench.devices import on_device
 from mlbench.errors import DataError
 from mlbench.images.features import Features
+from mlbench.images.on_the_fly import OnTheFly
 from mlbench.images.tensors import flip_some, normalise
 from mlbench.protocol import Protocol
 from mlbench.seeds import derive, id_hashes, keyed_bits
@@ -146,7 +147,7 @@ class ImageInputs:
 
     def __init__(
         self,
-        pixels: Mapping[int, np.ndarray],
+        pixels: Mapping[int, np.ndarray | OnTheFly],
         rows: np.ndarray,
         ids: Sequence[str],
         mean: tuple[float, ...],
@@ -164,6 +165,12 @@ class ImageInputs:
         images = normalise(on_device(raw, device), self.mean, self.std)
         mirrored = self.mirrored(index, epoch)
         return images if mirrored is None else flip_some(images, on_device(mirrored, device))
+
+    def expect(self, index: np.ndarray) -> None:
+        """Tell that part rows `index` will be loaded in this order."""
+        for pixels in self.pixels.values():
+            if isinstance(pixels, OnTheFly):
+                pixels.expect(self.rows[index])
 
     def mirrored(self, index: np.ndarray, epoch: int | None) -> Tensor | None:
         """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is."""

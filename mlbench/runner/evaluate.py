@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
 from mlbench.methods import Batch, Prediction
+from mlbench.metrics._checks import release
 from mlbench.runner.crops import mean_prediction
 from mlbench.runner.feed import Feed, takes_maps
+from mlbench.runner.scratch import as_tensor, new_matrix
 from mlbench.runner.world import World
 
 PredictBatch = Callable[[nn.Module, Batch], "Tensor | Prediction"]
@@ -33,44 +35,100 @@ def predict_part(
 ) -> Prediction:
     """Predict part `part`: float32 scores [N, C] (and decisions) on the CPU of every process, in row order.
 
-    Rows are shared out among the processes; each comes back with its row number, and a row that is missing or
-    counted twice is an error.
+    Large ones lie in a file that is mapped (`mlbench.runner.scratch`): no more than a batch of them is in memory.
     """
-    count = len(feed.run.parts[part])
-    local, sizes = world.share(np.arange(count))
+    shape = len(feed.run.parts[part]), len(feed.run.dataset.classes)
+    scores, decisions = new_matrix(shape, np.float32), None
+    for rows, answer in predicted_batches(network, predict, feed, part, world, epoch, source):
+        scores[rows] = answer.scores.numpy()
+        release(scores)
+        if answer.decisions is not None:
+            decisions = new_matrix(shape, np.bool_) if decisions is None else decisions
+            decisions[rows] = answer.decisions.numpy()
+            release(decisions)
+    return Prediction(as_tensor(scores), None if decisions is None else as_tensor(decisions))
+
+
+def predicted_batches(
+    network: nn.Module,
+    predict: PredictBatch,
+    feed: Feed,
+    part: str,
+    world: World,
+    epoch: int | None = None,
+    source: str = "images",
+) -> Iterator[tuple[np.ndarray, Prediction]]:
+    """Rows of part `part`, and what is predicted of them (on the CPU), a batch of every process at a time.
+
+    Rows are shared out among the processes, and all of them see all batches; a row that is missing or counted twice
+    is an error.
+    """
+    count, classes, method = len(feed.run.parts[part]), len(feed.run.dataset.classes), feed.run.method
+    local, _ = world.share(np.arange(count))
     was_training = network.training
     network.eval()
     pooled = not takes_maps(network)
-    scores, decisions = [], []
     per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
-    with torch.inference_mode(), world.accelerator.autocast():
-        for start in range(0, len(local), per_batch):
-            shown = feed.shown(part, local[start : start + per_batch], epoch, pooled, source)
-            found = [predict(network, batch) for batch in shown]
-            answers = [each if isinstance(each, Prediction) else Prediction(each) for each in found]
-            answer = mean_prediction(answers, feed.run.method, feed.run.hyper)
-            scores.append(answer.scores.to(torch.float32))
-            if answer.decisions is not None:
-                decisions.append(answer.decisions.to(torch.uint8))
+    seen, decides = np.zeros(count, dtype=bool), False
+    feed.expect(part, local)
+    for start in range(0, -(-count // world.size), per_batch):  # the longest share is rounded up
+        index = local[start : start + per_batch]
+        with torch.inference_mode(), world.accelerator.autocast():
+            scores = torch.zeros((0, classes), device=world.device)
+            own: Tensor | None = None
+            if len(index):
+                shown = feed.shown(part, index, epoch, pooled, source)
+                found = [predict(network, batch) for batch in shown]
+                answers = [each if isinstance(each, Prediction) else Prediction(each) for each in found]
+                answer = mean_prediction(answers, method, feed.run.hyper)
+                scores, own = answer.scores.to(torch.float32), answer.decisions
+            sizes = [max(0, min(per_batch, size - start)) for size in world.share(np.arange(count))[1]]
+            _check_shape("scores", scores, (len(index), classes), part)
+            rows = world.gather(torch.from_numpy(index).to(world.device), sizes).cpu().numpy()
+            whole = world.gather(scores, sizes).cpu()
+            if not torch.isfinite(whole).all():
+                raise MlbenchError(f"predict gave scores that are not finite for {part}")
+            decides = bool(world.agree(own is not None)) if start == 0 else decides  # the main process has rows then
+            chosen = None
+            if decides:
+                if not method.decision_rule:
+                    raise MlbenchError(f"predict gave decisions, but method '{method.name}' declares no decision_rule")
+                if own is None:
+                    own = torch.zeros((0, classes), device=world.device)
+                _check_shape("decisions", own, (len(index), classes), part)
+                chosen = world.gather(own.to(torch.uint8), sizes).bool().cpu()
+        if seen[rows].any():
+            raise MlbenchError(f"inference on {part} gave samples more than once")
+        seen[rows] = True
+        yield rows, Prediction(whole, chosen)
     network.train(was_training)
-    classes = len(feed.run.dataset.classes)
-    mine = torch.cat(scores) if scores else torch.zeros((0, classes), device=world.device)
-    whole = world.gather(mine, sizes)
-    rows = world.gather(torch.from_numpy(local).to(world.device), sizes).cpu().numpy()
-    if not np.array_equal(rows, np.arange(count)):
+    if not seen.all():
         raise MlbenchError(f"inference on {part} did not give every sample exactly once")
-    if whole.shape != (count, classes):
-        raise MlbenchError(
-            f"predict gave scores of shape {list(whole.shape)} for {part}, expected [{count}, {classes}]"
-        )
-    if not torch.isfinite(whole).all():
-        raise MlbenchError(f"predict gave scores that are not finite for {part}")
-    chosen = None
-    if world.agree(bool(decisions)):  # the main process always has rows
-        if not feed.run.method.decision_rule:
-            raise MlbenchError(f"predict gave decisions, but method '{feed.run.method.name}' declares no decision_rule")
-        own = torch.cat(decisions) if decisions else torch.zeros((0, classes), dtype=torch.uint8, device=world.device)
-        if own.shape != mine.shape:
-            raise MlbenchError(f"predict gave decisions of shape {list(own.shape)}, expected {list(mine.shape)}")
-        chosen = world.gather(own, sizes).bool().cpu()
-    return Prediction(whole.cpu(), chosen)
+
+
+def total_over(
+    network: nn.Module,
+    compute: Callable[[Batch], int],
+    feed: Feed,
+    part: str,
+    world: World,
+    source: str = "images",
+) -> int:
+    """Sum of ``compute(batch)`` over all rows of part `part`, shared out among the processes; the same on all of them.
+
+    Batches are those of inference for `network`: images are not augmented, there is no gradient.
+    """
+    local, _ = world.share(np.arange(len(feed.run.parts[part])))
+    per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
+    feed.expect(part, local)
+    found = 0
+    with torch.no_grad(), world.accelerator.autocast():
+        for start in range(0, len(local), per_batch):
+            index = local[start : start + per_batch]
+            found += compute(feed.batch(part, index, None, not takes_maps(network), source))
+    return sum(world.gather_items([found], replicated=False))
+
+
+def _check_shape(what: str, given: Tensor, expected: tuple[int, int], part: str) -> None:
+    if given.shape != expected:
+        raise MlbenchError(f"predict gave {what} of shape {list(given.shape)} for {part}, expected {list(expected)}")

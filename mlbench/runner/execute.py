@@ -31,6 +31,7 @@ from mlbench.runner.forensics import rates
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, Run, resolve, used_requests
 from mlbench.runner.recording import compose_record, predictions_of
+from mlbench.runner.scratch import as_array
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
 from mlbench.scoring import ap_by_class, observed_map, score_predictions
@@ -274,7 +275,7 @@ class _Executor:
             seen = predict_part(network, method.predict, self._feed_of(method), name, self.world, None, phase.source)
             if final and self.world.main:
                 write_predictions(self._epoch_file(epoch, name), predictions_of(run, seen, name, epoch))
-            found[kept] = self._quick_scores(seen.scores.numpy(), name)
+            found[kept] = self._quick_scores(as_array(seen.scores), name)
         return self.world.agree(found)  # type: ignore[return-value]
 
     def _feed_of(self, method: Method) -> Feed:

@@ -24,8 +24,8 @@ from mlbench.sweep.pilot import Cost, PhaseCost
 #: What a pilot replaces in its process.
 PATCHED = {
     execute: ("predict_part", "PhaseLoop"),
-    task: ("predict_part",),
-    feed: ("load_pixels", "load_features", "pixels_sha256"),
+    task: ("predict_part", "total_over"),
+    feed: ("open_pixels", "load_features", "pixels_sha256"),
     features: ("load_pixels",),
 }
 
