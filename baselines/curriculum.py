@@ -159,6 +159,10 @@ class Curriculum(Method):
         "dropout": Hyper(0.5, "share of channels dropped (uncertainty)", low=0.0, high=0.99),
     }
 
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 40 if hyper["strategy"] == "proportion" else 0  # logits, their order, and the labels written
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._sum: Tensor | None = None  # of the logits of this round's snapshots

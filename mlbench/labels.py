@@ -174,6 +174,14 @@ class LabelStore:
             return int(self.pseudo.sum())  # type: ignore[union-attr]  # an array
         return self.implied + int(np.count_nonzero(self.written.entries().states != State.UNKNOWN))
 
+    def written_as(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and classes of the entries that a method wrote as `state`."""
+        if self.written is None:
+            return np.nonzero(self.pseudo & (self.state == state))  # type: ignore[operator, return-value]  # arrays
+        found = self.written.entries()
+        keys = found.keys[found.states == state]
+        return keys // self.observed.shape[1], keys % self.observed.shape[1]
+
     def apply(self, change: Change, epoch: int) -> None:
         """Write `change`. Of a dense matrix the store remembers in which epoch it was made."""
         if not len(change.rows):

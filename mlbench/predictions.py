@@ -157,8 +157,10 @@ def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Pred
 
 
 def _encode(predictions: Predictions, where: str) -> Iterator[Any]:
-    """The file in pieces: the header, its keys in a fixed order (safetensors' own writer has none), and the arrays, some
-    rows at a time, so that of scores in a file few are in memory."""
+    """The file in pieces: the header, its keys in a fixed order (safetensors' own writer has none), and the arrays.
+
+    Of these come some rows at a time: few of the scores that lie in a file are in memory.
+    """
     arrays = {"scores": ("F32", predictions.scores)}
     metadata = {**predictions.meta, "format": FORMAT, "kind": predictions.kind}
     metadata |= {name: json.dumps(getattr(predictions, name)) for name in _LISTS}

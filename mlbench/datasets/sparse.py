@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from mlbench.annotation import Mask, State, map_unspecified
+from mlbench.annotation import State, map_unspecified
 from mlbench.errors import DataError
 
 #: Most entries that sparse labels are made dense with: 2 GB as int8. OpenImages has 45,000,000,000 in training.
@@ -209,31 +208,3 @@ def no_labels(like: LabelMatrix) -> LabelMatrix:
 def count_states(labels: LabelMatrix, state: State) -> np.ndarray:
     """int64 [C]: entries of each class that are `state`, for labels of either kind."""
     return labels.count(state) if isinstance(labels, SparseLabels) else np.count_nonzero(labels == state, axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseMask(Mask):
-    """The mask of process ``full`` over sparse labels: everything known is shown."""
-
-    observed: SparseLabels  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        pass
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 over process, parameters, seed and the entries of `observed`."""
-        digest = hashlib.sha256(f"{self.process}\0{sorted(self.params.items())}\0{self.seed}\0".encode())
-        self.observed.update_hash(digest)
-        return digest.hexdigest()
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """What a mask file holds of `observed`: its entries (for the record; `load_mask` reads whole matrices only)."""
-        known = self.observed
-        return {"indptr": known.indptr, "classes": known.classes, "states": known.states}
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Observed entries by state, as in `Mask`."""
-        names = {"positives": 1, "negatives": -1, "unknown": 0, "unspecified": 2}
-        return {name: int(self.observed.count(State(state)).sum()) for name, state in names.items()}
