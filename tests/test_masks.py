@@ -12,6 +12,7 @@ import pytest
 
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask, save_mask
 from mlbench.datasets.base import Dataset
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, UsageError
 from mlbench.mask_picture import mask_picture
 from mlbench.masks import export_mask, import_mask, make_mask, show_mask
@@ -284,3 +285,17 @@ def test_the_picture_of_few_images_or_many_classes_is_well_formed(n: int, classe
     root = ElementTree.fromstring(text)
     assert float(root.get("height", "")) < 2000
     assert ("400 bars, the longest 5" in text) == (classes == 400), "bars without names have their scale in the title"
+
+
+def test_a_mask_over_sparse_labels_is_shown_and_written_as_over_a_matrix(tmp_path: Path) -> None:
+    dense = tiny_dataset()
+    train = replace(dense.splits["train"], labels=SparseLabels.from_dense(dense.splits["train"].labels))
+    sparse = replace(dense, splits={**dense.splits, "train": train}, _cached={})
+    found = []
+    for number, data in enumerate((dense, sparse)):
+        file, table = tmp_path / f"{number}.safetensors", tmp_path / f"{number}.csv"
+        make_mask(data, "partial", changes={"annotation.keep": 0.4}, output=file)
+        count = export_mask(file, data, table)
+        again = import_mask(table, data, output=tmp_path / "again.safetensors")
+        found.append((show_mask(file, data), count, table.read_text(), again.sha256))
+    assert found[0] == found[1]

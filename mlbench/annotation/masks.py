@@ -58,6 +58,11 @@ class Mask:
         return {"observed": self.observed}
 
     @property
+    def without_positive(self) -> int:
+        """Samples of which no positive is shown."""
+        return int((~(self.observed == State.POSITIVE).any(axis=1)).sum())
+
+    @property
     def counts(self) -> dict[str, int]:
         """Observed entries by state: ``positives``, ``negatives``, ``unknown``, ``unspecified``."""
         return {

@@ -32,7 +32,7 @@ class SparseMask(Mask):
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over process, parameters, seed and entries where all is shown; else that of the same mask in a matrix."""
+        """SHA-256 over process, parameters, seed and entries if all is shown; else that of the mask in a matrix."""
         if self.process != "full":
             known = self.observed
             return self.hash_of(known.shape, (known[rows].tobytes() for rows in _row_blocks(known)))
@@ -51,6 +51,12 @@ class SparseMask(Mask):
         """The mask of what `tensors` gave."""
         parts = (tensors[name] for name in ("indptr", "classes", "states"))
         return SparseMask(observed=SparseLabels(*parts, n_classes=int(tensors["n_classes"][0])), **about)
+
+    @property
+    def without_positive(self) -> int:
+        """As in `Mask`."""
+        rows, _, states = self.observed.entries()
+        return len(self.observed) - len(np.unique(rows[states == State.POSITIVE]))
 
     @property
     def counts(self) -> dict[str, int]:
