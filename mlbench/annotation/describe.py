@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mlbench.annotation.masks import Mask
 from mlbench.annotation.processes import PROCESSES
-from mlbench.annotation.states import State
 
 
 def may_contradict(mask: Mask) -> bool:

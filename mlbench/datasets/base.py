@@ -32,7 +32,7 @@ class ImageSource(Protocol):
 def size_of(images: ImageSource, row: int) -> tuple[int, int]:
     """(width, height) of image `row` as `load` gives it; nothing is decoded where the source can tell (``size``)."""
     while isinstance(images, SubsetImages):
-        images, row = images.source, int(images.rows[row])
+        row, images = int(images.rows[row]), images.source
     tell = getattr(images, "size", None)
     if tell is not None:
         width, height = tell(row)

@@ -49,8 +49,8 @@ class SparseMask(Mask):
     @staticmethod
     def from_tensors(tensors: Mapping[str, np.ndarray], **about: Any) -> SparseMask:
         """The mask of what `tensors` gave."""
-        parts = (tensors[name] for name in ("indptr", "classes", "states"))
-        return SparseMask(observed=SparseLabels(*parts, n_classes=int(tensors["n_classes"][0])), **about)
+        indptr, classes, states = (tensors[name] for name in ("indptr", "classes", "states"))
+        return SparseMask(observed=SparseLabels(indptr, classes, states, int(tensors["n_classes"][0])), **about)
 
     @property
     def without_positive(self) -> int:

@@ -68,7 +68,7 @@ class Forensics:
     def __init__(self, truth: LabelMatrix, observed: LabelMatrix) -> None:
         self.hidden: dict[State, _Hidden] = {}
         for state in (State.POSITIVE, State.NEGATIVE):
-            if isinstance(observed, SparseLabels):
+            if isinstance(observed, SparseLabels) and isinstance(truth, SparseLabels):
                 self.hidden[state] = _HiddenEntries(hidden_keys(truth, observed, state), observed.n_classes)
             else:
                 self.hidden[state] = _HiddenMatrix((observed == State.UNKNOWN) & np.asarray(truth == state))
@@ -104,8 +104,9 @@ class Forensics:
             if len(rows):
                 held = {each: classes[hidden.holds(rows, classes)] for each, hidden in self.hidden.items()}
                 right = self.hidden[state]
-                counts = {each: np.bincount(of, minlength=right.n_classes) for each, of in held.items()}
-                found[kind] = np.stack([sum(counts.values()), counts[state], right.by_class()])
+                rightly = {each: np.bincount(of, minlength=right.n_classes) for each, of in held.items()}
+                judged = rightly[State.POSITIVE] + rightly[State.NEGATIVE]
+                found[kind] = np.stack([judged, rightly[state], right.by_class()])
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
