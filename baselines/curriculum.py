@@ -7,7 +7,7 @@ said where it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import UsageError, unknown
+from mlbench.labels import Labels
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
 from mlbench.seeds import keyed_bits
 from mlbench.settings import TrainSettings
@@ -85,6 +87,18 @@ def easy_labels(
     return torch.where(easy, signs, int(State.UNKNOWN)).to(torch.int8)
 
 
+def mean_and_spread(draws: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean logit and deviation of the probability over draws of logits [N, C], from two on; float64 [N, C] each."""
+    logits = probability = square = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for drawn in draws:
+        x = drawn.double()
+        logits, p, count = logits + x, x.sigmoid(), count + 1
+        probability, square = probability + p, square + p**2
+    variance = (square - probability**2 / count) / (count - 1)
+    return logits / count, variance.clamp(min=0).sqrt()
+
+
 def dropout_factors(rows: Tensor, width: int, rate: float, seed: int) -> Tensor:
     """Dropout factors float32 [B, width]: 0 with probability `rate`, else ``1 / (1 - rate)``.
 
@@ -122,6 +136,10 @@ class Curriculum(Method):
     * "uncertainty" trains with dropout on the channels that feed the head, and takes the standard deviation of the
       probability over `passes` draws of it; the label is the sign of the mean logit.
 
+    Where few labels are known of very many (`SparseLabels`), the labels added are written nowhere: each batch's are
+    decided when it comes, by the network (or networks) that the round before ended with. They are the same labels, for
+    one more look at each image ("proportion", which ranks all of them, needs all logits at once).
+
     Level B: the paper's thresholds, shares and numbers of rounds are not known to us. Threshold 2, share 0.8 and 3
     rounds are those of a public re-implementation, `members`, `passes`, `dropout` and `max_spread` are ours. The
     paper's graph network over the labels is not part of this.
@@ -141,11 +159,21 @@ class Curriculum(Method):
         "dropout": Hyper(0.5, "share of channels dropped (uncertainty)", low=0.0, high=0.99),
     }
 
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 40 if hyper["strategy"] == "proportion" else 0  # logits, their order, and the labels written
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._sum: Tensor | None = None  # of the logits of this round's snapshots
         self._snapshots = 0
         self._draw = ""  # the dropout draw that `predict` looks through
+        # Sparse labels: weights of the networks that decide which labels are added, and the round they were made in.
+        self._judges: list[dict[str, Tensor]] = []
+        self._judged = 0
+        self._kept: list[dict[str, Tensor]] = []  # of this round, for the next
+        self._networks: list[nn.Module] = []
+        self._sparse = isinstance(task.labels.observed, SparseLabels) and self.hyper["strategy"] != "proportion"
 
     def phases(self) -> Sequence[Phase]:
         rounds = self.hyper["rounds"]
@@ -171,7 +199,7 @@ class Curriculum(Method):
             logits = self._dropped(network, batch, f"{step.phase} epoch {step.epoch}")
         else:
             logits = network(batch.inputs).logits
-        return partial_bce(logits, batch.labels.state)
+        return partial_bce(logits, self._with_easy_labels(batch.labels) if self._networks else batch.labels.state)
 
     def predict(self, network: nn.Module, batch: Batch) -> Tensor | Prediction:
         return self._dropped(network, batch, self._draw) if self._draw else super().predict(network, batch)
@@ -186,6 +214,10 @@ class Curriculum(Method):
         if step.phase == f"round{self.hyper['rounds']}":
             return
         strategy, ends, spread = self.hyper["strategy"], step.epoch == step.epochs, None
+        if self._sparse:
+            if ends or (strategy == "ensemble" and step.epoch > step.epochs - self.hyper["members"]):
+                self._keep(network, step)
+            return
         if strategy == "ensemble" and step.epoch > step.epochs - self.hyper["members"]:
             logits = self.task.predict(network)
             self._sum = logits if self._sum is None else self._sum + logits
@@ -204,30 +236,91 @@ class Curriculum(Method):
 
     def _draws(self, network: nn.Module, phase: str) -> tuple[Tensor, Tensor]:
         """Mean logit and deviation of the probability over the draws of dropout, [N, C] each."""
-        count = self.hyper["passes"]
-        logits = probability = square = torch.zeros((), dtype=torch.float64)
-        for number in range(count):
-            self._draw = f"{phase} pass {number}"
-            drawn = self.task.predict(network).double()
-            logits, p = logits + drawn, drawn.sigmoid()
-            probability, square = probability + p, square + p**2
-        self._draw = ""
-        variance = (square - probability**2 / count) / (count - 1)
-        return logits / count, variance.clamp(min=0).sqrt()
+
+        def drawn() -> Iterator[Tensor]:
+            for number in range(self.hyper["passes"]):
+                self._draw = f"{phase} pass {number}"
+                yield self.task.predict(network)
+            self._draw = ""
+
+        return mean_and_spread(drawn())
+
+    # -- sparse labels: what is added is decided batch by batch ------------------------------------------------------
+
+    def _keep(self, network: nn.Module, step: Step) -> None:
+        """Keep this epoch's weights for the decisions of the next round; when the round ends, count these."""
+        self._kept.append({name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()})
+        if step.epoch == step.epochs:
+            self._judge_by(self._kept, int(step.phase.removeprefix("round")))
+            self._kept = []
+            self.task.labels.implied = self.task.total(self._networks[0], self._added)
+
+    def _added(self, batch: Batch) -> int:
+        """How many labels of a batch are added."""
+        state = self.task.labels.rows(batch.index.cpu().numpy(), self.task.device).state
+        return int((self._easy_labels(batch, state) != State.UNKNOWN).sum())
+
+    def _judge_by(self, weights: list[dict[str, Tensor]], number: int) -> None:
+        """Let the networks of these weights, of round `number`, decide which labels are added."""
+        self._judges, self._judged, self._networks = weights, number, []
+        for one in weights:
+            network = super().network(Phase())
+            network.load_state_dict(one)
+            self._networks.append(network.to(self.task.device).eval())
+
+    def _with_easy_labels(self, labels: Labels) -> Tensor:
+        """States int8 [B, C]: what is observed, and what is added."""
+        easy = self._easy_labels(self.task.plain_batch(labels.index, self._networks[0]), labels.state)
+        return torch.where(labels.state == State.UNKNOWN, easy, labels.state)
+
+    @torch.no_grad()
+    def _easy_labels(self, batch: Batch, observed: Tensor) -> Tensor:
+        """`easy_labels` of one batch, images not augmented."""
+        spread: Tensor | None = None
+        if self.hyper["strategy"] == "uncertainty":
+            network, phase = self._networks[0], f"round{self._judged}"
+            draws = (self._dropped(network, batch, f"{phase} pass {n}") for n in range(self.hyper["passes"]))
+            logits, spread = mean_and_spread(draw.float() for draw in draws)
+        else:
+            logits = super().predict(self._networks[0], batch).float()  # type: ignore[union-attr]  # no decisions
+            for network in self._networks[1:]:
+                logits = logits + super().predict(network, batch).float()  # type: ignore[union-attr]
+            logits = logits / len(self._networks) if self.hyper["strategy"] == "ensemble" else logits
+        return easy_labels(logits, observed == State.UNKNOWN, spread=spread, **self._limits())
+
+    def _limits(self) -> dict[str, Any]:
+        return {name: self.hyper[name] for name in ("strategy", "threshold", "share", "max_spread")}
+
+    # -- labels in a matrix: what is added is written ----------------------------------------------------------------
 
     def _relabel(self, logits: Tensor, spread: Tensor | None) -> None:
         everything, labels = np.arange(self.task.num_train), self.task.labels
         candidates = torch.from_numpy(labels.observed[everything] == State.UNKNOWN)
-        limits = {name: self.hyper[name] for name in ("strategy", "threshold", "share", "max_spread")}
-        wanted = easy_labels(logits, candidates, spread=spread, **limits)
+        wanted = easy_labels(logits, candidates, spread=spread, **self._limits())
         changed = candidates & (wanted != torch.from_numpy(labels.state[everything]))
         for state in (State.POSITIVE, State.NEGATIVE, State.UNKNOWN):
             rows, classes = torch.nonzero(changed & (wanted == state), as_tuple=True)
             self.task.change_labels(rows, classes, state, torch.full((len(rows),), float(state == State.POSITIVE)))
 
     def state_dict(self) -> dict[str, Tensor]:
+        if self._sparse:
+            saved = {"round": torch.tensor(self._judged), "implied": torch.tensor(self.task.labels.implied)}
+            for kind, weights in (("judge", self._judges), ("kept", self._kept)):
+                for number, one in enumerate(weights):
+                    saved |= {f"{kind} {number} {name}": tensor for name, tensor in one.items()}
+            return saved
         return {} if self._sum is None else {"sum": self._sum.clone(), "snapshots": torch.tensor(self._snapshots)}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        if self._sparse:
+            found: dict[str, dict[str, dict[str, Tensor]]] = {"judge": {}, "kept": {}}
+            for name, tensor in saved.items():
+                if name not in ("round", "implied"):
+                    kind, number, own = name.split(" ", 2)
+                    found[kind].setdefault(number, {})[own] = tensor
+            self._kept = list(found["kept"].values())
+            self._judge_by(list(found["judge"].values()), int(saved["round"]))
+            self.task.labels.implied = int(saved["implied"])
+            return
         self._sum = saved["sum"].clone() if saved else None
         self._snapshots = int(saved["snapshots"]) if saved else 0

@@ -145,6 +145,10 @@ class OnlineLabelEstimation(Method):
     batch_global = True
     hyperparameters = {"expected_positives": EXPECTED_POSITIVES}
 
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 20  # estimate, gradient, Adam's two moments; drawn beside the labels
+
     def phases(self) -> Sequence[Phase]:
         return [Phase(train=_faster_estimates)]
 

@@ -6,7 +6,9 @@ Source: Zhou et al., ECCV 2022 ("Acknowledging the unknown").
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +128,10 @@ class EntropyWithPseudoLabels(EntropyMaximisation):
                 f"method '{self.name}': warmup = {self.warmup} of {epochs} epochs leaves none with pseudo-labels: "
                 "expected fewer than train.epochs"
             )
+
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 40  # logits, the order of each class, and soft labels for most of the unknown ones
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
         alpha, beta = self.hyper["alpha"], self.hyper["beta"]

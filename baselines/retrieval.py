@@ -348,6 +348,10 @@ class KernelCanonicalCorrelation(Method):
         "neighbours": Hyper(50, "training images that vote (ours)", low=1, high=100000),
     }
 
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 20  # labels as numbers, centred
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.refuse_boostlu()

@@ -170,6 +170,10 @@ class VisualAttention(Method):
         self._history = torch.zeros(0, task.num_train, task.num_classes)  # oldest first
 
     @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        return 0 if hyper["released"] else 4 * (2 * hyper["history"] + 3)  # probabilities of past epochs
+
+    @classmethod
     def views_for(cls, hyper: Mapping[str, Any]) -> tuple[View, ...]:
         return (Crops("crop", cells=hyper["crop_cells"]),)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import LabelMatrix, Overlay, SparseLabels
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels
+from mlbench.datasets.written import RowsView, Written
 from mlbench.devices import on_device
 from mlbench.errors import unknown
 
@@ -120,17 +121,18 @@ class LabelStore:
     """
 
     observed: LabelMatrix
-    state: np.ndarray | Overlay
-    value: np.ndarray | Overlay
-    pseudo: np.ndarray | Overlay
+    state: np.ndarray | RowsView
+    value: np.ndarray | RowsView
+    pseudo: np.ndarray | RowsView
+    written: Written | None = None
 
     def __init__(self, observed: LabelMatrix) -> None:
         if isinstance(observed, SparseLabels):
-            shape = observed.shape
             self.observed = observed
-            self.state = Overlay(observed.__getitem__, shape)
-            self.value = Overlay(lambda index: (observed[index] == State.POSITIVE).astype(np.float32), shape)
-            self.pseudo = Overlay(lambda index: np.zeros((len(index), shape[1]), dtype=bool), shape)
+            self.written = Written(observed.n_classes)
+            self.state, self.value, self.pseudo = (
+                RowsView(lambda rows, which=which: self._dense(rows)[which], observed.shape) for which in range(3)
+            )
         else:
             self.observed = np.ascontiguousarray(observed, dtype=np.int8)
             self.observed.setflags(write=False)
@@ -138,32 +140,67 @@ class LabelStore:
             self.value = (self.state == State.POSITIVE).astype(np.float32)
             self.pseudo = np.zeros(self.state.shape, dtype=bool)
         self.log: list[tuple[int, Change]] = []
+        #: Labels that stand without being written: a method makes them anew for each batch.
+        self.implied = 0
 
     def __len__(self) -> int:
         return len(self.state)
 
+    def _dense(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """State int8, value float32 and pseudo bool [n, C] of rows `index` as they are now."""
+        if self.written is None:
+            return self.state[index], self.value[index], self.pseudo[index]
+        state = self.observed[index]
+        value, pseudo = (state == State.POSITIVE).astype(np.float32), np.zeros(state.shape, dtype=bool)
+        for position, classes, states, values in self.written.of_rows(index):
+            state[position, classes], value[position, classes] = states, values
+            pseudo[position, classes] = states != State.UNKNOWN
+        return state, value, pseudo
+
     def rows(self, index: np.ndarray, device: torch.device | str = "cpu") -> Labels:
         """The current labels of training rows `index`."""
+        state, value, pseudo = self._dense(index)
         return Labels(
-            state=on_device(torch.from_numpy(self.state[index]), device),
-            value=on_device(torch.from_numpy(self.value[index]), device),
-            pseudo=on_device(torch.from_numpy(self.pseudo[index]), device),
+            state=on_device(torch.from_numpy(state), device),
+            value=on_device(torch.from_numpy(value), device),
+            pseudo=on_device(torch.from_numpy(pseudo), device),
             index=on_device(torch.from_numpy(np.asarray(index, dtype=np.int64)), device),
         )
 
+    @property
+    def pseudo_count(self) -> int:
+        """Labels of the method's that stand."""
+        if self.written is None:
+            return int(self.pseudo.sum())  # type: ignore[union-attr]  # an array
+        return self.implied + int(np.count_nonzero(self.written.entries().states != State.UNKNOWN))
+
+    def written_as(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and classes of the entries that a method wrote as `state`."""
+        if self.written is None:
+            return np.nonzero(self.pseudo & (self.state == state))  # type: ignore[operator, return-value]  # arrays
+        found = self.written.entries()
+        keys = found.keys[found.states == state]
+        return keys // self.observed.shape[1], keys % self.observed.shape[1]
+
     def apply(self, change: Change, epoch: int) -> None:
-        """Write `change`, and remember in which epoch it was made."""
+        """Write `change`. Of a dense matrix the store remembers in which epoch it was made."""
         if not len(change.rows):
             return
+        if self.written is not None:
+            self.written.write(change.rows, change.classes, change.states, change.values)
+            return
         where = (change.rows, change.classes)
-        self.state[where] = change.states
-        self.value[where] = change.values
+        self.state[where] = change.states  # type: ignore[index]  # arrays
+        self.value[where] = change.values  # type: ignore[index]
         # An entry set back to unknown holds no label of the method's any more.
-        self.pseudo[where] = change.states != State.UNKNOWN
+        self.pseudo[where] = change.states != State.UNKNOWN  # type: ignore[index]
         self.log.append((epoch, change))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The change log as tensors; replaying it on the observed labels gives this store."""
+        """What gives this store again on the observed labels: of sparse ones the entries as they are now, of a matrix
+        the log of its changes, to be replayed."""
+        if self.written is not None:
+            return {name: torch.from_numpy(part) for name, part in self.written.state_dict(len(self)).items()}
         joined = Change.join([c for _, c in self.log]) if self.log else Change(*(np.zeros(0, np.int64),) * 4)
         epochs = np.concatenate([np.full(len(c.rows), e) for e, c in self.log]) if self.log else np.zeros(0, np.int64)
         return {
@@ -175,9 +212,12 @@ class LabelStore:
         }
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Forget all changes, then replay those of `saved`."""
+        """Forget all changes, then take on those of `saved`."""
         self.__init__(self.observed)  # type: ignore[misc]
         arrays = {name: tensor.numpy() for name, tensor in saved.items()}
+        if self.written is not None:
+            self.written.load_state_dict(arrays)
+            return
         if not len(arrays["epoch"]):
             return
         # Epochs are counted anew in each phase, and a later change of an entry wins: the order must stay as it was.

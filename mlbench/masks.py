@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from mlbench.annotation import Mask, State, describe, hash_ids, load_mask, map_unspecified, save_mask
-from mlbench.datasets import load_dataset
+from mlbench.datasets import load_dataset, sparse
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.cells import plain, spelled
+from mlbench.datasets.sparse import LabelMatrix
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError, nearest
 from mlbench.grid import grid
@@ -90,13 +91,14 @@ def show_mask(
     data = _load(dataset, data_root)
     train = data.splits["train"]
     mask = _mask_of(mask, train)
-    labels = np.asarray(train.labels)
+    labels, observed = train.labels, mask.observed
     if picture is not None:
         drawn = mask_picture(
-            data.classes, labels == State.POSITIVE, mask.observed == State.POSITIVE, f"{data.id}: {mask.process}"
+            data.classes, labels == State.POSITIVE, observed == State.POSITIVE, f"{data.id}: {mask.process}"
         )
         atomic_write(picture, drawn.encode())
-    return "\n\n".join([describe(mask), _class_table(labels, mask.observed, data.classes), _image_table(labels, mask)])
+    tables = [_class_table(labels, observed, data.classes), _image_table(labels, observed)]
+    return "\n\n".join([describe(mask), *tables])
 
 
 def export_mask(mask: Path | Mask, dataset: str | Dataset, output: Path, *, data_root: Path | None = None) -> int:
@@ -113,11 +115,13 @@ def export_mask(mask: Path | Mask, dataset: str | Dataset, output: Path, *, data
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerow([_HEAD, json.dumps({**about, "sha256": mask.sha256}), ""])
-    entries = np.argwhere(mask.observed != State.UNKNOWN)
-    for row, c in entries:
-        writer.writerow([train.ids[row], data.classes[c], State(mask.observed[row, c]).name.lower()])
+    count = 0
+    for start, _, shown in _blocks(train.labels, mask.observed):
+        for row, c in np.argwhere(shown != State.UNKNOWN):
+            writer.writerow([train.ids[start + int(row)], data.classes[c], State(shown[row, c]).name.lower()])
+            count += 1
     atomic_write(output, buffer.getvalue().encode())
-    return len(entries)
+    return count
 
 
 def import_mask(
@@ -152,6 +156,11 @@ def import_mask(
     data = _load(dataset, data_root)
     train = data.splits["train"]
     truth = map_unspecified(np.asarray(train.labels), load_protocol(protocol).unspecified_for(data.id).train)
+    if len(train) * len(data.classes) > sparse.MAX_DENSE:
+        raise DataError(
+            f"{source}: {len(train):,} samples x {len(data.classes):,} classes are too many entries for a mask from a "
+            f"table (at most {sparse.MAX_DENSE:,}): let a protocol draw it"
+        )
     observed, about = _read_states(source, train.ids, data.classes)
     observed = np.where((observed == State.UNKNOWN) & (truth == State.UNSPECIFIED), truth, observed)
     ids_sha256 = hash_ids(train.ids)
@@ -198,14 +207,24 @@ def _mask_of(mask: Path | Mask, train: Split) -> Mask:
     return mask
 
 
-def _class_table(labels: np.ndarray, observed: np.ndarray, classes: Sequence[str]) -> str:
+def _blocks(labels: LabelMatrix, observed: LabelMatrix) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """First row, true and shown states [n, C] of some rows at a time: of sparse labels few are made dense."""
+    step = max(1, 2**24 // labels.shape[1])
+    for start in range(0, len(labels), step):
+        rows = slice(start, start + step)
+        yield start, np.asarray(labels[rows]), np.asarray(observed[rows])
+
+
+def _class_table(labels: LabelMatrix, observed: LabelMatrix, classes: Sequence[str]) -> str:
     """True and shown labels of each class, what is missing of them in percent, and shown labels that are false."""
-    counts = []
-    for state in (State.POSITIVE, State.NEGATIVE):
-        true, shown = labels == state, observed == state
-        counts += [true.sum(axis=0), (true & shown).sum(axis=0)]
-    false = (labels * observed == -1).sum(axis=0)  # POSITIVE against NEGATIVE
-    lines = [*np.stack([*counts, false], axis=1).tolist()]
+    counts = np.zeros((5, len(classes)), dtype=np.int64)
+    for _, states, seen in _blocks(labels, observed):
+        for place, state in ((0, State.POSITIVE), (2, State.NEGATIVE)):
+            true, shown = states == state, seen == state
+            counts[place] += true.sum(axis=0)
+            counts[place + 1] += (true & shown).sum(axis=0)
+        counts[4] += (states * seen == -1).sum(axis=0)  # POSITIVE against NEGATIVE
+    lines = counts.T.tolist()
     lines.append(np.sum(lines, axis=0).tolist())
     rows = [
         (name, positives, shown, _missing(positives, shown), negatives, denied, _missing(negatives, denied), wrong)
@@ -220,9 +239,13 @@ def _missing(true: int, shown: int) -> float | None:
     return 100 * (true - shown) / true if true else None
 
 
-def _image_table(labels: np.ndarray, mask: Mask) -> str:
+def _image_table(labels: LabelMatrix, observed: LabelMatrix) -> str:
     """How many images have 0, 1, 2, ... positives, in truth and in the mask."""
-    found = [np.bincount((states == State.POSITIVE).sum(axis=1)).tolist() for states in (labels, mask.observed)]
+    counts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for _, *both in _blocks(labels, observed):
+        for of, states in zip(counts, both, strict=True):
+            of.append((states == State.POSITIVE).sum(axis=1))
+    found = [np.bincount(np.concatenate(of)).tolist() for of in counts]
     rows = [(n, *pair) for n, pair in enumerate(zip_longest(*found, fillvalue=0))]
     return grid(rows, headers=["positives an image", "images", "images as shown"])
 

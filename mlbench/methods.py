@@ -290,6 +290,14 @@ class Method:
         return cls.views
 
     @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        """Bytes of memory for each training image and class that the method cannot do without; 0 by default.
+
+        Where labels are sparse, it is refused before it is trained if there is not so much.
+        """
+        return 0
+
+    @classmethod
     def uses_for(cls, hyper: Mapping[str, Any]) -> Mapping[str, Uses]:
         """The runs built on under these hyperparameters; `uses` by default."""
         return cls.uses

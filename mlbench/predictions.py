@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mlbench.errors import DataError, nearest
+from mlbench.metrics._checks import release, row_blocks
 from mlbench.store import atomic_write
 
 Kind = Literal["logit", "probability", "rank"]
@@ -90,7 +91,7 @@ class Predictions:
             _require_text("decision_rule", self.decision_rule)
 
     def _check_values(self) -> None:
-        least, most = float(self.scores.min()), float(self.scores.max())  # NaN where any score is: no copy is made
+        least, most = _extremes(self.scores)
         if np.isfinite((least, most)).all() and (self.kind != "probability" or (least >= 0 and most <= 1)):
             return
         bad = ~np.isfinite(self.scores)
@@ -116,11 +117,14 @@ def write_predictions(path: str | Path, predictions: Predictions) -> str:
         If the folder cannot be written (read-only, disk full).
     """
     _require_meta(predictions.meta, str(path))
-    pieces = _encode(predictions, str(path))
-    atomic_write(path, pieces)
     digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
+
+    def hashed() -> Iterator[Any]:
+        for piece in _encode(predictions, str(path)):
+            digest.update(piece)
+            yield piece
+
+    atomic_write(path, hashed())
     return digest.hexdigest()
 
 
@@ -142,7 +146,7 @@ def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Pred
     except OSError as error:
         raise DataError(f"{path}: cannot read predictions: {error.strerror or error}") from None
     if expect_sha256 is not None:
-        found = hashlib.sha256(data).hexdigest()
+        found = _sha256_of_mapped(data)
         if found != expect_sha256:
             raise DataError(f"{path}: its SHA-256 is {found}, expected {expect_sha256}: the file was changed")
     tensors, metadata = _decode(data, str(path))
@@ -152,8 +156,11 @@ def read_predictions(path: str | Path, expect_sha256: str | None = None) -> Pred
         raise DataError(f"{path}: {error}") from None
 
 
-def _encode(predictions: Predictions, where: str) -> list[Any]:
-    """The file in pieces: the header, its keys in a fixed order (safetensors' own writer has none), and the arrays."""
+def _encode(predictions: Predictions, where: str) -> Iterator[Any]:
+    """The file in pieces: the header, its keys in a fixed order (safetensors' own writer has none), and the arrays.
+
+    Of these come some rows at a time: few of the scores that lie in a file are in memory.
+    """
     arrays = {"scores": ("F32", predictions.scores)}
     metadata = {**predictions.meta, "format": FORMAT, "kind": predictions.kind}
     metadata |= {name: json.dumps(getattr(predictions, name)) for name in _LISTS}
@@ -171,7 +178,29 @@ def _encode(predictions: Predictions, where: str) -> list[Any]:
         raise DataError(
             f"{where}: ids, groups and classes take {len(text)} bytes; the file format has room for {_LONGEST_HEADER}"
         )
-    return [len(text).to_bytes(8, "little") + text, *(array.reshape(-1) for _, array in arrays.values())]
+    yield len(text).to_bytes(8, "little") + text
+    for _, array in arrays.values():
+        for rows in row_blocks(array):
+            yield array[rows].reshape(-1)
+            release(array)
+
+
+def _extremes(scores: np.ndarray) -> tuple[float, float]:
+    """Least and largest score; NaN where any score is. No copy is made."""
+    least, most = scores[0, 0], scores[0, 0]
+    for rows in row_blocks(scores):
+        least, most = np.minimum(least, scores[rows].min()), np.maximum(most, scores[rows].max())
+        release(scores)
+    return float(least), float(most)
+
+
+def _sha256_of_mapped(data: bytes | mmap.mmap, size: int = 2**24) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(data), size):
+        digest.update(memoryview(data)[start : start + size])
+        if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED)
+    return digest.hexdigest()
 
 
 def _decode(data: bytes | mmap.mmap, where: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -231,8 +231,14 @@ def _read_text(path: str) -> str:
 
 
 def _memory_gib() -> float | None:
+    there = memory_bytes()
+    return None if there is None else round(there / 2**30, 1)
+
+
+def memory_bytes() -> int | None:
+    """Memory of this machine; None where it does not say."""
     try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
 

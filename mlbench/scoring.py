@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from mlbench.metrics import (
     top_k,
     top_k_thresholded,
 )
-from mlbench.metrics._checks import row_blocks
+from mlbench.metrics._checks import release, row_blocks
 from mlbench.predictions import Predictions
 from mlbench.protocol import MetricRules, Unspecified
 
@@ -136,16 +136,30 @@ def _label_based(
             decisions[""] = threshold(part, rules.decision)
         for prefix, matrix in decisions.items():
             found.setdefault(prefix, []).append(precision_recall_f1(matrix, targets, known))
+        release(scores.values)
     undefined = {} if enough else {strict: None} | ({} if scores.kind == "rank" else {thresholded: None})
     return {prefix: joined(parts) for prefix, parts in found.items()} | undefined
 
 
 def observed_map(scores: np.ndarray, kind: str, observed: LabelMatrix, empty_class: str) -> float:
     """Validation mAP in percent on observed labels, unknown counted as negative (UNSPECIFIED left out)."""
-    observed = np.asarray(observed)
-    known = observed != State.UNSPECIFIED
-    ap = average_precision(scores_of_kind(kind, scores), observed == State.POSITIVE, known)
-    return 100.0 * mean_average_precision(ap, empty_class, known)
+    ap, known = np.empty(observed.shape[1]), np.empty(observed.shape[1], dtype=bool)
+    for columns in _column_blocks(observed):
+        states = observed.columns(columns) if isinstance(observed, SparseLabels) else np.asarray(observed[:, columns])
+        counted = states != State.UNSPECIFIED
+        part = scores_of_kind(kind, np.ascontiguousarray(scores[:, columns]))
+        ap[columns] = average_precision(part, states == State.POSITIVE, counted)
+        known[columns] = counted.any(axis=0)
+        release(scores)
+    return 100.0 * mean_average_precision(ap, empty_class, known[None])
+
+
+def _column_blocks(labels: LabelMatrix) -> Iterator[slice]:
+    """All columns, of labels that may be a matrix; some at a time of sparse ones."""
+    rows, classes = labels.shape
+    step = max(1, 2**24 // max(1, rows)) if isinstance(labels, SparseLabels) else classes
+    for start in range(0, classes, step):
+        yield slice(start, min(start + step, classes))
 
 
 def _percent(value: float) -> float | None:

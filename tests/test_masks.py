@@ -13,6 +13,7 @@ import pytest
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, load_mask, save_mask
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
+from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, UsageError
 from mlbench.mask_picture import mask_picture
 from mlbench.masks import export_mask, import_mask, make_mask, show_mask
@@ -297,3 +298,17 @@ def test_states_of_a_table_may_be_written_as_floats(photos: Path, tmp_path: Path
     table.write_text(f"sample,class,state\n00.png,red,{state}\n")
     mask = import_mask(table, dataset, output=tmp_path / "m.safetensors")
     assert int((mask.observed != 0).sum()) == 1
+
+
+def test_a_mask_over_sparse_labels_is_shown_and_written_as_over_a_matrix(tmp_path: Path) -> None:
+    dense = tiny_dataset()
+    train = replace(dense.splits["train"], labels=SparseLabels.from_dense(dense.splits["train"].labels))
+    sparse = replace(dense, splits={**dense.splits, "train": train}, _cached={})
+    found = []
+    for number, data in enumerate((dense, sparse)):
+        file, table = tmp_path / f"{number}.safetensors", tmp_path / f"{number}.csv"
+        make_mask(data, "partial", changes={"annotation.keep": 0.4}, output=file)
+        count = export_mask(file, data, table)
+        again = import_mask(table, data, output=tmp_path / "again.safetensors")
+        found.append((show_mask(file, data), count, table.read_text(), again.sha256))
+    assert found[0] == found[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mlbench.annotation.masks import Mask
 from mlbench.annotation.processes import PROCESSES
-from mlbench.annotation.states import State
 
 
 def may_contradict(mask: Mask) -> bool:
@@ -17,7 +16,7 @@ def describe(mask: Mask) -> str:
     counts = mask.counts
     rows, columns = mask.observed.shape
     params = "".join(f", {name} {value}" for name, value in sorted(mask.params.items()))
-    entries = max(mask.observed.size, 1)
+    entries = max(rows * columns, 1)
     noise = ["shown labels may contradict the data set: the process is noisy"] if may_contradict(mask) else []
     return "\n".join(
         [
@@ -26,7 +25,7 @@ def describe(mask: Mask) -> str:
             f"{counts['unknown']} unknown ({100 * counts['unknown'] / entries:.1f} %), "
             f"{counts['unspecified']} unspecified",
             f"positives a sample: {counts['positives'] / max(rows, 1):.2f}; "
-            f"samples without one: {int((~(mask.observed == State.POSITIVE).any(axis=1)).sum())}",
+            f"samples without one: {mask.without_positive}",
             *noise,
             f"sha256 {mask.sha256}",
         ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +43,24 @@ class Mask:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over process, parameters, seed, shape and the bytes of `observed`."""
-        head = [self.process, dict(sorted(self.params.items())), self.seed, list(self.observed.shape)]
-        return hashlib.sha256(json.dumps(head).encode() + b"\0" + self.observed.tobytes()).hexdigest()
+        return self.hash_of(self.observed.shape, [self.observed.data])
+
+    def hash_of(self, shape: tuple[int, ...], pieces: Iterable[Any]) -> str:
+        """`sha256` where the bytes of `observed`, of `shape`, come in `pieces`."""
+        head = [self.process, dict(sorted(self.params.items())), self.seed, list(shape)]
+        digest = hashlib.sha256(json.dumps(head).encode() + b"\0")
+        for piece in pieces:
+            digest.update(piece)
+        return digest.hexdigest()
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a mask file holds of `observed`."""
         return {"observed": self.observed}
+
+    @property
+    def without_positive(self) -> int:
+        """Samples of which no positive is shown."""
+        return int((~(self.observed == State.POSITIVE).any(axis=1)).sum())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -88,13 +101,9 @@ def load_mask(path: str | Path, ids: Sequence[str] | None = None) -> Mask:
             metadata = file.metadata() or {}
             if metadata.get("kind") != "mlbench.mask":
                 raise DataError(f"{path}: not a mask of mlbench")
-            mask = Mask(
-                metadata["process"],
-                json.loads(metadata["params"]),
-                int(metadata["seed"]),
-                check_labels(file.get_tensor("observed")),
-                metadata["ids_sha256"],
-            )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+        about = {name: metadata[name] for name in ("process", "ids_sha256")}
+        mask = _mask(tensors, about | {"params": json.loads(metadata["params"]), "seed": int(metadata["seed"])})
     except FileNotFoundError:
         raise DataError(f"{path}: no such mask") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
@@ -106,3 +115,11 @@ def load_mask(path: str | Path, ids: Sequence[str] | None = None) -> Mask:
     if ids is not None and hash_ids(ids) != mask.ids_sha256:
         raise DataError(f"{path}: drawn for other samples, or the same in another order")
     return mask
+
+
+def _mask(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> Mask:
+    if "observed" in tensors:
+        return Mask(observed=check_labels(tensors["observed"]), **about)
+    from mlbench.datasets.sparse_masks import SparseMask  # it is a mask itself
+
+    return SparseMask.from_tensors(tensors, **about)

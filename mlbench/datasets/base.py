@@ -47,6 +47,18 @@ class HashedSource(Protocol):
         ...
 
 
+def size_of(images: ImageSource, row: int) -> tuple[int, int]:
+    """(width, height) of image `row` as `load` gives it; nothing is decoded where the source can tell (``size``)."""
+    while isinstance(images, SubsetImages):
+        row, images = int(images.rows[row]), images.source
+    tell = getattr(images, "size", None)
+    if tell is not None:
+        width, height = tell(row)
+    else:
+        height, width = images.load(row).shape[:2]
+    return width, height
+
+
 @dataclass(frozen=True, eq=False)
 class Tags:
     """Words that came with the images of a split beside their labels (those of a site's users, say).

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mlbench.annotation import Mask, State, map_unspecified
+from mlbench.annotation import State, map_unspecified
 from mlbench.errors import DataError
 
 #: Most entries that sparse labels are made dense with: 2 GB as int8. OpenImages has 45,000,000,000 in training.
@@ -107,6 +106,15 @@ class SparseLabels:
         out[np.repeat(np.arange(len(chosen)), lengths), self.classes[entries]] = self.states[entries]
         return out
 
+    def columns(self, classes: slice) -> np.ndarray:
+        """int8 [N, n] of the classes `classes`, which are few."""
+        start, stop, _ = classes.indices(self.n_classes)
+        out = np.zeros((len(self), stop - start), dtype=np.int8)
+        inside = np.flatnonzero((self.classes >= start) & (self.classes < stop))
+        rows = np.searchsorted(self.indptr, inside, side="right") - 1
+        out[rows, self.classes[inside] - start] = self.states[inside]
+        return out
+
     def take(self, rows: Rows) -> SparseLabels:
         """The labels of `rows`, in the order given."""
         lengths, entries = self._entries_of(self._numbers(rows))
@@ -200,68 +208,3 @@ def no_labels(like: LabelMatrix) -> LabelMatrix:
 def count_states(labels: LabelMatrix, state: State) -> np.ndarray:
     """int64 [C]: entries of each class that are `state`, for labels of either kind."""
     return labels.count(state) if isinstance(labels, SparseLabels) else np.count_nonzero(labels == state, axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseMask(Mask):
-    """The mask of process ``full`` over sparse labels: everything known is shown."""
-
-    observed: SparseLabels  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        pass
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 over process, parameters, seed and the entries of `observed`."""
-        digest = hashlib.sha256(f"{self.process}\0{sorted(self.params.items())}\0{self.seed}\0".encode())
-        self.observed.update_hash(digest)
-        return digest.hexdigest()
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """What a mask file holds of `observed`: its entries (for the record; `load_mask` reads whole matrices only)."""
-        known = self.observed
-        return {"indptr": known.indptr, "classes": known.classes, "states": known.states}
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Observed entries by state, as in `Mask`."""
-        names = {"positives": 1, "negatives": -1, "unknown": 0, "unspecified": 2}
-        return {name: int(self.observed.count(State(state)).sum()) for name, state in names.items()}
-
-
-@dataclass(eq=False)
-class Overlay:
-    """A matrix [N, C] given by its rows, some of whose entries were written over; memory grows with those alone.
-
-    Parameters
-    ----------
-    rows : gives the dense rows of an index, [n, C], before anything was written.
-    shape : (N, C).
-    """
-
-    rows: Callable[[np.ndarray], np.ndarray]
-    shape: tuple[int, int]
-    written: dict[int, dict[int, Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """The present dense rows `index`, [n, C]."""
-        out = self.rows(index)
-        for position, row in enumerate(np.asarray(index).tolist()):
-            if row in self.written:
-                out[position, list(self.written[row])] = list(self.written[row].values())
-        return out
-
-    def __setitem__(self, where: tuple[np.ndarray, np.ndarray], values: np.ndarray | bool) -> None:
-        """Write entries (rows, classes); of one that stands twice, the later value holds."""
-        rows, classes = where
-        given = np.broadcast_to(values, rows.shape).tolist()
-        for row, column, value in zip(rows.tolist(), classes.tolist(), given, strict=True):
-            self.written.setdefault(row, {})[column] = value
-
-    def sum(self) -> float:
-        """Sum of the entries written."""
-        return sum(sum(row.values()) for row in self.written.values())

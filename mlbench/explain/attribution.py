@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Split
+from mlbench.datasets.base import Split, size_of
 from mlbench.errors import UsageError
 from mlbench.explain.cam import class_maps, has_maps
 from mlbench.grid import grid
@@ -59,7 +59,7 @@ def pairs_with_boxes(split: Split, grid: tuple[int, int]) -> list[Pair]:
     for box in split.boxes:
         if split.labels[int(box[0]), int(box[1])] == State.POSITIVE:
             by_pair[int(box[0]), int(box[1])].append(box[2:])
-    sizes = {row: split.images.load(row).shape[:2] for row in {row for row, _ in by_pair}}
+    sizes = {row: size_of(split.images, row)[::-1] for row in {row for row, _ in by_pair}}
     pairs = []
     for (row, label), boxes in sorted(by_pair.items()):
         height, width = sizes[row]

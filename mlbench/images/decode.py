@@ -144,6 +144,13 @@ class FileImages:
         image = decode_image(path, content)
         return image if self.crops is None else crop_padded(image, self.crops[row])
 
+    def size(self, row: int) -> tuple[int, int]:
+        """(width, height) of what `load` gives, from the file's header alone."""
+        if self.crops is None:
+            return image_size(Path(self.root) / self.names[row])
+        left, top, right, bottom = crop_corners(self.crops[row])
+        return right - left, bottom - top
+
     def describe(self, row: int) -> str:
         """File name, its size in bytes, and the crop if there is one."""
         crop = "" if self.crops is None else " crop " + " ".join(f"{float(v):g}" for v in self.crops[row])
@@ -203,8 +210,7 @@ def first_few(names: Sequence[str], n: int = 5) -> str:
 
 def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """Cut (x1, y1, x2, y2), grown to whole pixels, out of uint8 [H, W, 3]; black where it lies outside."""
-    left, top = (int(np.floor(v)) for v in box[:2])
-    right, bottom = (int(np.ceil(v)) for v in box[2:])
+    left, top, right, bottom = crop_corners(box)
     if right <= left or bottom <= top:
         raise DataError(f"crop box {tuple(float(v) for v in box)} is empty: expected x1 < x2 and y1 < y2")
     height, width = image.shape[:2]
@@ -214,3 +220,10 @@ def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
     if x1 < x2 and y1 < y2:
         out[y1 - top : y2 - top, x1 - left : x2 - left] = image[y1:y2, x1:x2]
     return out
+
+
+def crop_corners(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """(x1, y1, x2, y2), grown to whole pixels."""
+    left, top = (int(np.floor(v)) for v in box[:2])
+    right, bottom = (int(np.ceil(v)) for v in box[2:])
+    return left, top, right, bottom

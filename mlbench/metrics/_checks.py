@@ -43,13 +43,14 @@ def row_blocks(matrix: np.ndarray) -> Iterator[slice]:
 
 
 def release(array: np.ndarray) -> None:
-    """Let go of the memory in which the system keeps what was read of a memory-mapped `array`.
+    """Let go of the memory in which the system keeps what was read of, or written to, a memory-mapped `array`.
 
-    Of others nothing happens, nor of a file mapped for writing, whose changes must not be lost.
+    Nothing is lost: what was written is in the file. Of arrays that are not mapped, or whose changes are private to
+    this process, nothing happens.
     """
     held: Any = array
     while isinstance(held, np.ndarray):
-        if isinstance(held, np.memmap) and held.mode != "r":
+        if isinstance(held, np.memmap) and held.mode == "c":
             return
         held = held.base
     if isinstance(held, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

@@ -10,15 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlbench.annotation import Mask, State, check_process, draw_mask, hash_ids, may_contradict
+from mlbench.annotation import Mask, State, draw_mask, hash_ids, may_contradict
+from mlbench.datasets import sparse
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.sparse import LabelMatrix, SparseLabels, SparseMask, map_labels, no_labels, take_labels
+from mlbench.datasets.sparse import LabelMatrix, SparseLabels, map_labels, no_labels, take_labels
+from mlbench.datasets.sparse_masks import BY_ROW, SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
 from mlbench.devices import on_device
-from mlbench.errors import DataError
+from mlbench.errors import DataError, UsageError
 from mlbench.images.checked import Rows
 from mlbench.images.features import Features
+from mlbench.images.on_the_fly import OnTheFly
 from mlbench.images.tensors import flip_some, normalise
+from mlbench.methods import Method
 from mlbench.protocol import Protocol
+from mlbench.provenance import memory_bytes
 from mlbench.seeds import derive, id_hashes, keyed_bits
 from mlbench.splits import legacy_split
 
@@ -62,8 +67,8 @@ def make_parts(
 
     def draw(split: Split) -> Mask:
         labels = train_labels if split is train else map_labels(split.labels, rule.train)
-        if isinstance(labels, SparseLabels) and annotation.process == "full":
-            return SparseMask("full", check_process("full", params), seed, labels, hash_ids(split.ids))
+        if isinstance(labels, SparseLabels) and annotation.process in BY_ROW:
+            return draw_sparse_mask(labels, annotation.process, params, seed, split.ids)
         return draw_mask(
             np.asarray(labels),
             annotation.process,
@@ -116,8 +121,7 @@ def check_mask(mask: Mask, split: Split, labels: LabelMatrix) -> None:
     if mask.ids_sha256 != hash_ids(split.ids) or mask.observed.shape != labels.shape:
         raise DataError("the mask given was drawn for other samples or classes than the data set's training part")
     if isinstance(labels, SparseLabels) and isinstance(mask, SparseMask):
-        if not labels.same_as(mask.observed):
-            raise DataError("the mask given does not show the labels that the data set knows")
+        check_sparse_mask(mask, split.ids, labels)
         return
     labels = np.asarray(labels)
     wrong = (mask.observed != State.UNKNOWN) & (mask.observed != labels)
@@ -138,8 +142,26 @@ def training_labels(part: Part, supervision: tuple[str, ...], train_rule: str) -
     if "full" in supervision:
         return truth
     if "oracle_negatives" in supervision:
+        if isinstance(part.observed, SparseLabels) and isinstance(truth, SparseLabels):
+            return with_negatives(part.observed, truth)
         return np.where((part.observed == State.UNKNOWN) & (truth == State.NEGATIVE), truth, part.observed)
     return part.observed
+
+
+def check_dense_state(method: type[Method], hyper: Mapping[str, Any], part: Part) -> None:
+    """UsageError if labels are sparse and `method` keeps more for each image and class than this machine has."""
+    each = method.dense_bytes(hyper)
+    if not each or not isinstance(part.labels, SparseLabels):
+        return
+    rows, classes = part.labels.shape
+    needed, there = rows * classes * each, memory_bytes()
+    if rows * classes > sparse.MAX_DENSE or (there is not None and needed > there):
+        has = "" if there is None else f", and this machine has {there / 1e9:,.1f} GB"
+        raise UsageError(
+            f"method '{method.name}' keeps {each} bytes for each training image and class: {rows:,} images x "
+            f"{classes:,} classes take {needed / 1e9:,.1f} GB{has} (no more than {sparse.MAX_DENSE:,} of them are held "
+            "where labels are sparse)"
+        )
 
 
 class ImageInputs:
@@ -147,7 +169,7 @@ class ImageInputs:
 
     def __init__(
         self,
-        pixels: Mapping[int, Rows],
+        pixels: Mapping[int, Rows | OnTheFly],
         rows: np.ndarray,
         ids: Sequence[str],
         mean: tuple[float, ...],
@@ -165,6 +187,12 @@ class ImageInputs:
         images = normalise(on_device(raw, device), self.mean, self.std)
         mirrored = self.mirrored(index, epoch)
         return images if mirrored is None else flip_some(images, on_device(mirrored, device))
+
+    def expect(self, index: np.ndarray) -> None:
+        """Tell that part rows `index` will be loaded in this order."""
+        for pixels in self.pixels.values():
+            if isinstance(pixels, OnTheFly):
+                pixels.expect(self.rows[index])
 
     def mirrored(self, index: np.ndarray, epoch: int | None) -> Tensor | None:
         """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is."""

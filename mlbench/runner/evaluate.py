@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import MethodError, MlbenchError
-from mlbench.methods import Batch, Method, Prediction
+from mlbench.methods import Batch, Prediction
+from mlbench.metrics._checks import release
 from mlbench.runner.crops import mean_prediction
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.hooks import calling, prediction_of
+from mlbench.runner.scratch import as_tensor, new_matrix
 from mlbench.runner.world import World
 
 PredictBatch = Callable[[nn.Module, Batch], "Tensor | Prediction"]
@@ -52,60 +54,106 @@ def predict_part(
 ) -> Prediction:
     """Predict part `part`: float32 scores [N, C] (and decisions) on the CPU of every process, in row order.
 
-    Networks trained in mixed precision score in full precision. Rows are shared out among the processes; each comes
-    back with its row number, and a row that is missing or counted twice is an error.
+    Networks trained in mixed precision score in full precision. Large scores lie in a file that is mapped
+    (`mlbench.runner.scratch`): no more than a batch of them is in memory.
     """
-    count = len(feed.run.parts[part])
-    local, sizes = world.share(np.arange(count))
-    method = feed.run.method
-    scores: list[Tensor] = []
-    decisions: list[Tensor] = []
+    shape = len(feed.run.parts[part]), len(feed.run.dataset.classes)
+    scores, decisions = new_matrix(shape, np.float32), None
+    for rows, answer in predicted_batches(network, predict, feed, part, world, epoch, source):
+        scores[rows] = answer.scores.numpy()
+        release(scores)
+        if answer.decisions is not None:
+            decisions = new_matrix(shape, np.bool_) if decisions is None else decisions
+            decisions[rows] = answer.decisions.numpy()
+            release(decisions)
+    return Prediction(as_tensor(scores), None if decisions is None else as_tensor(decisions))
+
+
+def predicted_batches(
+    network: nn.Module,
+    predict: PredictBatch,
+    feed: Feed,
+    part: str,
+    world: World,
+    epoch: int | None = None,
+    source: str = "images",
+) -> Iterator[tuple[np.ndarray, Prediction]]:
+    """Rows of part `part`, and what is predicted of them (on the CPU), a batch of every process at a time.
+
+    Rows are shared out among the processes, and all of them see all batches; a row that is missing or counted twice
+    is an error.
+    """
+    count, classes, method = len(feed.run.parts[part]), len(feed.run.dataset.classes), feed.run.method
+    local, shares = world.share(np.arange(count))
     per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
-    # In full precision: the logits of half precision tie, and ties decide ranks.
-    with evaluating(network, world), torch.inference_mode():
+    seen, decides = np.zeros(count, dtype=bool), False
+    feed.expect(part, local)
+    with evaluating(network, world):
         pooled = not takes_maps(network)
-        for start in range(0, len(local), per_batch):
-            shown = feed.shown(part, local[start : start + per_batch], epoch, pooled, source)
-            answers = []
-            for batch in shown:
-                with calling(method, f"predict on {part}"):
-                    found = predict(network, batch)
-                answers.append(prediction_of(method, found))
-            with calling(method, "decide"):
-                answer = mean_prediction(answers, method, feed.run.hyper)
-            scores.append(answer.scores.to(torch.float32))
-            if answer.decisions is not None:
-                decisions.append(answer.decisions.to(torch.uint8))
-    classes = len(feed.run.dataset.classes)
-    mine = _joined(method, scores) if scores else torch.zeros((0, classes), device=world.device)
-    if mine.shape != (len(local), classes):
-        raise MethodError(
-            f"predict gave scores of shape {list(mine.shape)} for {part}, expected [{len(local)}, {classes}]"
-        )
-    whole = world.gather(mine, sizes)
-    rows = world.gather(torch.from_numpy(local).to(world.device), sizes).cpu().numpy()
-    if not np.array_equal(rows, np.arange(count)):
+        for start in range(0, max(shares), per_batch):
+            index = local[start : start + per_batch]
+            answer = Prediction(torch.zeros((0, classes), device=world.device))
+            # In full precision: the logits of half precision tie, and ties decide ranks.
+            with torch.inference_mode():
+                if len(index):
+                    answers = []
+                    for batch in feed.shown(part, index, epoch, pooled, source):
+                        with calling(method, f"predict on {part}"):
+                            found = predict(network, batch)
+                        answers.append(prediction_of(method, found))
+                    with calling(method, "decide"):
+                        answer = mean_prediction(answers, method, feed.run.hyper)
+                own = answer.decisions
+                _check_shape("scores", answer.scores, (len(index), classes), part)
+                sizes = [max(0, min(per_batch, size - start)) for size in shares]
+                rows = world.gather(torch.from_numpy(index).to(world.device), sizes).cpu().numpy()
+                whole = world.gather(answer.scores.to(torch.float32), sizes).cpu()
+                if not torch.isfinite(whole).all():
+                    raise MlbenchError(f"predict gave scores that are not finite for {part}")
+                decides = (
+                    bool(world.agree(own is not None)) if start == 0 else decides
+                )  # the main process has rows then
+                chosen = None
+                if decides:
+                    if not method.decision_rule:
+                        raise MlbenchError(
+                            f"predict gave decisions, but method '{method.name}' declares no decision_rule"
+                        )
+                    if own is None:
+                        own = torch.zeros((0, classes), device=world.device)
+                    _check_shape("decisions", own, (len(index), classes), part)
+                    chosen = world.gather(own.to(torch.uint8), sizes).bool().cpu()
+            if seen[rows].any():
+                raise MlbenchError(f"inference on {part} gave samples more than once")
+            seen[rows] = True
+            yield rows, Prediction(whole, chosen)
+    if not seen.all():
         raise MlbenchError(f"inference on {part} did not give every sample exactly once")
-    if not torch.isfinite(whole).all():
-        raise MlbenchError(f"predict gave scores that are not finite for {part}")
-    chosen = None
-    if world.agree(bool(decisions)):  # the main process always has rows
-        if not feed.run.method.decision_rule:
-            raise MlbenchError(f"predict gave decisions, but method '{feed.run.method.name}' declares no decision_rule")
-        own = (
-            _joined(method, decisions)
-            if decisions
-            else torch.zeros((0, classes), dtype=torch.uint8, device=world.device)
-        )
-        if own.shape != mine.shape:
-            raise MlbenchError(f"predict gave decisions of shape {list(own.shape)}, expected {list(mine.shape)}")
-        chosen = world.gather(own, sizes).bool().cpu()
-    return Prediction(whole.cpu(), chosen)
 
 
-def _joined(method: type[Method], parts: list[Tensor]) -> Tensor:
-    """What `predict` gave for the batches, one below the other."""
-    if len({part.shape[1] for part in parts}) > 1:
-        widths = ", ".join(str(part.shape[1]) for part in parts)
-        raise MethodError(f"method '{method.name}': predict gave batches of {widths} classes")
-    return torch.cat(parts)
+def total_over(
+    network: nn.Module,
+    compute: Callable[[Batch], int],
+    feed: Feed,
+    part: str,
+    world: World,
+    source: str = "images",
+) -> int:
+    """Sum of ``compute(batch)`` over all rows of part `part`, shared out among the processes; the same on all of them.
+
+    Batches are those of inference for `network`: images are not augmented, there is no gradient.
+    """
+    local, _ = world.share(np.arange(len(feed.run.parts[part])))
+    per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
+    feed.expect(part, local)
+    found = 0
+    with torch.no_grad(), world.accelerator.autocast():
+        for start in range(0, len(local), per_batch):
+            index = local[start : start + per_batch]
+            found += compute(feed.batch(part, index, None, not takes_maps(network), source))
+    return sum(world.gather_items([found], replicated=False))
+
+
+def _check_shape(what: str, given: Tensor, expected: tuple[int, int], part: str) -> None:
+    if given.shape != expected:
+        raise MethodError(f"predict gave {what} of shape {list(given.shape)} for {part}, expected {list(expected)}")

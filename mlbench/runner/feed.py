@@ -15,7 +15,8 @@ from mlbench.errors import DataError, MlbenchError, unknown
 from mlbench.images.cache import Advance
 from mlbench.images.checked import Rows, verify_read
 from mlbench.images.features import Features, load_features
-from mlbench.images.pixels import load_pixels, pixels_sha256
+from mlbench.images.on_the_fly import OnTheFly, open_pixels
+from mlbench.images.pixels import pixels_sha256
 from mlbench.labels import LabelStore
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
@@ -85,6 +86,13 @@ class Feed:
                 self._image_inputs(name)
         self._trunk = None  # all features are there
 
+    def expect(self, name: str, index: np.ndarray) -> None:
+        """Tell that the images of rows `index` of part `name` will be asked for in this order, without augmentation or
+        with: those that are decoded on the fly are decoded ahead."""
+        for (part, _, _), inputs in self._images.items():
+            if part == name:
+                inputs.expect(index)
+
     def pixels_sha256(self) -> dict[str, str]:
         """SHA-256 of the pixels read so far, by split; ``split@side`` where `side` is not the run's image size.
 
@@ -101,7 +109,10 @@ class Feed:
             except DataError as error:
                 raise DataError(f"{error}. The run may have read it: start the run anew, without --resume") from None
         read = {
-            (run.parts[name].source, side) for (name, _, _), inputs in self._images.items() for side in inputs.pixels
+            (run.parts[name].source, side)
+            for (name, _, _), inputs in self._images.items()
+            for side, pixels in inputs.pixels.items()
+            if not isinstance(pixels, OnTheFly)  # what is decoded anew each time is kept nowhere
         }
         read |= {(run.parts[name].source, side) for name, side in self._features}
         found = {}
@@ -176,7 +187,7 @@ class Feed:
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]
             self._images[name, size, augment] = ImageInputs(
-                {side: load_pixels(split, side, progress) for side in sorted(sizes)},
+                {side: open_pixels(split, side, progress) for side in sorted(sizes)},
                 part.rows,
                 part.split.ids,
                 trunk.mean,

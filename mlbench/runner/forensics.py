@@ -11,10 +11,47 @@ from torch import Tensor
 
 from mlbench.annotation import State
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels
+from mlbench.datasets.sparse_masks import hidden_keys
 from mlbench.labels import NOTES, LabelStore, Note
 
 #: Labels a method wrote into the store, by the state it wrote.
 ADDED = {"added_positive": State.POSITIVE, "added_negative": State.NEGATIVE}
+
+
+class _HiddenMatrix:
+    """Hidden entries of one state: bool [N, C]."""
+
+    def __init__(self, entries: np.ndarray) -> None:
+        self.entries, self.n_classes = entries, entries.shape[1]
+
+    def holds(self, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.entries[rows, classes]
+        return found
+
+    def by_class(self) -> np.ndarray:
+        """int64 [C]."""
+        counts: np.ndarray = self.entries.sum(axis=0)
+        return counts
+
+
+class _HiddenEntries:
+    """The same, of which only ``row * C + class`` is held, ascending."""
+
+    def __init__(self, keys: np.ndarray, n_classes: int) -> None:
+        self.keys, self.n_classes = keys, n_classes
+
+    def holds(self, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        wanted = np.asarray(rows, dtype=np.int64) * self.n_classes + classes
+        if not len(self.keys):
+            return np.zeros(len(wanted), dtype=bool)
+        found: np.ndarray = self.keys[np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)] == wanted
+        return found
+
+    def by_class(self) -> np.ndarray:
+        return np.bincount(self.keys % self.n_classes, minlength=self.n_classes)
+
+
+_Hidden = _HiddenMatrix | _HiddenEntries
 
 
 class Forensics:
@@ -29,11 +66,14 @@ class Forensics:
     """
 
     def __init__(self, truth: LabelMatrix, observed: LabelMatrix) -> None:
-        self.hidden: dict[State, np.ndarray] = {}
-        # Sparse labels are observed whole: nothing is hidden that could be judged.
-        if not isinstance(observed, SparseLabels):
-            unknown = observed == State.UNKNOWN
-            self.hidden = {state: unknown & (truth == state) for state in (State.POSITIVE, State.NEGATIVE)}
+        self.hidden: dict[State, _Hidden] = {}
+        for state in (State.POSITIVE, State.NEGATIVE):
+            if isinstance(observed, SparseLabels) and isinstance(truth, SparseLabels):
+                self.hidden[state] = _HiddenEntries(hidden_keys(truth, observed, state), observed.n_classes)
+            else:
+                self.hidden[state] = _HiddenMatrix((observed == State.UNKNOWN) & np.asarray(truth == state))
+        if isinstance(observed, SparseLabels) and not any(hidden.by_class().any() for hidden in self.hidden.values()):
+            self.hidden = {}  # all that is known is shown: there is nothing that could be judged
         self.clear()
 
     def clear(self) -> None:
@@ -43,10 +83,10 @@ class Forensics:
     def add(self, notes: list[Note]) -> None:
         """Count reported entries: [2, C] of each kind, those truly positive and those truly negative."""
         for note in notes if self.hidden else ():
-            classes = self.hidden[State.POSITIVE].shape[1]
+            classes = self.hidden[State.POSITIVE].n_classes
             counts = self.noted.setdefault(note.kind, np.zeros((2, classes), dtype=np.int64))
             for row, state in enumerate((State.POSITIVE, State.NEGATIVE)):
-                found = self.hidden[state][note.rows, note.classes]
+                found = self.hidden[state].holds(note.rows, note.classes)
                 counts[row] += np.bincount(note.classes[found], minlength=classes)
 
     def by_class(self, labels: LabelStore) -> dict[str, np.ndarray]:
@@ -58,14 +98,15 @@ class Forensics:
         for kind, counts in sorted(self.noted.items()):
             wanted = NOTES[kind]
             right = counts[0 if wanted == State.POSITIVE else 1]
-            found[kind] = np.stack([counts.sum(axis=0), right, self.hidden[wanted].sum(axis=0)])
-        if self.hidden and isinstance(labels.pseudo, np.ndarray) and labels.pseudo.any():
-            for kind, state in ADDED.items():
-                written = labels.pseudo & (labels.state == state)
-                if written.any():
-                    judged = sum((written & hidden).sum(axis=0) for hidden in self.hidden.values())
-                    right = (written & self.hidden[state]).sum(axis=0)
-                    found[kind] = np.stack([judged, right, self.hidden[state].sum(axis=0)])
+            found[kind] = np.stack([counts.sum(axis=0), right, self.hidden[wanted].by_class()])
+        for kind, state in ADDED.items() if self.hidden else ():
+            rows, classes = labels.written_as(state)
+            if len(rows):
+                held = {each: classes[hidden.holds(rows, classes)] for each, hidden in self.hidden.items()}
+                right = self.hidden[state]
+                rightly = {each: np.bincount(of, minlength=right.n_classes) for each, of in held.items()}
+                judged = rightly[State.POSITIVE] + rightly[State.NEGATIVE]
+                found[kind] = np.stack([judged, rightly[state], right.by_class()])
         return found
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -157,6 +157,7 @@ class PhaseLoop:
         order = epoch_order(self.hashes, names)
         size = self.settings.batch_size
         set_training_mode(self.network, self.phase.roles)
+        self.feed.expect("train", self._own_rows(order[here.batch * size :]))
         while here.batch < self.steps:
             rows = order[here.batch * size : (here.batch + 1) * size]
             self._step(rows)
@@ -183,7 +184,7 @@ class PhaseLoop:
             "loss": sum(terms.values()),
             "seconds": seconds,
             "images_per_s": here.images / seconds,
-            "log": terms | {PSEUDO_LABELS: int(self.task.labels.pseudo.sum())},
+            "log": terms | {PSEUDO_LABELS: self.task.labels.pseudo_count},
             "forensics": summary(self.findings),
         }
 
@@ -231,10 +232,21 @@ class PhaseLoop:
         self.position = Position()
         return sorted(names - alive)
 
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows of a batch, cut for gradient accumulation."""
+        return [piece for piece in np.array_split(rows, self.settings.accumulate) if len(piece)]
+
+    def _own_rows(self, order: np.ndarray) -> np.ndarray:
+        """Of the batches that `order` is cut into, what this process loads, in turn."""
+        size = self.settings.batch_size
+        if self.world.size == 1:
+            return order
+        batches = (order[start : start + size] for start in range(0, len(order), size))
+        return np.concatenate([self.world.share(piece)[0] for batch in batches for piece in self._pieces(batch)])
+
     def _step(self, rows: np.ndarray) -> None:
         run = self.feed.run
-        pieces = np.array_split(rows, self.settings.accumulate) if self.settings.accumulate > 1 else [rows]
-        pieces = [piece for piece in pieces if len(piece)]
+        pieces = self._pieces(rows)
         changes: list[Change] = []
         notes: list[Note] = []
         for number, piece in enumerate(pieces):

@@ -20,7 +20,7 @@ from mlbench.models.weights import StartWeights, WeightsFile, find_weights
 from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
-from mlbench.runner.data import Part, make_parts
+from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import side_identity
 from mlbench.settings import TrainSettings, build, to_plain
@@ -239,6 +239,7 @@ def _resolve(request: Request) -> Run:
     if request.mask_seed and annotation.seed is not None:
         raise UsageError(f"--mask-seed: protocol '{protocol.name}' uses one published draw for all runs")
     parts, mask = make_parts(dataset, protocol, request.mask_seed, hidden, request.mask)
+    check_dense_state(method, hyper, parts["train"])
     counts = {"classes": len(dataset.classes)} | {name: len(part) for name, part in parts.items()}
     protocol.check_counts(dataset.id, counts, dataset.version)
     selection: str = protocol.selection

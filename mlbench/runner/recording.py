@@ -16,6 +16,7 @@ from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
 from mlbench.provenance import collect_provenance
 from mlbench.runner.plan import Run
+from mlbench.runner.scratch import as_array
 from mlbench.store import seal
 
 
@@ -27,12 +28,12 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
             f"method '{run.method.name}' declares decision_rule, but predict gave no decisions in the last phase"
         )
     return Predictions(
-        scores=seen.scores.numpy(),
+        scores=as_array(seen.scores),
         kind=run.method.scores,  # type: ignore[arg-type]  # Predictions checks it
         ids=tuple(part.split.ids),
         groups=tuple(part.split.groups),
         classes=run.dataset.classes,
-        decisions=None if seen.decisions is None else seen.decisions.numpy(),
+        decisions=None if seen.decisions is None else as_array(seen.decisions),
         decision_rule=run.method.decision_rule or None,
         meta={"key": run.key, "dataset": run.dataset.id, "split": name, "epoch": str(epoch)},
     )

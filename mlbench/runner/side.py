@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlbench.datasets.base import Dataset
+from mlbench.datasets.base import Dataset, size_of
 from mlbench.errors import DataError, UsageError
 from mlbench.images.cache import Advance
 from mlbench.methods import Hyper
@@ -51,13 +50,16 @@ def boxes_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader
     """Ground-truth boxes by row: a list of float32 [m, 5] tensors (class, x1, y1, x2, y2), in shares of the image."""
     split = part.split
     boxes = split.boxes if split.boxes is not None else np.zeros((0, 6), np.float32)
+    boxes = boxes[np.argsort(boxes[:, 0], kind="stable")]
+    ends = np.searchsorted(boxes[:, 0], np.arange(len(split) + 1))  # row i has the boxes ends[i] to ends[i + 1]
+    sizes = np.zeros((len(split), 2), dtype=np.int32)  # looked up when a row is first asked for
 
-    @cache  # the size of an image is known only when it is decoded
     def shares(row: int) -> Tensor:
-        own = boxes[boxes[:, 0] == row, 1:]
+        own = boxes[ends[row] : ends[row + 1], 1:].copy()
         if len(own):
-            height, width = split.images.load(row).shape[:2]
-            own[:, 1:] /= np.array([width, height, width, height], np.float32)
+            if not sizes[row, 0]:
+                sizes[row] = size_of(split.images, row)
+            own[:, 1:] /= np.tile(sizes[row].astype(np.float32), 2)
         return torch.from_numpy(own)
 
     return lambda index: [shares(int(row)) for row in index]

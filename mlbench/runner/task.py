@@ -17,7 +17,7 @@ from mlbench.methods import Batch, Phase, private_generator
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.runner.data import training_labels
-from mlbench.runner.evaluate import evaluating, evaluation_batch, predict_part
+from mlbench.runner.evaluate import evaluating, evaluation_batch, predict_part, total_over
 from mlbench.runner.feed import Feed, start_backbone, takes_maps
 from mlbench.runner.plan import Run, phase_settings, resolve, used_requests
 from mlbench.runner.world import World
@@ -101,6 +101,17 @@ class Task:
             network, self._method.predict, self._feed, "train", self._world, epoch if augment else None, self._source
         )
         return seen.scores
+
+    def total(self, network: nn.Module, compute: Callable[[Batch], int]) -> int:
+        """Sum of ``compute(batch)`` over the training part, on every process; `network` says what batches hold.
+
+        For what must not hold the scores of all images at once. Images are not augmented, there is no gradient.
+        """
+        return total_over(network, compute, self._feed, "train", self._world, self._source)
+
+    def plain_batch(self, rows: Tensor, network: nn.Module) -> Batch:
+        """The training rows `rows` [n] as `predict` would see them: without augmentation, for `network`."""
+        return self._feed.batch("train", rows.cpu().numpy(), None, not takes_maps(network), self._source)
 
     def look(self, network: nn.Module, rows: np.ndarray, compute: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
         """``compute(network, batch)`` [n, ...] of the training rows `rows` [n], in their order, on every process.

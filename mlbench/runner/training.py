@@ -22,6 +22,7 @@ from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.options import Options
 from mlbench.runner.plan import Run
 from mlbench.runner.recording import predictions_of
+from mlbench.runner.scratch import as_array
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
 from mlbench.scoring import ap_by_class, observed_map
@@ -160,7 +161,7 @@ class PhaseTrainer:
                 continue
             seen = predict_part(network, method.predict, method.task._feed, name, self.world, None, phase.source)
             predicted[name] = seen
-            found[kept] = self._quick_scores(seen.scores.numpy(), name)
+            found[kept] = self._quick_scores(as_array(seen.scores), name)
         return self.world.agree(found), predicted  # type: ignore[return-value]
 
     def _keep_epoch(

@@ -70,6 +70,14 @@ class Plan:
         return found
 
     @property
+    def pixels(self) -> dict[str, str]:
+        """Where the images of each size and split come from: cached, or decoded on the fly."""
+        found: dict[str, str] = {}
+        for cell in self.cells:
+            found |= cell.cost.pixels if cell.cost else {}
+        return {what: how for what, how in found.items() if how != "there"}
+
+    @property
     def hours(self) -> float:
         """Until the sweep is done: it starts, caches are filled once, then `workers` runs go on at a time."""
         longest = max((self.seconds(cell) for cell in self.cells if cell.todo), default=0.0)
@@ -117,6 +125,7 @@ class Plan:
             f"disk {self.disk / _GIB:.2f} GiB ({self.free / _GIB:.1f} GiB free), "
             f"memory {self.memory_mib / 1024:.1f} GiB",
         ]
+        lines += [f"pixels, {what}: {how}" for what, how in sorted(self.pixels.items())]
         if self.disk > self.free:
             lines.append("NOT ENOUGH DISK for all of it")
         return "\n".join(lines)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
 from mlbench.images import features as feature_files
+from mlbench.images import on_the_fly
 from mlbench.images import pixels as pixel_files
 from mlbench.images.tensors import normalise
 from mlbench.methods import Prediction
@@ -33,6 +34,7 @@ from mlbench.runner import evaluate, execute, feed, loop, training
 from mlbench.runner import task as task_module
 from mlbench.runner.data import Part
 from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.scratch import as_tensor, new_matrix
 from mlbench.runner.world import World
 from mlbench.sweep.freeze import request_of
 
@@ -55,7 +57,8 @@ class PhaseCost:
 
 @dataclass
 class Cost:
-    """What one run takes. Seconds; bytes on disk; memory in MiB (of the process, and of the accelerator)."""
+    """What one run takes. Seconds; bytes on disk; memory in MiB (of the process, and of the accelerator); where
+    the pixels come from (`mlbench.images.on_the_fly.storage`)."""
 
     phases: list[PhaseCost]
     once_seconds: float = 0.0
@@ -65,6 +68,7 @@ class Cost:
     memory_mib: float | None = None
     accelerator_mib: float | None = None
     caches: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pixels: dict[str, str] = field(default_factory=dict)
 
     def seconds(self, checkpoint_interval: float) -> float:
         """Expected wall time of the run: what is done once, the phases, and a checkpoint each interval."""
@@ -126,6 +130,7 @@ class _Measured:
         self.steps = steps
         self.apart = 0.0  # seconds of what is no part of the run: runs it uses, samples of what fills caches
         self.caches: dict[str, tuple[float, int]] = {}
+        self.pixels: dict[str, str] = {}
         self.begin(Path())
 
     def begin(self, folder: Path) -> None:
@@ -144,7 +149,8 @@ class _Measured:
         """Replace, in this process, what would look at every image."""
         for module in (execute, training, task_module):
             module.predict_part = self._predict  # type: ignore[attr-defined]
-        feed.load_pixels = self._pixels  # type: ignore[assignment]
+        task_module.total_over = self._total  # type: ignore[assignment]
+        feed.open_pixels = self._open_pixels  # type: ignore[assignment]
         feed.load_features = self._features  # type: ignore[assignment]
         feature_files.load_pixels = self._pixels  # type: ignore[assignment]
         feed.pixels_sha256 = self._pixels_sha256  # type: ignore[assignment]
@@ -192,7 +198,7 @@ class _Measured:
             phase.epoch_seconds = max(0.0, one.rests[-1])  # the first epoch loads libraries: that is done once
             phases.append(phase)
             once -= len(one.step_times) * phase.step_seconds + len(one.rests) * phase.epoch_seconds
-        cost = Cost(phases, max(0.0, once), caches=self.caches)
+        cost = Cost(phases, max(0.0, once), caches=self.caches, pixels=self.pixels)
         cost.checkpoint_seconds = max(self.checkpoints, default=0.0)
         by_epoch = [path.stat().st_size for path in self.folder.rglob("epochs/*")]
         kept = [path.stat().st_size for path in self.folder.glob("*") if path.is_file()]
@@ -214,16 +220,40 @@ class _Measured:
         epoch: int | None = None,
         source: str = "images",
     ) -> Prediction:
+        whole, (few, count) = inputs.run.parts[part], self._few(inputs, part)
+        started = time.perf_counter()
+        seen = evaluate.predict_part(network, predict, few, part, world, epoch, source)
+        self.missing += (time.perf_counter() - started) * (len(whole) - count) / count
+        return Prediction(*(None if found is None else _repeated(found, len(whole)) for found in seen))  # type: ignore
+
+    def _total(
+        self,
+        network: nn.Module,
+        compute: Callable[..., int],
+        inputs: feed.Feed,
+        part: str,
+        world: World,
+        source: str = "images",
+    ) -> int:
+        few, count = self._few(inputs, part)
+        whole, started = len(inputs.run.parts[part]), time.perf_counter()
+        found = evaluate.total_over(network, compute, few, part, world, source)
+        self.missing += (time.perf_counter() - started) * (whole - count) / count
+        return found * whole // count
+
+    def _few(self, inputs: feed.Feed, part: str) -> tuple[feed.Feed, int]:
+        """`inputs` with only the first rows of `part`, and how many these are."""
         whole = inputs.run.parts[part]
         size = inputs.settings.image_size if inputs.run.track == "full" else 64
         count = min(len(whole), _BATCHES * evaluate.evaluation_batch(size))
         few = copy.copy(inputs)
         few.run = dataclasses.replace(inputs.run, parts={**inputs.run.parts, part: _Few(**vars(whole), count=count)})
-        started = time.perf_counter()
-        seen = evaluate.predict_part(network, predict, few, part, world, epoch, source)
-        self.missing += (time.perf_counter() - started) * (len(whole) - count) / count
-        again = torch.arange(len(whole)) % count
-        return Prediction(seen.scores[again], None if seen.decisions is None else seen.decisions[again])
+        return few, count
+
+    def _open_pixels(self, split: Any, size: int, advance: Any = None) -> Any:
+        how = on_the_fly.storage(split, size)
+        self.pixels[f"{size} px, {len(split)} images"] = str(how)
+        return on_the_fly.OnTheFly(split, size) if how.kind == "decode" else self._pixels(split, size, advance)
 
     def _pixels(self, split: Any, size: int, advance: Any = None) -> pixel_files.Rows:
         if _ready(split, size) or len(split) <= _IMAGES:
@@ -258,6 +288,14 @@ class _Measured:
         maps = np.broadcast_to(few[:1], shape)
         pooled = few[:1].astype(np.float32).mean(axis=(2, 3))
         return feature_files.Features(maps, np.broadcast_to(pooled, (len(split), pooled.shape[1])))
+
+
+def _repeated(found: Tensor, count: int) -> Tensor:
+    """`count` rows, those of `found` over and over."""
+    again = new_matrix((count, found.shape[1]), found.numpy().dtype.type)
+    for start in range(0, count, len(found)):
+        again[start : start + len(found)] = found[: count - start].numpy()
+    return as_tensor(again)
 
 
 def _ready(split: Any, size: int) -> bool:

@@ -123,3 +123,16 @@ def test_what_breaks_first_is_read_off_the_last_two_sizes(script: Any) -> None:
     assert "90% of it to read" in said
     assert "the steepest is to sort (2.00, 1 s)" in said
     assert "1 GiB of this machine are full at about 930 images" in said  # two digits of 100 + (1024 - 190) / 1
+
+
+def test_made_up_open_images_have_its_density_and_the_line_goes_through_both_sizes(script: Any) -> None:
+    scale = script("openimages_scale")
+    data = scale.made_up(400, tuple("abcdefghij" * 5))
+    labels = data.splits["train"].labels
+    assert labels.shape == (400, 50)
+    assert 1.5 < len(labels.classes) / 400 < 2.6  # 2.3 drawn, of which some fall on one class
+    assert data.splits["test"].images.load(3).shape == (32, 32, 3)
+    small = {"method": "an", "images": 1000, "resident_gib": 1.0, "checkpoint_mb": 5.0, "run_s": 9.0}
+    large = {"method": "an", "images": 3000, "resident_gib": 1.5, "checkpoint_mb": 5.0, "run_s": 36.0}
+    found = scale.extrapolate(small, large, 300_000)
+    assert found == ["an", "1,000 and 3,000", "300,000", "1.0", "75.8", "5"]

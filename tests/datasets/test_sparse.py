@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from mlbench.annotation import State, hash_ids, map_unspecified, save_mask
-from mlbench.datasets import sparse
+from mlbench.datasets import sparse, sparse_masks
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.names import HexNames
-from mlbench.datasets.sparse import SparseLabels, SparseMask, count_states
+from mlbench.datasets.sparse import SparseLabels, count_states
+from mlbench.datasets.sparse_masks import SparseMask
 from mlbench.errors import DataError, UsageError
 from mlbench.labels import Change, LabelStore
 from mlbench.metrics import Logits, average_precision, average_precision_of_known
@@ -166,17 +167,27 @@ def test_parts_of_full_labels_are_those_of_dense_labels(validation: str) -> None
     assert len(mask.sha256) == 64
 
 
-def test_a_process_that_hides_labels_draws_on_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_hides_labels_shows_those_that_it_shows_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     partial = protocol("partial", keep=0.5)
+    expected, dense_mask = make_parts(sparse_dataset(dense=True), partial, 0, None)
+    monkeypatch.setattr(sparse, "MAX_DENSE", 200)  # the training part has more entries, a few of its rows have not
+    monkeypatch.setattr(sparse_masks, "_AT_ONCE", 50)
     found, mask = make_parts(sparse_dataset(), partial, 0, None)
-    assert mask.sha256 == make_parts(sparse_dataset(dense=True), partial, 0, None)[1].sha256
-    assert isinstance(found["train"].observed, np.ndarray)
-    monkeypatch.setattr(sparse, "MAX_DENSE", 100)
-    with pytest.raises(DataError, match="too many to be held as a matrix"):
-        make_parts(sparse_dataset(), partial, 0, None)
-    make_parts(sparse_dataset(), protocol(), 0, None)
+    assert mask.sha256 == dense_mask.sha256
+    for name, part in found.items():
+        assert isinstance(part.observed, SparseLabels)
+        for row in range(len(part)):
+            assert np.array_equal(part.observed[row], np.asarray(expected[name].observed)[row])
     with pytest.raises(UsageError, match="keep"):
         make_parts(sparse_dataset(), protocol(), 0, {"keep": 0.5})
+
+
+def test_a_process_with_class_statistics_draws_on_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_class = protocol("per_class_missing", mean=0.5)
+    assert isinstance(make_parts(sparse_dataset(), per_class, 0, None)[0]["train"].observed, np.ndarray)
+    monkeypatch.setattr(sparse, "MAX_DENSE", 100)
+    with pytest.raises(DataError, match="too many to be held as a matrix"):
+        make_parts(sparse_dataset(), per_class, 0, None)
 
 
 def test_a_mask_given_must_show_what_is_known(tmp_path) -> None:
@@ -185,7 +196,7 @@ def test_a_mask_given_must_show_what_is_known(tmp_path) -> None:
     _, mask = make_parts(dataset, protocol(), 0, None)
     assert make_parts(dataset, protocol(), 5, None, mask)[1] is mask
     other = SparseMask("full", {}, 0, train.labels.take(np.arange(30)[::-1]), hash_ids(train.ids))
-    with pytest.raises(DataError, match="does not show the labels that the data set knows"):
+    with pytest.raises(DataError, match="contradicts the data set"):
         check_mask(other, train, train.labels)
     save_mask(mask, tmp_path / "mask.safetensors")
     assert (tmp_path / "mask.safetensors").stat().st_size > 0
@@ -212,7 +223,7 @@ def test_a_sparse_store_changes_as_a_dense_one_does() -> None:
         assert torch.equal(getattr(found, name), getattr(expected, name))
         assert torch.equal(getattr(replayed, name), getattr(expected, name))
         assert getattr(found, name).dtype == getattr(expected, name).dtype
-    assert int(stores[1].pseudo.sum()) == int(stores[0].pseudo.sum()) > 0
+    assert stores[1].pseudo_count == stores[0].pseudo_count == int(stores[0].pseudo.sum()) > 0
     assert len(stores[1]) == 40
     assert np.array_equal(stores[1].observed[:], dense)
 

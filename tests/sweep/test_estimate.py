@@ -25,8 +25,8 @@ from mlbench.sweep.pilot import Cost, PhaseCost
 PATCHED = {
     execute: ("predict_part",),
     training: ("predict_part", "PhaseLoop"),
-    task: ("predict_part",),
-    feed: ("load_pixels", "load_features", "pixels_sha256"),
+    task: ("predict_part", "total_over"),
+    feed: ("open_pixels", "load_features", "pixels_sha256"),
     features: ("load_pixels",),
 }
 
@@ -42,7 +42,8 @@ def test_the_seconds_of_a_run() -> None:
 
 def test_the_totals_of_a_plan() -> None:
     caches = {"pixels": (600.0, 1000), "features": (300.0, 500)}
-    one = Cost([], 100.0, disk=10, transient_disk=7, memory_mib=400.0, caches=caches)
+    pixels = {"448 px, 900 images": "decoded on the fly", "224 px, 9 images": "there"}
+    one = Cost([], 100.0, disk=10, transient_disk=7, memory_mib=400.0, caches=caches, pixels=pixels)
     other = Cost([], 1000.0, disk=20, transient_disk=3, memory_mib=900.0, caches={"pixels": (600.0, 1000)})
     cells = (Cell("a", 9, 4, one), Cell("b", 3, 1, other), Cell("c", 2, 0, None))
     made = Plan(Sweep(Path(), "s", (), {"checkpoint_seconds": 30.0}), cells, workers=2, gpus=3, free=2000)
@@ -55,6 +56,8 @@ def test_the_totals_of_a_plan() -> None:
     text = made.text()
     assert "5 runs to do, 2 at a time: 31.7 min (0.53 h), of which 15.0 min fill caches once" in text
     assert "NOT ENOUGH DISK" not in text
+    assert "pixels, 448 px, 900 images: decoded on the fly" in text
+    assert "224 px" not in text  # they are there already
     four = Plan(made.sweep, cells[:1], workers=2, gpus=0, free=1)
     assert four.hours == pytest.approx((900 + 4 * 100 / 2) / 3600)
     assert "NOT ENOUGH DISK" in four.text()
