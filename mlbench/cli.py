@@ -17,7 +17,7 @@ from mlbench.cli_options import DATA, DATASET, STORE
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError, printable
+from mlbench.errors import MlbenchError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -259,14 +259,14 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(1)
     except MlbenchError as error:
-        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(printable(f"error: {place}{error.strerror or error}"), err=True)
+        click.echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

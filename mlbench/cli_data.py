@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.errors import MlbenchError, UsageError, printable
+from mlbench.errors import MlbenchError, UsageError
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
 _ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
@@ -59,7 +59,7 @@ def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) ->
         raise UsageError("--remember keeps hashes in the data root: give it with --root")
     with Reporter(quiet) as reporter:
         report = verify(load_dataset(name, root), root, remember=remember, reporter=reporter)
-    click.echo(printable(report.text()))
+    click.echo(report.text())
     if report.problems:
         raise MlbenchError(f"{name}: {len(report.problems)} problems")
 
@@ -74,7 +74,7 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     from mlbench.describe import describe_dataset, draw_dataset
 
     dataset = load_dataset(name, root)
-    click.echo(printable(describe_dataset(dataset)))
+    click.echo(describe_dataset(dataset))
     if picture is not None:
         click.echo(f"\nwrote {draw_dataset(dataset, picture)}")
 
@@ -93,7 +93,7 @@ def adopt_command(source: Path, images: Path | None, **given: Any) -> None:
     """
     from mlbench.datasets.adopt import adopt
 
-    click.echo(printable(adopt(source, images, **given)))
+    click.echo(adopt(source, images, **given))
 
 
 @data_group.group("mask")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA, DATASET, STORE, comma_list
+from mlbench.cli_options import DATA, DATASET, STORE
 
 
 @click.group("explain")
@@ -25,7 +26,7 @@ def explain_group() -> None:
 @click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
 @click.option("--ids", help="These test images instead, separated by commas.")
 @click.option(
-    "--classes", help="These classes, by commas; one that holds a comma in double quotes [those each image has]."
+    "--classes", help='These classes, separated by commas, "one, with a comma" in quotes [each image\'s own].'
 )
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
 @click.option("--numbers", is_flag=True, help="Print numbers over all test images with boxes instead.")
@@ -41,7 +42,7 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
     from mlbench.explain.cam import draw_cams
 
     for name in ("ids", "classes"):
-        given[name] = comma_list(given[name])
+        given[name] = _listed(given[name])
     click.echo(f"wrote {draw_cams(runs, **given)}")
 
 
@@ -139,7 +140,7 @@ def explain_top_command(runs: tuple[str, ...], images: int, ids: str | None, pic
     from mlbench.explain.top import draw_top, top_predictions
 
     top = top_predictions(runs, **given)
-    drawn = draw_top(top, picture, images, comma_list(ids))
+    drawn = draw_top(top, picture, images, _listed(ids))
     click.echo(f"{top.text()}\nwrote {drawn}")
 
 
@@ -174,7 +175,7 @@ def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture
 
     with Reporter() as reporter:
         counter = partial(reporter.counter, unit="severities")
-        found = measure_robustness(runs, corruptions=comma_list(only), advance=counter, **given)
+        found = measure_robustness(runs, corruptions=_listed(only), advance=counter, **given)
     click.echo(found.text())
     if picture is not None:
         click.echo(f"wrote {draw_robustness(found, picture)}")
@@ -194,3 +195,12 @@ def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
     from mlbench.explain.cost import costs_text, measure_costs
 
     click.echo(costs_text(measure_costs(runs, **given)))
+
+
+def _listed(names: str | None) -> list[str]:
+    """What stands between the commas of an option; a name that holds one stands in double quotes."""
+    try:
+        fields = next(csv.reader([names or ""], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise click.UsageError(f"{names}: quotes that do not close ({error})") from None
+    return [name.strip() for name in fields if name.strip()]

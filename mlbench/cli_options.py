@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import click
@@ -12,12 +11,3 @@ STORE = click.option(
 )
 DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
 DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
-
-
-def comma_list(text: str | None) -> list[str]:
-    """The names in an option's text, parted by commas; a name that holds one stands in double quotes."""
-    try:
-        fields = next(csv.reader([text or ""], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise click.UsageError(f"{text}: quotes that do not close ({error})") from None
-    return [name.strip() for name in fields if name.strip()]

@@ -6,9 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# Controls, the marks that turn the direction of writing, and lone surrogates; tabs and line ends stay.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 class MlbenchError(Exception):
     """Something failed that the person can understand and mend (exit code 1)."""
@@ -26,6 +23,20 @@ class DataError(MlbenchError):
     """A data set, record or weight file is missing, broken or not what it claims to be (exit code 1)."""
 
 
+#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, bidi marks and lone surrogates written as escapes; tabs and line feeds stay.
+
+    For all that is printed: names of files, classes and methods, and reasons of servers, come from anybody.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice closest to `name`, or an empty string."""
     found = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
@@ -41,11 +52,3 @@ def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> Us
     place = f"{where}: " if where else ""
     listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
     return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")
-
-
-def printable(text: str) -> str:
-    """`text` with what would move a terminal's cursor or turn its writing written out: ``\\x1b``, ``\\u202e``.
-
-    Half characters, as names of files in another encoding have them, are written out too: no terminal takes them.
-    """
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlbench.annotation import State
 from mlbench.datasets.reading import holds_control, read_text
-from mlbench.errors import DataError, UsageError, printable, unknown
+from mlbench.errors import DataError, UsageError, unknown, visible
 
 PARTS = ("train", "val", "test")
 STATES = {state.name.lower(): state for state in State}
@@ -216,7 +216,7 @@ def check_class_names(names: list[str], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {'an empty class name' if names else 'no class'}")
     strange = [name for name in names if holds_control(name)]
     if strange:
-        raise DataError(f"{where}: the name of class '{printable(strange[0])}' holds control characters")
+        raise DataError(f"{where}: the name of class '{visible(strange[0])}' holds control characters")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{where}: class named twice: {', '.join(repeated)}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mlbench.errors import DataError, printable
+from mlbench.errors import DataError, visible
 from mlbench.images.decode import file_size
 from mlbench.store.files import sha256_file
 
@@ -101,20 +101,20 @@ def near_file(name: str, present: Sequence[str], guess: bool = True) -> str:
         if _likeness(other) == key:
             same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
             how = "the same letters in another Unicode form" if same else "another spelling"
-            return f"; there is '{printable(other)}', {how} ({other!a})"
+            return f"; there is '{visible(other)}', {how} ({other!a})"
     for other in present:
         if other.startswith(f"{name}.") and PurePosixPath(other).stem == PurePosixPath(name).name:
             suffix = PurePosixPath(other).suffix
-            return f"; there is '{printable(other)}': suffix = \"{suffix}\" in the description adds the ending"
+            return f"; there is '{visible(other)}': suffix = \"{suffix}\" in the description adds the ending"
     stem = str(PurePosixPath(key).with_suffix(""))
     for other in present:
         if str(PurePosixPath(_likeness(other)).with_suffix("")) == stem or other.endswith(f"/{name}"):
-            return f"; there is '{printable(other)}'"
+            return f"; there is '{visible(other)}'"
     for other in present:
         if name.endswith(f"/{other}"):
-            return f"; there is '{printable(other)}': 'images' may name a folder too deep"
+            return f"; there is '{visible(other)}': 'images' may name a folder too deep"
     found = difflib.get_close_matches(name, present[:_NEAREST_OF], n=1, cutoff=0.6) if guess else []
-    return f"; there is '{printable(found[0])}'" if found else ""
+    return f"; there is '{visible(found[0])}'" if found else ""
 
 
 def _likeness(name: str) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from mlbench.errors import DataError, printable
+from mlbench.errors import DataError, visible
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -117,7 +117,7 @@ def file_name(name: str, where: str) -> str:
     plainest = PurePosixPath(name).as_posix()
     leaves = name.startswith(("/", "\\")) or _DRIVE.match(name) or (".." in name and ".." in re.split(r"[\\/]", name))
     if not name.strip() or plainest == "." or leaves or _CONTROL.search(name):
-        raise DataError(f"{where}: '{printable(name)}' is no file name relative to the image folder")
+        raise DataError(f"{where}: '{visible(name)}' is no file name relative to the image folder")
     return plainest
 
 

@@ -14,7 +14,7 @@ from mlbench.datasets.description import STATES, Description
 from mlbench.datasets.folders import Contents, equal_files, look_into, near_file
 from mlbench.datasets.reading import file_name, holds_control
 from mlbench.datasets.tables import read_table
-from mlbench.errors import DataError, UsageError, nearest, printable
+from mlbench.errors import DataError, UsageError, nearest, visible
 from mlbench.images.decode import file_size, first_few
 
 
@@ -179,7 +179,7 @@ def _rows_of_folders(
     prefixes = _prefixes(about)
     rows = []
     for name in contents.images:
-        where = printable(str(folder / name))
+        where = visible(str(folder / name))
         if holds_control(name):
             raise DataError(f"{where}: a name that is not UTF-8 or holds control characters ({name!a}): rename it")
         prefix = next((prefix for prefix, _ in prefixes if _lies_in(name, prefix)), ".")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mlbench.errors import DataError, printable
+from mlbench.errors import DataError, visible
 from mlbench.store.files import sha256_file
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
@@ -157,7 +157,7 @@ def file_size(path: Path) -> int:
 
 def first_few(names: Sequence[str], n: int = 5) -> str:
     """The first `n` names, for a message about many."""
-    return ", ".join(printable(str(name)) for name in names[:n]) + (", ..." if len(names) > n else "")
+    return ", ".join(visible(str(name)) for name in names[:n]) + (", ..." if len(names) > n else "")
 
 
 def crop_padded(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
