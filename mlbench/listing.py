@@ -12,7 +12,7 @@ from mlbench.paths import store_dir
 
 
 def list_items(kind: str, store: Path | None = None) -> str:
-    """A visible list of "methods", "protocols", "datasets" or "runs"."""
+    """A printable list of "methods", "protocols", "datasets" or "runs"."""
     kinds = {"methods": _methods, "protocols": _protocols, "datasets": _datasets, "runs": lambda: _runs(store)}
     if kind not in kinds:
         raise unknown("kind", kind, kinds)

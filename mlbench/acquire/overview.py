@@ -9,7 +9,7 @@ from mlbench.grid import grid
 
 
 def list_sources(root: Path | None = None) -> str:
-    """A visible table of all distributions; with `root`, whether they lie there or in its folder of their name."""
+    """A printable table of all distributions; with `root`, whether they lie there or in its folder of their name."""
     headers = ["data set", "to download", "by hand", "licence", *([] if root is None else ["there"])]
     rows = []
     for name, source in load_sources().items():

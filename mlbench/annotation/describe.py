@@ -13,7 +13,7 @@ def may_contradict(mask: Mask) -> bool:
 
 
 def describe(mask: Mask) -> str:
-    """Tell in a few visible lines what `mask` is and what it leaves visible."""
+    """Tell in a few printable lines what `mask` is and what it leaves visible."""
     counts = mask.counts
     rows, columns = mask.observed.shape
     params = "".join(f", {name} {value}" for name, value in sorted(mask.params.items()))
