@@ -96,9 +96,17 @@ def describe_dataset(dataset: Dataset, most: int = 20) -> str:
         _class_table(dataset, facts, most),
         _pairs_table(dataset, facts["train"], most),
         *(f"note: {note}" for note in dataset.notes),
-        f"fingerprint {dataset.fingerprint}",
+        _fingerprint(dataset),
     ]
     return "\n\n".join(sections)
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """The fingerprint, if it is known: a description reads no image."""
+    unhashed = dataset.count_unhashed()
+    if unhashed:
+        return f"fingerprint: known once {unhashed:,} images are hashed (`mlbench data verify` or a run does that)"
+    return f"fingerprint {dataset.fingerprint}"
 
 
 def _parts_table(facts: dict[str, PartFacts], n_classes: int) -> str:

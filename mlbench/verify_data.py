@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.duplicates import equal_pictures, file_contents
+from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import DataError, MlbenchError
 from mlbench.grid import grid
-from mlbench.images.pixels import cached_sizes, files_sha256, verify_pixels
+from mlbench.images.cache import find_cached, find_unusable, open_cached
+from mlbench.images.pixels import content_sha256, files_sha256
 from mlbench.progress import Reporter
 from mlbench.protocol import Protocol, list_protocols, load_protocol
 from mlbench.provenance import usable_cores
@@ -55,8 +56,9 @@ def verify(
     ----------
     dataset : loaded, so its label files are well-formed and its own counts right.
     root : where its files lie; hashes kept there in ``.mlbench`` are compared with those found. None: with nothing.
-    open_images : decode every image and hash its file; the broken ones are listed, not only the first. What the cache
-        holds of them, at any size, is compared with its hashes and with these files, byte by byte.
+    open_images : read every image file, compare it with the hash that the fingerprint rests on, and decode it; the
+        broken ones are listed, not only the first. What the cache holds of them (pixels at any size, features,
+        proposals) is compared with its hashes, byte by byte.
     remember : keep the hashes found in `root`, where nothing is wrong. Without it nothing is written: data may be
         other people's.
 
@@ -65,7 +67,7 @@ def verify(
     Verification; what is wrong is in its `problems`, nothing is raised for it.
     """
     reporter = reporter or Reporter(quiet=True)
-    result = Verification(dataset.id, dataset.fingerprint, remarks=list(dataset.notes))
+    result = Verification(dataset.id, dataset.hash_images(reporter.counter), remarks=list(dataset.notes))
     contents = {}
     for name, split in dataset.splits.items():
         row: dict[str, Any] = {"part": name, "samples": len(split), "classes": len(dataset.classes)}
@@ -77,8 +79,15 @@ def verify(
         if open_images:
             _check_cache(split, name, result)
     if open_images:
-        known = {name: file_contents(split) for name, split in dataset.splits.items()}
-        result.remarks += equal_pictures(dataset, {name: found for name, found in known.items() if found is not None})
+        result.remarks += equal_pictures(dataset)
+        earlier, damaged = find_unusable()
+        result.problems += damaged
+        if earlier:
+            size = sum(path.stat().st_size for path in earlier)
+            result.remarks.append(
+                f"{len(earlier)} cached arrays ({size / 1e9:.1f} GB) are of an earlier version and not read any more; "
+                f"they may be deleted, the first is {earlier[0]}"
+            )
     _check_protocols(dataset, result)
     if root is not None:
         _compare(dataset, contents, root, remember, result)
@@ -87,13 +96,12 @@ def verify(
 
 def _open_all(split: Split, reporter: Reporter, title: str) -> tuple[list[str], str]:
     """Messages about images that do not open, and a SHA-256 over those of all files (of the pixels, if no files)."""
-    images = split.images
+    images, files = split.images, files_sha256(split)
 
     def look(row: int) -> tuple[str, str]:
         try:
             pixels = images.load(row)
-            digest = getattr(images, "digest", None)
-            return digest(row) if digest else hashlib.sha256(pixels.tobytes()).hexdigest(), ""
+            return "" if files else hashlib.sha256(pixels.tobytes()).hexdigest(), ""
         except MlbenchError as error:
             return "", str(error)
 
@@ -105,22 +113,25 @@ def _open_all(split: Split, reporter: Reporter, title: str) -> tuple[list[str], 
                 content.update(f"{digest}\n".encode())
                 broken += [problem] if problem else []
             advance(rows.stop, len(split))
-    return broken, content.hexdigest()
+    return broken, files or content.hexdigest()
 
 
 def _check_cache(split: Split, part: str, result: Verification) -> None:
-    for size in cached_sizes(split):
+    """Every byte of what the cache holds of the images of `split`."""
+    for path, sidecar in find_cached(content_sha256(split)):
+        size = f" at {sidecar.about['size']} px" if "size" in sidecar.about else ""
+        name = f"{path.parent.name} of {part}{size}"
         try:
-            verify_pixels(split, size)
-            result.remarks.append(f"cache of {part} at {size} px: whole, and decoded from these files")
+            open_cached(path).verify()
+            result.remarks.append(f"cached {name}: whole, and made of these images")
         except DataError as error:
-            result.problems.append(f"cache of {part} at {size} px: {error}")
+            result.problems.append(f"cached {name}: {error}")
 
 
-def compare_decoded(dataset: Dataset, root: Path, size: int, remember: bool = False) -> Verification:
-    """As `verify`, of nothing but the hashes over the image files that are in the cache at `size`."""
+def compare_decoded(dataset: Dataset, root: Path, remember: bool = False) -> Verification:
+    """As `verify`, of nothing but the hashes over the image files, where these were decoded just now."""
     result = Verification(dataset.id, dataset.fingerprint)
-    contents = {part: files_sha256(split, size) for part, split in dataset.splits.items()}
+    contents = {part: files_sha256(split) for part, split in dataset.splits.items()}
     _compare(dataset, {part: found for part, found in contents.items() if found}, root, remember, result)
     return result
 
@@ -164,13 +175,16 @@ def _compare(dataset: Dataset, contents: dict[str, str], root: Path, remember: b
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); delete it if it is not needed") from None
+    outdated = before.get("fingerprint") == dataset.legacy_fingerprint
+    if outdated:  # kept before the content of images was part of it
+        before["fingerprint"] = found["fingerprint"]
     changed = [key for key in found if before.get(key, found[key]) != found[key]]
     result.problems += [f"{key} is {found[key]}, was {before[key]} before ({path})" for key in changed]
     if before and not changed:
         result.remarks.append("the same as when its hashes were kept here")
     if not before and not remember:
         result.remarks.append("no hashes were kept here to compare with (--remember keeps them)")
-    if remember and not result.problems and found.keys() - before.keys():
+    if remember and not result.problems and (outdated or found.keys() - before.keys()):
         try:
             atomic_write(path, json.dumps(before | found, indent=2, sort_keys=True).encode())
         except MlbenchError as error:

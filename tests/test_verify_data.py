@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.images.pixels import cached_sizes, load_pixels, pixel_file
+from mlbench.images import file_hashes
+from mlbench.images.features import load_features
+from mlbench.images.pixels import load_pixels, pixel_file
+from mlbench.models.backbones import build_backbone
+from mlbench.paths import cache_dir
+from mlbench.proposals import load_proposals
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.runner.data import make_parts
+from mlbench.runner.plan import Request, resolve
 from mlbench.testing import tiny_dataset
 from mlbench.verify_data import part_sizes, verify
 
@@ -76,27 +83,61 @@ def test_a_picture_changed_under_the_same_name_and_size_is_noticed(mine: Path) -
     assert any("content of train" in problem for problem in result.problems)
 
 
-def test_the_cache_is_verified_at_every_size_it_has(mine: Path) -> None:
+def test_all_that_the_cache_holds_of_the_images_is_verified(mine: Path) -> None:
     train = load(mine).splits["train"]
     for size in (8, 12):
         load_pixels(train, size)
-    assert cached_sizes(train) == [8, 12]
-    told = verify(load(mine), mine).remarks
-    assert [text[:23] for text in told if text.startswith("cache")] == [
-        "cache of train at 8 px:",
-        "cache of train at 12 px",
+    load_features(train, 64, build_backbone("scenes"), "net", torch.device("cpu"))
+    load_proposals(train, "grid", 5)
+    told = [text for text in verify(load(mine), mine).remarks if text.startswith("cached")]
+    assert sorted(told) == [
+        f"cached {name}: whole, and made of these images"
+        for name in (
+            *("features of train at 64 px", "features of train at 64 px", "pixels of train at 12 px"),
+            *("pixels of train at 64 px", "pixels of train at 8 px", "proposals of train"),
+        )
     ]
-    path, kept = mine / "pictures" / "00.png", pixel_file(train, 12)
-    before = path.stat()
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    content = bytearray(kept.read_bytes())
-    content[-1] ^= 1
-    kept.write_bytes(content)
-    small, large = verify(load(mine), mine).problems
-    assert "at 8 px: 1 of 24 images changed since they were decoded" in small
-    assert "at 12 px:" in large
-    assert "rows 0 to 23 are not what was written" in large
+    for path in (tmp for tmp in cache_dir().glob("*/*.npy") if tmp != pixel_file(train, 8)):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    problems = verify(load(mine), mine).problems
+    assert len(problems) == 5
+    assert all("are not what was written" in problem for problem in problems)
+
+
+def test_arrays_of_an_earlier_version_and_damaged_hashes_are_told_of(mine: Path) -> None:
+    for name, content in (("old", '{"format": 1, "chunks": []}'), ("odd", '{"format": 2}')):
+        path = cache_dir() / "pixels" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.zeros(3))
+        path.with_suffix(".json").write_text(content)
+    result = verify(load(mine))
+    (problem,) = result.problems
+    assert "odd.json: damaged" in problem
+    assert any(remark.startswith("1 cached arrays (0.0 GB) are of an earlier") for remark in result.remarks)
+
+
+def test_a_file_that_its_disk_has_changed_is_a_problem(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_hashes, "_TICK", -(10**18))  # as if all had been hashed long after it was written
+    dataset = load(mine)
+    dataset.hash_images()
+    known = file_hashes._read(file_hashes.index_file(mine / "pictures")).copy()
+    known["sha256"][3] ^= 1  # the same as a flipped bit in the file, which no system call can make
+    file_hashes._write(file_hashes.index_file(mine / "pictures"), known)
+    (problem,) = verify(load(mine)).problems
+    assert "not what it was when it was hashed" in problem
+    assert "its disk has changed it" in problem
+
+
+def test_hashes_kept_before_content_counted_are_brought_up_to_date(mine: Path) -> None:
+    verify(load(mine), mine, remember=True)
+    path = mine / ".mlbench" / "mine.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "fingerprint": load(mine).legacy_fingerprint}))
+    assert verify(load(mine), mine).problems == []
+    assert verify(load(mine), mine, remember=True).problems == []
+    assert json.loads(path.read_text()) == kept
 
 
 def test_a_changed_label_is_noticed(mine: Path) -> None:
@@ -159,3 +200,5 @@ def test_equal_pictures_are_counted_and_listed(mine: Path, mlbench: Callable[...
     code, out, _ = mlbench("data", "verify", mine / "mine.toml")
     assert code == 0
     assert "note: pictures of equal bytes in several parts: 1" in out
+    run = resolve(Request("full", "full", str(mine / "mine.toml"), backbone="scenes"))
+    assert any(note.startswith("pictures of equal bytes in several parts: 1, 1 of them") for note in run.notes)

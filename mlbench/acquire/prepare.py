@@ -66,7 +66,7 @@ def prepare(name: str, root: Path, options: Options | None = None, reporter: Rep
     _refuse(name, report)
     if size:
         lines.append(_decode(dataset, size, reporter))
-        _refuse(name, compare_decoded(dataset, root, size, remember=filled_here))
+        _refuse(name, compare_decoded(dataset, root, remember=filled_here))
     return "\n".join(lines)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +15,12 @@ from mlbench.annotation import State
 from mlbench.datasets.names import take_names
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels, take_labels
 from mlbench.errors import UsageError
+from mlbench.provenance import usable_cores
+
+#: Told how many images of how many are done.
+Advance = Callable[[int, int], None]
+
+_AT_ONCE = 64  # images of one task of a thread
 
 
 class ImageSource(Protocol):
@@ -25,7 +33,16 @@ class ImageSource(Protocol):
         ...
 
     def describe(self, row: int) -> str:
-        """Where image `row` comes from, for messages and the fingerprint (no absolute path)."""
+        """Where image `row` comes from, for messages (no absolute path)."""
+        ...
+
+
+@runtime_checkable
+class HashedSource(Protocol):
+    """What an `ImageSource` may add, where the content of its images is known without decoding them."""
+
+    def content(self, rows: np.ndarray | None = None, advance: Advance | None = None) -> np.ndarray:
+        """SHA-256 of all that decides what ``load`` gives for each of `rows` (None: all), uint8 [n, 32]."""
         ...
 
 
@@ -116,16 +133,61 @@ class Split:
             tags=None if self.tags is None else self.tags.take(rows),
         )
 
-    def update_hash(self, digest: hashlib._Hash) -> None:
-        """Feed ids, groups, labels, boxes and image descriptions to `digest`, in row order."""
+    def content(self, advance: Advance | None = None) -> np.ndarray:
+        """SHA-256 of the content of each image, uint8 [N, 32] (`image_content`)."""
+        return image_content(self.images, None, advance)
+
+    def update_hash(self, digest: hashlib._Hash, advance: Advance | None = None) -> None:
+        """Feed ids, groups, labels, boxes and the images' content to `digest`, in row order."""
+        boxes = "no" if self.boxes is None else len(self.boxes)
+        digest.update(f"{len(self)} samples, {self.labels.shape[1]} classes, {boxes} boxes\n".encode())
+        pairs = zip(self.ids, self.groups, strict=True)
+        while some := list(islice(pairs, 65536)):
+            digest.update("".join(f"{sample}\0{group}\n" for sample, group in some).encode())
+        self._hash_labels(digest)
+        digest.update(self.content(advance).data)
+
+    def update_legacy_hash(self, digest: hashlib._Hash) -> None:
+        """As `update_hash`, with the images' descriptions (names and sizes) in place of their content."""
         for row, (sample, group) in enumerate(zip(self.ids, self.groups, strict=True)):
             digest.update(f"{sample}\0{group}\0{self.images.describe(row)}\n".encode())
+        self._hash_labels(digest)
+
+    def _hash_labels(self, digest: hashlib._Hash) -> None:
         if isinstance(self.labels, SparseLabels):
             self.labels.update_hash(digest)
         else:
             digest.update(np.ascontiguousarray(self.labels, dtype=np.int8).tobytes())
         if self.boxes is not None:
             digest.update(np.ascontiguousarray(self.boxes, dtype=np.float32).tobytes())
+
+
+def image_content(images: ImageSource, rows: np.ndarray | None = None, advance: Advance | None = None) -> np.ndarray:
+    """SHA-256 of all that decides what ``images.load`` gives for each of `rows` (None: all), uint8 [n, 32].
+
+    Files are hashed as they are, once; of a source that does not know the content of its images the decoded pixels
+    are. Names and places do not count: the same pictures elsewhere have the same content.
+    """
+    if isinstance(images, SubsetImages):
+        return image_content(images.source, images.rows if rows is None else images.rows[rows], advance)
+    if isinstance(images, HashedSource):
+        return images.content(rows, advance)
+    chosen = range(len(images)) if rows is None else np.asarray(rows).tolist()
+
+    def pixels(start: int) -> bytes:
+        digests = []
+        for row in chosen[start : start + _AT_ONCE]:
+            image = np.ascontiguousarray(images.load(row))
+            digests.append(hashlib.sha256(f"{image.dtype} {image.shape}\n".encode() + image.tobytes()).digest())
+        return b"".join(digests)
+
+    digests = b""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for some in pool.map(pixels, range(0, len(chosen), _AT_ONCE)):
+            digests += some
+            if advance is not None:
+                advance(len(digests) // 32, len(chosen))
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 @dataclass(frozen=True)
@@ -165,12 +227,53 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over id, version, classes and every split's ids, labels, boxes and image descriptions."""
+        """SHA-256 over id, version, classes and every split's ids, labels, boxes and image content.
+
+        The first time all image files are read; afterwards only those that were touched since (`hash_images`).
+        """
+        return self.hash_images()
+
+    def hash_images(self, counter: Callable[[str], Advance] | None = None) -> str:
+        """The fingerprint; ``counter(title)`` gives what is told of images hashed and to be hashed.
+
+        DataError names the first image files that are missing or cannot be read.
+        """
         if "fingerprint" not in self._cached:
+            digest = hashlib.sha256(f"data set, by content\0{self.id}\0{self.version}\0".encode())
+            digest.update("\0".join(self.classes).encode())
+            for name in sorted(self.splits):
+                digest.update(f"\n[{name}]\n".encode())
+                self.splits[name].update_hash(digest, counter(f"hashing {name}") if counter else None)
+            self._cached["fingerprint"] = digest.hexdigest()
+        return self._cached["fingerprint"]
+
+    @property
+    def legacy_fingerprint(self) -> str:
+        """The fingerprint of harness 1: with names and sizes of files in place of their content."""
+        if "legacy" not in self._cached:
             digest = hashlib.sha256(f"{self.id}\0{self.version}\0".encode())
             digest.update("\0".join(self.classes).encode())
             for name in sorted(self.splits):
                 digest.update(f"\n[{name}]\n".encode())
-                self.splits[name].update_hash(digest)
-            self._cached["fingerprint"] = digest.hexdigest()
-        return self._cached["fingerprint"]
+                self.splits[name].update_legacy_hash(digest)
+            self._cached["legacy"] = digest.hexdigest()
+        return self._cached["legacy"]
+
+    def is_known_as(self, fingerprint: str) -> bool:
+        """Whether a record that states `fingerprint` was made on this data set, as far as the record can tell.
+
+        Records of harness 1 state the names of images and not their content.
+        """
+        return fingerprint in (self.legacy_fingerprint, self.fingerprint)
+
+    def count_unhashed(self) -> int:
+        """How many images `fingerprint` would have to read."""
+        return sum(_unhashed(split.images) for split in self.splits.values())
+
+
+def _unhashed(images: ImageSource) -> int:
+    while isinstance(images, SubsetImages):
+        images = images.source
+    if hasattr(images, "unhashed"):
+        return images.unhashed()
+    return 0 if hasattr(images, "array") else len(images)

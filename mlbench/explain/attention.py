@@ -21,6 +21,7 @@ from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, co
 from mlbench.explain.sides import sides_of
 from mlbench.grid import grid
 from mlbench.images.cache import Advance
+from mlbench.images.checked import Rows
 from mlbench.images.pixels import load_pixels
 from mlbench.images.placement import overlaps
 from mlbench.images.tensors import normalise
@@ -107,7 +108,7 @@ class Model:
     def __init__(self, name: str, run: Run, method: Method, network: nn.Module, feed: Feed) -> None:
         self.name, self.run, self.method, self.network, self.feed = name, run, method, network, feed
         self.trunk, self.size = BACKBONES[run.backbone], run.train.image_size
-        self._pixels: dict[int, np.ndarray] = {}
+        self._pixels: dict[int, Rows] = {}
 
     def batches(self, rows: np.ndarray, views: Sequence[View]) -> list[Batch]:
         """Test images `rows` as they are, then under each of `views`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
+from mlbench.images.checked import Rows
 from mlbench.images.pixels import load_pixels
 from mlbench.images.tensors import normalise
 from mlbench.methods import Batch, Prediction
@@ -53,7 +54,7 @@ class Deployed:
         """All that is needed to go from pixels to scores."""
         return nn.ModuleList([self.network] if self.trunk is None else [self.trunk, self.network])
 
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> Rows:
         """The test pictures as this run takes them: uint8 [N, size, size, 3]."""
         return load_pixels(self.run.dataset.splits["test"], self.size)
 

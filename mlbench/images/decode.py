@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mlbench.datasets.names import take_names
 from mlbench.errors import DataError, visible
-from mlbench.store.files import sha256_file
+from mlbench.images.file_hashes import count_unhashed, file_sizes, hash_files, index_file
+from mlbench.store.files import reason
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
 _TURNS = {
@@ -30,11 +34,11 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EO
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image; whatever is wrong with the file becomes a DataError that names it."""
+def _opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image (from its `content` where that was read); whatever is wrong becomes a DataError that names it."""
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
@@ -45,8 +49,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise DataError(f"{path}: broken image ({error})") from None
 
 
-def decode_image(path: str | Path) -> np.ndarray:
-    """Decode the first frame of an image file to RGB.
+def decode_image(path: str | Path, content: bytes | None = None) -> np.ndarray:
+    """Decode the first frame of an image file to RGB; `content` are the file's bytes where they were read already.
 
     The EXIF orientation is applied. Greyscale, palette and CMYK are converted; transparent pixels are laid on white;
     16-bit greyscale is scaled (65535 becomes 255), never clipped. Embedded colour profiles are not applied.
@@ -56,7 +60,7 @@ def decode_image(path: str | Path) -> np.ndarray:
     uint8 [height, width, 3]. DataError names the file and says what is wrong: missing, empty, truncated, no image,
     or a kind without a defined range (32-bit integers, floats).
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
         return np.array(_to_rgb(image if turn is None else image.transpose(turn), image.format), dtype=np.uint8)
@@ -109,23 +113,35 @@ class FileImages:
     root: Path
     names: Sequence[str]
     crops: Sequence[Sequence[float]] | None = None
-    _sizes: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+    _sizes: np.ndarray = field(init=False, repr=False, compare=False)
+    _digests: np.ndarray = field(init=False, repr=False, compare=False)
+    _hashed: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.crops is not None and len(self.crops) != len(self.names):
             raise DataError(f"{self.root}: {len(self.crops)} crop boxes for {len(self.names)} images")
-        sizes = [file_size(Path(self.root) / name) for name in self.names]
+        sizes = file_sizes(self.root, self.names)
         for what, wrong in (("missing", -1), ("empty (0 bytes)", 0)):
-            bad = [name for name, size in zip(self.names, sizes, strict=True) if size == wrong]
+            bad = [self.names[row] for row in np.flatnonzero(sizes == wrong).tolist()]
             if bad:
                 raise DataError(f"{self.root}: {len(bad)} of {len(sizes)} images {what}: {first_few(bad)}")
-        self._sizes.extend(sizes)
+        object.__setattr__(self, "_sizes", sizes)
+        object.__setattr__(self, "_digests", np.zeros((len(sizes), 32), np.uint8))
+        object.__setattr__(self, "_hashed", np.zeros(len(sizes), bool))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def load(self, row: int) -> np.ndarray:
-        image = decode_image(Path(self.root) / self.names[row])
+        """Decode image `row`; DataError, too, if its file is not the one that `digests` has told of."""
+        path = Path(self.root) / self.names[row]
+        content = _read(path)
+        if self._hashed[row] and hashlib.sha256(content).digest() != self._digests[row].tobytes():
+            raise DataError(
+                f"{path}: not what it was when it was hashed. If it was changed just now, begin again; if it was not, "
+                f"its disk has changed it: put back the file, or delete {index_file(self.root)} to take it as it is"
+            )
+        image = decode_image(path, content)
         return image if self.crops is None else crop_padded(image, self.crops[row])
 
     def describe(self, row: int) -> str:
@@ -133,17 +149,42 @@ class FileImages:
         crop = "" if self.crops is None else " crop " + " ".join(f"{float(v):g}" for v in self.crops[row])
         return f"{self.names[row]} {self._sizes[row]}{crop}"
 
-    def digest(self, row: int) -> str:
-        """SHA-256 of the file's bytes."""
-        return sha256_file(Path(self.root) / self.names[row])
+    def digests(self, rows: np.ndarray | None = None, advance: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """SHA-256 of the file behind each of `rows` (None: all), uint8 [n, 32].
 
-    def modified(self, row: int) -> float:
-        """When the file was last written, in seconds since 1970; DataError if it is gone."""
-        path = Path(self.root) / self.names[row]
-        try:
-            return path.stat().st_mtime
-        except OSError:
-            raise DataError(f"{path}: no such image") from None
+        Hashed once and looked up afterwards (`mlbench.images.file_hashes`). From now on `load` refuses other content.
+        """
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        fresh = rows[~self._hashed[rows]]
+        if len(fresh):
+            names = self.names if len(fresh) == len(self) else take_names(self.names, fresh)
+            self._digests[fresh] = hash_files(self.root, names, advance)
+            self._hashed[fresh] = True
+        return self._digests[rows]
+
+    def content(self, rows: np.ndarray | None = None, advance: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """SHA-256 of all that decides what `load` gives for each of `rows`, uint8 [n, 32]: the file, and its crop."""
+        digests = self.digests(rows, advance)
+        if self.crops is None:
+            return digests
+        cut = []
+        for digest, row in zip(digests, range(len(self)) if rows is None else rows, strict=True):
+            box = ",".join(repr(float(value)) for value in self.crops[row])
+            cut.append(hashlib.sha256(digest.tobytes() + box.encode()).digest())
+        return np.frombuffer(b"".join(cut), np.uint8).reshape(-1, 32)
+
+    def unhashed(self) -> int:
+        """How many files `digests` would have to read."""
+        return 0 if self._hashed.all() else count_unhashed(self.root, self.names)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from None
 
 
 def file_size(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+import mlbench
 from mlbench.datasets.base import Split
-from mlbench.images.cache import Advance, Recipe, array_sha256, cached_array
-from mlbench.images.pixels import load_pixels, pixel_key, pixels_sha256
+from mlbench.images.cache import Advance, Recipe, cache_file, cached_array
+from mlbench.images.checked import Rows
+from mlbench.images.pixels import load_pixels, pixel_recipe, pixels_sha256
 from mlbench.images.tensors import normalise
-from mlbench.paths import cache_dir
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,38 @@ class Features:
     `pooled` is the mean of the stored maps over positions, taken in float32.
     """
 
-    maps: np.ndarray
-    pooled: np.ndarray
+    maps: Rows
+    pooled: Rows
 
 
-def feature_file(split: Split, size: int, name: str) -> Path:
-    """Where the cache keeps the feature maps of `split` at `size` from the backbone that `name` identifies."""
-    key = hashlib.sha256(f"{pixel_key(split, size)}\0{name}".encode()).hexdigest()[:32]
-    return cache_dir() / "features" / f"{key}-maps.npy"
+def feature_recipe(split: Split, size: int, backbone: nn.Module, name: str, device: torch.device) -> dict[str, Any]:
+    """All that decides the feature maps: pixels, normalisation, architecture, weights, libraries and arithmetic."""
+    pixels = pixel_recipe(split, size)
+    state = backbone.state_dict()
+    weights = hashlib.sha256()
+    for key in sorted(state):
+        weights.update(f"{key} {state[key].dtype} {tuple(state[key].shape)}\n".encode())
+        weights.update(state[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    mean: Any = backbone.mean
+    std: Any = backbone.std
+    return {
+        "content": pixels["content"],
+        "size": size,
+        "pixels": pixels,
+        "backbone": name,
+        "architecture": hashlib.sha256(repr(backbone).encode()).hexdigest(),
+        "weights": weights.hexdigest(),
+        "mean": [float(value) for value in mean],
+        "std": [float(value) for value in std],
+        "versions": _versions(backbone),
+        "arithmetic": _arithmetic(device),
+        "harness": mlbench.HARNESS_VERSION,
+    }
+
+
+def feature_file(split: Split, size: int, backbone: nn.Module, name: str, device: torch.device) -> Path:
+    """Where the cache keeps the feature maps of `split` at `size` from `backbone`."""
+    return cache_file("features", feature_recipe(split, size, backbone, name, device), "-maps")
 
 
 def load_features(
@@ -43,27 +69,41 @@ def load_features(
     device: torch.device,
     advance: Advance | None = None,
 ) -> Features:
-    """Features of `split` at `size` from `backbone`, whose architecture and weights `name` identifies."""
+    """Features of `split` at `size` from `backbone`, which `name` tells of in words; as in `feature_recipe`."""
     pixels = load_pixels(split, size)
-    mean: Any = backbone.mean
-    std: Any = backbone.std
+    about = feature_recipe(split, size, backbone, name, device)
     backbone = backbone.to(device).eval()
 
     @torch.inference_mode()
     def extract(start: int, stop: int) -> np.ndarray:
-        images = normalise(torch.from_numpy(np.array(pixels[start:stop])).to(device), mean, std)
-        return backbone(images).half().cpu().numpy()
+        images = normalise(torch.from_numpy(np.array(pixels[start:stop])).to(device), about["mean"], about["std"])
+        with torch.autocast(device.type, enabled=False):
+            return backbone(images).half().cpu().numpy()
 
-    path = feature_file(split, size, name)
+    path = cache_file("features", about, "-maps")
     shape = extract(0, 1).shape[1:] if len(split) else (1, 1, 1)
-    about = {"backbone": name, "size": size, "versions": {"torch": torch.__version__}}
-    recipe = Recipe(extract, origin=pixels_sha256(split, size), about=about)
+    recipe = Recipe(extract, about, origin=pixels_sha256(split, size))
     maps = cached_array(path, (len(split), *shape), np.float16, recipe, 32, advance)
 
     def pool(start: int, stop: int) -> np.ndarray:
         return maps[start:stop].astype(np.float32).mean(axis=(2, 3))
 
-    recipe = Recipe(pool, origin=array_sha256(path, maps), about=about)
-    beside = path.with_name(path.name.replace("-maps", "-pooled"))
-    pooled = cached_array(beside, (len(split), shape[0]), np.float32, recipe)
+    beside = cache_file("features", about, "-pooled")
+    pooled = cached_array(beside, (len(split), shape[0]), np.float32, Recipe(pool, about, origin=maps.sha256))
     return Features(maps, pooled)
+
+
+def _versions(backbone: nn.Module) -> dict[str, str]:
+    """Of the packages that the layers of `backbone` come from."""
+    packages = {"torch"} | {type(module).__module__.partition(".")[0] for module in backbone.modules()}
+    found = {name: getattr(sys.modules.get(name), "__version__", None) for name in sorted(packages - {"mlbench"})}
+    return {name: str(version) for name, version in found.items() if version is not None}
+
+
+def _arithmetic(device: torch.device) -> str:
+    """What decides the rounding: kind of device (its model where it is a GPU), number format, reduced products."""
+    kind = str(torch.get_default_dtype()).removeprefix("torch.")
+    if device.type != "cuda":
+        return f"{device.type} {kind}"
+    reduced = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    return f"{torch.cuda.get_device_name(device)} {kind} tf32 {reduced}"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from mlbench.datasets import load_dataset
 from mlbench.errors import MlbenchError
 from mlbench.progress import Reporter
 from mlbench.proposals.arrays import compute_proposals, import_proposals, load_proposals, split_proposals
 from mlbench.proposals.readers import ORDERS, Coordinates, Found, match_samples, read_boxes, read_kdwsd_list, read_mat
-from mlbench.proposals.selective_search import edge_boxes
+from mlbench.proposals.selective_search import edge_boxes, edge_rule
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,7 +46,7 @@ def _split(dataset: str, data_root: Path | None, split: str) -> tuple[Any, int]:
 def _tell(array: Any, name: str) -> None:
     import torch
 
-    valid = split_proposals(torch.tensor(array)).valid.sum(dim=1)
+    valid = split_proposals(torch.from_numpy(np.array(array))).valid.sum(dim=1)
     click.echo(
         f"{name}: {len(array)} images, {int(valid.min())} to {int(valid.max())} of {array.shape[1]} places filled"
     )
@@ -71,7 +72,7 @@ def edges(dataset: str, data_root: Path | None, split: str, count: int, model: P
     with Reporter() as reporter:
         find = partial(_edge_boxes, model=model)
         counter = reporter.counter(f"edge boxes of {split}")
-        _tell(compute_proposals(part, find, {"source": name, "count": count}, counter), name)
+        _tell(compute_proposals(part, find, name, count, edge_rule(model), counter), name)
 
 
 def _edge_boxes(image: Any, key: int, model: Path) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from mlbench.annotation import hash_ids
 from mlbench.datasets.base import Split
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.images.cache import Advance, Recipe, array_sha256, cached_array
+from mlbench.images.cache import Advance, Recipe, cache_file, cached_array, find_cached, open_cached
+from mlbench.images.checked import CheckedArray
 from mlbench.images.decode import first_few
-from mlbench.images.pixels import check_sources, file_digests
-from mlbench.images.sidecar import read_sidecar
-from mlbench.paths import cache_dir
+from mlbench.images.pixels import content_sha256, decoding
+from mlbench.images.sidecar import array_digest
 from mlbench.proposals.grid import GRID_RULE, window_grid
 from mlbench.proposals.selective_search import SEARCH_RULE, opencv, selective_search
 from mlbench.provenance import usable_cores
@@ -80,32 +79,71 @@ def pack(found: np.ndarray, count: int, where: str = "proposals") -> np.ndarray:
     return packed
 
 
-def load_proposals(split: Split, source: str, count: int, advance: Advance | None = None) -> np.ndarray:
+def load_proposals(split: Split, source: str, count: int, advance: Advance | None = None) -> CheckedArray:
     """The `count` proposals of each image of `split`: float32 [N, count, 5], memory-mapped from the cache.
 
-    `source` is one of `SOURCES`, computed now if it is not in the cache, or the name of an import.
+    `source` is one of `SOURCES`, computed now if it is not in the cache, or a name that `import_proposals` or
+    `compute_proposals` has kept.
 
     Raises
     ------
-    UsageError : `count` below 1; no such source, and nothing was imported under this name.
-    DataError : an image cannot be decoded, the cache is damaged, or images changed under the same names and sizes.
+    UsageError : `count` below 1; no such source, and nothing is kept under this name.
+    DataError : an image cannot be decoded or has changed since its file was hashed, or the cache is damaged.
     """
     _check_count(count)
     if source not in SOURCES:
-        return _open_import(split, source, count)
-    return compute_proposals(split, SOURCES[source][0], _about(source, count), advance)[:, :count]
+        return _open_named(split, source, count)
+    find, rule = SOURCES[source]
+    about = {"source": source, "rule": rule, "count": max(count, _STORED)}
+    if source == "selective_search":
+        about["opencv"] = opencv().__version__
+    about |= _of_images(split) | decoding()
+    return _compute(split, find, about, cache_file("proposals", about), advance).first(count)
 
 
 def proposals_sha256(split: Split, source: str, count: int) -> str:
-    """SHA-256 of the boxes that `load_proposals` has cached, of which a run takes the first `count` of each image."""
-    path = _file(split, _about(source, count))
-    return array_sha256(path, np.load(path, mmap_mode="r"))
+    """SHA-256 of the boxes that `load_proposals` has cached, of which a run takes the first `count` of each image.
+
+    All of them are hashed again: DataError if one byte is another than what was written.
+    """
+    array = load_proposals(split, source, count)
+    array.verify()
+    return array.sha256
 
 
-def compute_proposals(split: Split, find: Find, about: Mapping[str, Any], advance: Advance | None = None) -> np.ndarray:
+def compute_proposals(
+    split: Split, find: Find, name: str, count: int, rule: Mapping[str, Any], advance: Advance | None = None
+) -> CheckedArray:
+    """Keep the boxes of `find` under `name`, so that ``--set proposals.source=NAME`` uses them.
+
+    Parameters
+    ----------
+    rule : all that decides what `find` gives (method, its parameters, hash of its model, version of its library).
+
+    Raises
+    ------
+    UsageError : `name` is that of a computed source, boxes made by another rule stand under it, or `rule` is empty.
+    """
+    _check_name(name, count)
+    if not rule:
+        raise UsageError(f"proposals '{name}': nothing says what they are computed by (`rule` is empty)")
+    path = _named_file(split, name, count)
+    about = {"source": name, "count": count, "rule": dict(rule)} | _of_images(split) | decoding()
+    if path.exists():
+        kept = open_cached(path).about
+        if kept != about:
+            raise UsageError(
+                f"proposals '{name}' with {count} an image are there already, made by another rule "
+                f"({kept.get('rule')}, now {dict(rule)}); choose another name, or delete {path}"
+            )
+    return _compute(split, find, about, path, advance)
+
+
+def _compute(
+    split: Split, find: Find, about: dict[str, Any], path: Path, advance: Advance | None = None
+) -> CheckedArray:
     """The array of ``find`` on each image of `split`; `about` (with "count") says all that decides its content."""
-    path, count = _file(split, about), int(about["count"])
-    keys = id_hashes(split.ids)
+    count, keys = int(about["count"]), id_hashes(split.ids)
 
     def one(row: int) -> np.ndarray:
         return pack(find(split.images.load(row), int(keys[row])), count, split.ids[row])
@@ -115,13 +153,10 @@ def compute_proposals(split: Split, find: Find, about: Mapping[str, Any], advanc
         with ThreadPoolExecutor(usable_cores()) as pool:
             return np.stack(list(pool.map(one, range(start, stop))))
 
-    recipe = Recipe(fill, lambda start, stop: file_digests(split.images, range(start, stop)), about=dict(about))
-    array = cached_array(path, (len(split), count, 5), np.float32, recipe, _ROWS_AT_ONCE, advance)
-    check_sources(split, path, everything=False)
-    return array
+    return cached_array(path, (len(split), count, 5), np.float32, Recipe(fill, about), _ROWS_AT_ONCE, advance)
 
 
-def import_proposals(split: Split, found: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:
+def import_proposals(split: Split, found: Mapping[str, np.ndarray], name: str, count: int) -> CheckedArray:
     """Keep proposals computed elsewhere under `name`, so that ``--set proposals.source=NAME`` uses them.
 
     Parameters
@@ -139,20 +174,17 @@ def import_proposals(split: Split, found: Mapping[str, np.ndarray], name: str, c
     UsageError : `name` is that of a computed source, or other boxes stand under it.
     DataError : samples without boxes, or boxes that are none (`pack`).
     """
-    _check_count(count)
-    if name in SOURCES:
-        raise UsageError(f"proposals cannot be imported as '{name}': that is computed. Choose another name")
+    _check_name(name, count)
     missing = [sample for sample in split.ids if sample not in found]
     if missing:
         raise DataError(f"proposals '{name}': {len(missing)} of {len(split)} images have none: {first_few(missing)}")
-    about = _about(name, count)
-    path = _file(split, about)
     packed = np.stack([pack(found[sample], count, sample) for sample in split.ids])
-    recipe = Recipe(lambda start, stop: packed[start:stop], about=about)
-    array = cached_array(path, packed.shape, np.float32, recipe, _ROWS_AT_ONCE)
-    if not np.array_equal(array, packed):
+    about = {"source": name, "count": count, "rule": "imported", "sha256": array_digest(packed)} | _of_images(split)
+    path = _named_file(split, name, count)
+    if path.exists() and open_cached(path).about != about:
         raise UsageError(f"proposals '{name}' with {count} an image are there already and differ; choose another name")
-    return array
+    recipe = Recipe(lambda start, stop: packed[start:stop], about)
+    return cached_array(path, packed.shape, np.float32, recipe, _ROWS_AT_ONCE)
 
 
 def proposals_identity(splits: Mapping[str, Split], source: str, count: int) -> dict[str, Any]:
@@ -162,53 +194,53 @@ def proposals_identity(splits: Mapping[str, Split], source: str, count: int) -> 
         return {"source": source, "count": count, "rule": SOURCES[source][1]}
     hashes = {}
     for name, split in sorted(splits.items()):
-        array = _open_import(split, source, count, f" of part '{name}'")
-        hashes[name] = array_sha256(_file(split, _about(source, count)), array)
+        hashes[name] = _open_named(split, source, count, f" of part '{name}'").sha256
     return {"source": source, "count": count, "sha256": hashes}
 
 
-def _open_import(split: Split, name: str, count: int, where: str = "") -> np.ndarray:
-    path = _file(split, _about(name, count))
+def _open_named(split: Split, name: str, count: int, where: str = "") -> CheckedArray:
+    path = _named_file(split, name, count)
     if not path.exists():
-        imported = _imported(split)
+        kept = _named(split)
         raise UsageError(
             f"proposals.source = '{name}': computed are {', '.join(SOURCES)}, and no proposals of the images{where} "
             f"were imported under this name with {count} an image (imported of them: "
-            f"{', '.join(f'{other} with {number}' for other, number in imported) or 'none'})."
-            f"{nearest(name, {*SOURCES, *(other for other, _ in imported)} - {name})} "
+            f"{', '.join(f'{other} with {number}' for other, number in kept) or 'none'})."
+            f"{nearest(name, {*SOURCES, *(other for other, _ in kept)} - {name})} "
             "`python -m mlbench.proposals --help` tells how to import, or to find edge boxes"
         )
-    nothing = Recipe(lambda start, stop: np.zeros((0, 5), np.float32))
-    return cached_array(path, (len(split), count, 5), np.float32, nothing)
+    array = open_cached(path)
+    of_images = _of_images(split)
+    if array.shape != (len(split), count, 5) or array.about | of_images != array.about:
+        raise DataError(f"{path}: not the proposals of these images; delete it, and import them again")
+    return array
 
 
-def _imported(split: Split) -> list[tuple[str, int]]:
-    """Names and numbers of boxes of all imports of the images of `split`."""
-    found = []
-    for path in (cache_dir() / "proposals").glob("*.json"):
-        sidecar = read_sidecar(path.with_suffix(".npy"))
-        about = sidecar.about if sidecar else {}
-        if about.get("source") not in (None, *SOURCES) and _file(split, about).stem == path.stem:
+def _named(split: Split) -> list[tuple[str, int]]:
+    """Names and numbers of boxes of all that is kept under a name for the images of `split`."""
+    ids, found = hash_ids(split.ids), []
+    for path, sidecar in find_cached(content_sha256(split)):
+        about = sidecar.about
+        if path.parent.name == "proposals" and about["source"] not in SOURCES and about["ids"] == ids:
             found.append((str(about["source"]), int(about["count"])))
     return sorted(found)
 
 
-def _about(source: str, count: int) -> dict[str, Any]:
-    """What decides the boxes of `source`, and how many are stored of an image."""
-    if source not in SOURCES:
-        return {"source": source, "count": count}
-    about: dict[str, Any] = {"source": source, "rule": SOURCES[source][1], "count": max(count, _STORED)}
-    return about | {"opencv": opencv().__version__} if source == "selective_search" else about
+def _of_images(split: Split) -> dict[str, str]:
+    """The images that boxes are of; sample ids seed what is drawn."""
+    return {"content": content_sha256(split), "ids": hash_ids(split.ids)}
+
+
+def _named_file(split: Split, name: str, count: int) -> Path:
+    return cache_file("proposals", {"source": name, "count": count} | _of_images(split))
+
+
+def _check_name(name: str, count: int) -> None:
+    _check_count(count)
+    if name in SOURCES:
+        raise UsageError(f"proposals cannot be imported as '{name}': that is computed. Choose another name")
 
 
 def _check_count(count: int) -> None:
     if count < 1:
         raise UsageError(f"proposals.count = {count}: expected at least 1")
-
-
-def _file(split: Split, about: Mapping[str, Any]) -> Path:
-    """Named by all that the boxes depend on: ids, file names and sizes, and `about`."""
-    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
-    for row, sample in enumerate(split.ids):
-        digest.update(f"\n{sample}\0{split.images.describe(row)}".encode())
-    return cache_dir() / "proposals" / f"{digest.hexdigest()[:32]}.npy"

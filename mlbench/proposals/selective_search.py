@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from mlbench.errors import DataError
+from mlbench.store.files import sha256_file
 
 #: Longest side in pixels at which regions are grown, and the least side of a box, as a share of the image's.
 LONGEST, LEAST = 300, 0.04
 
 SEARCH_RULE = f"fast, longest side {LONGEST}, least side {LEAST}, order by area and draw, 1"
+EDGE_RULE = "edge boxes on RGB / 255, at most 2000, 1"
 
 
 def opencv() -> Any:
@@ -90,6 +92,14 @@ def edge_boxes(image: np.ndarray, model: Path, most: int = 2000) -> np.ndarray:
     high, wide = image.shape[:2]
     edges_of = np.column_stack([left / wide, top / high, (left + width) / wide, (top + height) / high])
     return np.column_stack([np.clip(edges_of, 0, 1), np.ravel(scores)]).astype(np.float32)
+
+
+def edge_rule(model: Path) -> dict[str, Any]:
+    """All that decides what `edge_boxes` finds with `model`: the detector's file, its settings, OpenCV's version."""
+    settings = opencv().ximgproc.createEdgeBoxes()
+    names = {name.removeprefix("get") for name in dir(settings) if name.startswith("get")}
+    values = {name: getattr(settings, f"get{name}")() for name in sorted(names - {"BoundingBoxes", "DefaultName"})}
+    return {"method": EDGE_RULE, "model": sha256_file(model), "settings": values, "opencv": opencv().__version__}
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.sparse import LabelMatrix, SparseLabels, SparseMask, map_labels, no_labels, take_labels
 from mlbench.devices import on_device
 from mlbench.errors import DataError
+from mlbench.images.checked import Rows
 from mlbench.images.features import Features
 from mlbench.images.tensors import flip_some, normalise
 from mlbench.protocol import Protocol
@@ -146,7 +147,7 @@ class ImageInputs:
 
     def __init__(
         self,
-        pixels: Mapping[int, np.ndarray],
+        pixels: Mapping[int, Rows],
         rows: np.ndarray,
         ids: Sequence[str],
         mean: tuple[float, ...],

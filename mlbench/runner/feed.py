@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mlbench.devices import on_device
 from mlbench.errors import DataError, MlbenchError, unknown
 from mlbench.images.cache import Advance
+from mlbench.images.checked import Rows, verify_read
 from mlbench.images.features import Features, load_features
 from mlbench.images.pixels import load_pixels, pixels_sha256
 from mlbench.labels import LabelStore
@@ -85,8 +86,20 @@ class Feed:
         self._trunk = None  # all features are there
 
     def pixels_sha256(self) -> dict[str, str]:
-        """SHA-256 of the pixels read so far, by split; ``split@side`` where `side` is not the run's image size."""
+        """SHA-256 of the pixels read so far, by split; ``split@side`` where `side` is not the run's image size.
+
+        Every byte of the pixels and features that were read is hashed once more: DataError where one is not what was
+        written. A record is composed after that.
+        """
         run = self.run
+        arrays: list[Rows] = [array for images in self._images.values() for array in images.pixels.values()]
+        for cached in self._features.values():
+            arrays += [cached.features.maps, cached.features.pooled]
+        for array in {getattr(array, "path", None): array for array in arrays}.values():
+            try:
+                verify_read(array)
+            except DataError as error:
+                raise DataError(f"{error}. The run may have read it: start the run anew, without --resume") from None
         read = {
             (run.parts[name].source, side) for (name, _, _), inputs in self._images.items() for side in inputs.pixels
         }

@@ -149,7 +149,7 @@ def _dataset(table: Any) -> dict[str, str]:
     _keys(table, _DATASET, (), "dataset.")
     for key, value in table.items():
         if not isinstance(value, str) or not value:
-            raise DataError(f"dataset.{key} = {short(value)}: expected a text, as `mlbench data describe` prints it")
+            raise DataError(f"dataset.{key} = {short(value)}: expected a text, as `mlbench data verify` prints it")
     return dict(table)
 
 

@@ -225,7 +225,7 @@ class _Measured:
         again = torch.arange(len(whole)) % count
         return Prediction(seen.scores[again], None if seen.decisions is None else seen.decisions[again])
 
-    def _pixels(self, split: Any, size: int, advance: Any = None) -> np.ndarray:
+    def _pixels(self, split: Any, size: int, advance: Any = None) -> pixel_files.Rows:
         if _ready(split, size) or len(split) <= _IMAGES:
             return pixel_files.load_pixels(split, size, advance)
         started = time.perf_counter()
@@ -242,7 +242,7 @@ class _Measured:
     def _features(
         self, split: Any, size: int, backbone: Any, name: str, device: torch.device, advance: Any = None
     ) -> feature_files.Features:
-        path = feature_files.feature_file(split, size, name)
+        path = feature_files.feature_file(split, size, backbone, name, device)
         if path.exists() or len(split) <= _IMAGES:
             return feature_files.load_features(split, size, backbone, name, device, advance)
         pixels, begun = self._pixels(split, size), time.perf_counter()
@@ -265,7 +265,7 @@ def _ready(split: Any, size: int) -> bool:
     return pixel_files._in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
 
 
-def _few_images(pixels: np.ndarray, backbone: Any, device: torch.device) -> Tensor:
+def _few_images(pixels: pixel_files.Rows, backbone: Any, device: torch.device) -> Tensor:
     """A few images as the backbone takes them."""
     return normalise(torch.from_numpy(np.array(pixels[:_IMAGES])).to(device), backbone.mean, backbone.std)
 

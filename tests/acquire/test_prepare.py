@@ -109,7 +109,7 @@ def test_a_data_set_is_fetched_unpacked_verified_and_decoded(
     code, out, _ = mlbench("data", "verify", "voc2012", "--root", root)
     assert code == 0
     assert "the same as when its hashes were kept here" in out
-    assert "cache of train at 32 px: whole, and decoded from these files" in out
+    assert "cached pixels of train at 32 px: whole, and made of these images" in out
     assert "yes" in mlbench("data", "list", "--root", root)[1]
 
 
@@ -122,7 +122,7 @@ def test_a_picture_that_changed_after_it_was_prepared_is_noticed(mirror: str, tm
     path.write_bytes(content)
     told = verify(load_dataset("voc2012", root), root).problems
     assert len(told) == 2
-    assert told[0].startswith("cache of test at 8 px: 1 of 3 images changed since they were decoded")
+    assert told[0].startswith("fingerprint is ")
     assert told[1].startswith("content of test is ")
 
 

@@ -79,6 +79,23 @@ def test_figures_are_written_with_what_they_were_made_on(script: Any, tmp_path: 
     assert "| a |" in text
 
 
+def test_a_start_is_timed_by_the_content_of_files_and_reading_beside_unchecked_reading(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
+    fingerprint, root = script("fingerprint"), tmp_path / "pictures"
+    root.mkdir()
+    fingerprint.make_files(root, 30, 50)
+    first, warm = (fingerprint.start(root, 30) for _ in range(2))
+    fingerprint.change(root, range(0, 30, 3))
+    changed = fingerprint.start(root, 30)
+    assert first["fingerprint"] == warm["fingerprint"] != changed["fingerprint"]
+    read = fingerprint.read_epochs(tmp_path / "a.npy", 40, 2)
+    assert read["bytes"] == 40 * 64 * 64 * 3
+    found = {"images": 30, "file_bytes": 50, "first": first, "warm": [warm], "changed": changed, "index_bytes": 1}
+    assert "first epoch, every chunk hashed" in fingerprint.report(found | {"reading": read})
+
+
 def test_three_libraries_agree_on_metrics_with_ties_and_without(script: Any) -> None:
     pytest.importorskip("torchmetrics", reason="the benchmark compares with it")
     found = script("metrics").beside_others(images=60, classes=4, repeats=2)

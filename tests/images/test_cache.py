@@ -13,14 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlbench.errors import DataError, MlbenchError
-from mlbench.images import cache
-from mlbench.images.cache import Recipe, array_sha256, cached_array, verify_array
+from mlbench.images import cache, checked
+from mlbench.images.cache import Recipe, cached_array, open_cached
+from mlbench.images.checked import CheckedArray
 from mlbench.images.sidecar import read_sidecar, sidecar_file, write_sidecar
 
 SHAPE = (23, 3)
@@ -41,7 +43,7 @@ class Filler:
         return WHOLE[start:stop]
 
 
-def build(path: Path, fill: Callable[[int, int], np.ndarray], advance: cache.Advance | None = None) -> np.ndarray:
+def build(path: Path, fill: Callable[[int, int], np.ndarray], advance: cache.Advance | None = None) -> CheckedArray:
     return cached_array(path, SHAPE, np.int32, Recipe(fill), chunk=5, advance=advance)
 
 
@@ -51,8 +53,7 @@ def test_an_array_is_built_in_chunks_once_and_mapped_afterwards(tmp_path: Path) 
     array = build(path, fill, lambda done, total: seen.append((done, total)))
     assert (array == WHOLE).all()
     assert array.dtype == np.int32
-    assert isinstance(array, np.memmap)
-    assert not array.flags.writeable
+    assert not array[:].flags.writeable
     assert fill.asked == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
     assert seen == [(stop, 23) for _, stop in fill.asked]
     assert (build(path, again) == WHOLE).all()
@@ -127,7 +128,7 @@ def fill(start, stop):
 print("ready", flush=True)
 sys.stdin.readline()
 array = cached_array(Path(sys.argv[1]), (23, 3), np.int32, Recipe(fill), chunk=5)
-print(built, int(array.sum()), flush=True)
+print(built, int(np.asarray(array).sum()), flush=True)
 """
 
 
@@ -221,15 +222,13 @@ def flip_byte(path: Path, back: int) -> None:
 
 def test_the_sidecar_holds_the_hashes_of_every_chunk_and_of_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    recipe = Recipe(Filler(), lambda start, stop: [f"file {row}" for row in range(start, stop)], "o", {"rule": "x"})
-    array = cached_array(path, SHAPE, np.int32, recipe, chunk=5)
+    array = cached_array(path, SHAPE, np.int32, Recipe(Filler(), {"rule": "x"}, "o"), chunk=5)
     sidecar = read_sidecar(path)
-    assert sidecar.sha256 == sha256(WHOLE) == array_sha256(path, array)
+    assert sidecar.sha256 == sha256(WHOLE) == array.sha256
     bounds = [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
     assert [(c.start, c.stop) for c in sidecar.chunks] == bounds
     assert [c.sha256 for c in sidecar.chunks] == [sha256(WHOLE[start:stop]) for start, stop in bounds]
-    assert sidecar.sources == [f"file {row}" for row in range(23)]
-    assert (sidecar.origin, sidecar.about, sidecar.completed) == ("o", {"rule": "x"}, False)
+    assert (sidecar.key, sidecar.origin, sidecar.about) == ("a", "o", {"rule": "x"})
 
 
 def test_a_resumed_build_has_the_hashes_of_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -255,29 +254,65 @@ def test_a_resumed_build_does_not_trust_rows_that_are_not_what_was_written(tmp_p
     assert rest.asked == [(5, 10), (10, 15), (15, 20), (20, 23)]
 
 
-def test_damage_in_a_looked_at_chunk_is_found_on_opening(tmp_path: Path) -> None:
+def test_damage_is_found_when_its_rows_are_first_read(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    cached_array(path, SHAPE, np.int32, Recipe(Filler()), chunk=8)  # 3 chunks: all are looked at
-    flip_byte(path, back=1)
-    with pytest.raises(DataError, match=r"a\.npy: damaged, rows 16 to 22 are not what was written; delete it"):
-        build(path, Filler())
+    build(path, Filler())
+    flip_byte(path, back=(23 - 7) * 12)  # in rows 5 to 9
+    array = build(path, Filler(stop_at=0))
+    for rows in (slice(0, 5), slice(10, 23, 3), slice(4, None, -1), 22, -1, np.array([11, -2, 4]), np.arange(23) > 9):
+        assert (array[rows] == WHOLE[rows]).all()
+    for rows in (7, -16, slice(None), slice(9, 3, -2), [1, 8], np.arange(23) == 5, np.s_[6, 1:], WHOLE > 60, ...):
+        with pytest.raises(DataError, match=r"a\.npy: damaged, rows 5 to 9 are not what was written; delete it"):
+            build(path, Filler(stop_at=0))[rows]
+    for whole in (np.asarray, np.array, lambda array: array == WHOLE, lambda array: array.first(2)[5:6]):
+        with pytest.raises(DataError, match="rows 5 to 9"):
+            whole(array)
     path.unlink()
     assert (build(path, Filler()) == WHOLE).all()
 
 
-def test_full_verification_finds_damage_anywhere(tmp_path: Path) -> None:
+def test_a_checked_array_reads_like_the_array_it_keeps(tmp_path: Path) -> None:
+    array = build(tmp_path / "a.npy", Filler())
+    assert (len(array), array.shape, array.dtype, array.ndim, array.nbytes) == (23, SHAPE, np.int32, 2, WHOLE.nbytes)
+    for rows in (slice(0, 0), slice(20, 99), [], 3, np.int64(3), np.array([3, 3, 0]), np.s_[2:9, ::2], WHOLE % 2 == 0):
+        np.testing.assert_array_equal(build(tmp_path / "a.npy", Filler())[rows], WHOLE[rows])
+    first = array.first(2)
+    assert first.shape == (23, 2)
+    np.testing.assert_array_equal(first, WHOLE[:, :2])
+    assert np.asarray(array, dtype=np.float64).dtype == np.float64
+    with pytest.raises(IndexError):
+        array[23]
+
+
+def test_each_chunk_is_hashed_once_when_it_is_read_and_all_at_the_end(tmp_path: Path, monkeypatch) -> None:
+    array, hashed = build(tmp_path / "a.npy", Filler()), []
+    digest = checked.array_digest
+    monkeypatch.setattr(checked, "array_digest", lambda rows: hashed.append(int(rows[0, 0]) // 15) or digest(rows))
+    for rows, new in ((slice(3, 6), [0, 1]), ([0, 22, 21], [4]), (4, []), (slice(None), [2, 3]), (slice(None), [])):
+        hashed.clear()
+        array[rows]
+        assert sorted(hashed) == new
+    array.verify()
+    assert sorted(hashed) == [0, 1, 2, 3, 4]
+
+
+def test_verification_finds_damage_anywhere_and_after_the_first_look(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     array = cached_array(path, SHAPE, np.int32, Recipe(Filler()), chunk=1)
-    verify_array(path, array)
-    del array
-    for row in (3, 17):
-        flip_byte(path, back=(23 - row) * 12)
+    assert (array == WHOLE).all()
+    array.verify()
+    with open(path, "r+b") as file:
+        for row in (3, 17):
+            file.seek(path.stat().st_size - (23 - row) * 12)
+            file.write(b"\xff")
     with pytest.raises(DataError, match="damaged, rows 3 to 3, 17 to 17 are"):
-        verify_array(path, np.load(path, mmap_mode="r"))
+        array.verify()
+    with pytest.raises(DataError, match="damaged, rows 3 to 3, 17 to 17 are"):
+        open_cached(path).verify()
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "shape": [23, 3], "chunks": [3]}']
+    "content", ["", "{", "[]", '{"format": 2}', '{"format": 1}', '{"format": 2, "shape": [23, 3], "chunks": [3]}']
 )
 def test_a_broken_sidecar_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.npy"
@@ -287,19 +322,43 @@ def test_a_broken_sidecar_is_an_error(tmp_path: Path, content: str) -> None:
         build(path, Filler())
 
 
-def test_a_sidecar_with_gaps_or_of_another_array_is_an_error(tmp_path: Path) -> None:
+def test_a_digit_changed_in_a_sidecar_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     build(path, Filler())
     good = json.loads(sidecar_file(path).read_text())
-    sidecar_file(path).write_text(json.dumps({**good, "chunks": good["chunks"][1:]}))
+    for name, other in (("sha256", "0" * 64), ("origin", "other"), ("about", {"rule": "y"})):
+        sidecar_file(path).write_text(json.dumps({**good, name: other}))
+        with pytest.raises(DataError, match=r"a\.json: damaged \(it is not what was written\)"):
+            build(path, Filler())
+
+
+def test_arrays_that_were_exchanged_together_with_their_sidecars_are_found_out(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.npy", tmp_path / "two.npy"
+    build(one, Filler())
+    cached_array(two, SHAPE, np.int32, Recipe(lambda start, stop: -WHOLE[start:stop]))
+    for left, right in ((one, two), (sidecar_file(one), sidecar_file(two))):
+        left.rename(tmp_path / "aside")
+        right.rename(left)
+        (tmp_path / "aside").rename(right)
+    for path in (one, two):
+        with pytest.raises(DataError, match=r"belongs to (one|two)\.npy; delete it"):
+            build(path, Filler())
+
+
+def test_a_sidecar_with_gaps_or_of_another_array_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    build(path, Filler())
+    good = read_sidecar(path)
+    write_sidecar(path, replace(good, chunks=good.chunks[1:]))
     with pytest.raises(DataError, match="leave gaps"):
         build(path, Filler())
-    sidecar_file(path).write_text(json.dumps({**good, "dtype": "int64"}))
+    write_sidecar(path, replace(good, dtype="int64"))
     with pytest.raises(DataError, match="tells of another array"):
         build(path, Filler())
 
 
 def test_an_array_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
+    build(tmp_path / "a.npy", Filler())
     np.save(tmp_path / "a.npy", WHOLE[:20])
     with pytest.raises(DataError, match=r"int32 \[20, 3\], expected int32 \[23, 3\]"):
         build(tmp_path / "a.npy", Filler())
@@ -316,31 +375,49 @@ def test_an_array_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
         build(tmp_path / "a.npy", Filler())
 
 
-def test_an_array_from_before_there_were_hashes_is_kept_and_gets_them(tmp_path: Path) -> None:
+def test_an_array_without_hashes_is_built_anew_and_not_believed(tmp_path: Path, caplog) -> None:
     path = tmp_path / "a.npy"
-    np.save(path, WHOLE)
-    before = path.stat()
-    never = Recipe(Filler(stop_at=0), lambda start, stop: ["x"] * (stop - start), origin="known now")
-    assert (cached_array(path, SHAPE, np.int32, never, chunk=5) == WHOLE).all()
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    sidecar = read_sidecar(path)
-    assert (sidecar.sha256, sidecar.completed, sidecar.origin) == (sha256(WHOLE), True, "")
-    assert sidecar.sources == ["x"] * 23
-    written = sidecar_file(path).stat().st_mtime_ns
-    cached_array(path, SHAPE, np.int32, never, chunk=5)
-    assert sidecar_file(path).stat().st_mtime_ns == written
+    build(path, Filler())
+    sidecar_file(path).unlink()
+    flip_byte(path, back=1)
+    fill = Filler()
+    assert (build(path, fill) == WHOLE).all()
+    assert fill.asked[0] == (0, 5)
+    assert "its hashes are gone; it is built anew" in caplog.text
+    sidecar_file(path).unlink()
+    with pytest.raises(DataError, match=r"a\.npy: its \.json is gone"):
+        open_cached(path)
 
 
-def test_an_array_in_a_folder_that_cannot_be_written_is_still_read(tmp_path: Path, monkeypatch) -> None:
-    np.save(tmp_path / "a.npy", WHOLE)
+def test_a_whole_array_in_a_folder_that_cannot_be_written_is_still_read(tmp_path: Path, monkeypatch) -> None:
+    build(tmp_path / "a.npy", Filler())
 
-    def refuse(*arguments: object) -> None:
-        raise MlbenchError("read-only")
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(cache, "write_sidecar", refuse)
-    array = build(tmp_path / "a.npy", Filler(stop_at=0))
-    assert array_sha256(tmp_path / "a.npy", array) == sha256(WHOLE)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+    monkeypatch.setattr(cache, "locked", refuse)
+    assert (build(tmp_path / "a.npy", Filler(stop_at=0)) == WHOLE).all()
+    sidecar_file(tmp_path / "a.npy").unlink()
+    with pytest.raises(MlbenchError, match=r"cannot write the cache in .*: Read-only file system"):
+        build(tmp_path / "a.npy", Filler(stop_at=0))
+
+
+def test_an_array_made_in_another_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    cached_array(path, SHAPE, np.int32, Recipe(Filler(), {"rule": 1, "mean": (0.5,)}))
+    cached_array(path, SHAPE, np.int32, Recipe(Filler(stop_at=0), {"rule": 1, "mean": (0.5,)}))
+    with pytest.raises(DataError, match=r"made in another way \(rule 1, expected 2\); delete it"):
+        cached_array(path, SHAPE, np.int32, Recipe(Filler(stop_at=0), {"rule": 2, "mean": [0.5]}))
+
+
+@pytest.mark.parametrize(("about", "origin"), [({"rule": 2}, ""), ({"rule": 1}, "of other pixels")])
+def test_a_build_is_not_resumed_by_another_recipe(tmp_path: Path, about: dict, origin: str) -> None:
+    path = tmp_path / "a.npy"
+    with pytest.raises(RuntimeError):
+        cached_array(path, SHAPE, np.int32, Recipe(lambda a, b: -Filler(stop_at=10)(a, b), {"rule": 1}), chunk=5)
+    fill = Filler()
+    assert (cached_array(path, SHAPE, np.int32, Recipe(fill, about, origin), chunk=5) == WHOLE).all()
+    assert fill.asked[0] == (0, 5)
 
 
 def test_an_array_computed_from_other_data_is_refused(tmp_path: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import mlbench
 from mlbench.errors import DataError
-from mlbench.images.features import load_features
+from mlbench.images import pixels
+from mlbench.images.features import feature_file, load_features
 from mlbench.images.sidecar import read_sidecar, write_sidecar
 from mlbench.images.tensors import normalise
-from mlbench.testing import tiny_dataset
+from mlbench.testing import ArrayImages, tiny_dataset
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -76,7 +79,7 @@ def test_progress_is_told_in_images() -> None:
     assert steps == [(32, 40), (40, 40)]
 
 
-def test_features_of_other_pixels_are_refused_and_older_ones_kept(own_cache: Path) -> None:
+def test_features_of_other_pixels_are_refused_and_those_without_hashes_made_anew(own_cache: Path) -> None:
     split, backbone = tiny_dataset().splits["test"], Backbone()
     load_features(split, 64, backbone, "net", CPU)
     (maps,) = (own_cache / "features").glob("*-maps.npy")
@@ -90,8 +93,95 @@ def test_features_of_other_pixels_are_refused_and_older_ones_kept(own_cache: Pat
         path.unlink()
     seen = backbone.seen
     found = load_features(split, 64, backbone, "net", CPU)
-    assert backbone.seen == seen + 1  # the one image that tells the shape
-    assert read_sidecar(maps).sha256 == hashlib.sha256(found.maps.tobytes()).hexdigest()
+    assert backbone.seen == seen + 10  # one image more tells the shape
+    assert read_sidecar(maps).sha256 == hashlib.sha256(np.asarray(found.maps).tobytes()).hexdigest()
+
+
+def changed_mean(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    backbone.mean = (0.0, 0.0, 0.0)
+
+
+def changed_std(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    backbone.std = (1.0, 1.0, 1.0)
+
+
+def changed_weight(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    backbone.layers[0].weight.data[0, 0, 0, 0] += 1
+
+
+def changed_statistics(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    backbone.layers[1].running_mean[0] = 1
+
+
+def changed_layer(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    backbone.layers[1].eps = 0.1
+
+
+def changed_torch(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "__version__", "0.0")
+
+
+def changed_harness(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(mlbench, "HARNESS_VERSION", 99)
+
+
+def changed_resizing(backbone: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pixels, "RESIZE_RULE", "other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_mean,
+        changed_std,
+        changed_weight,
+        changed_statistics,
+        changed_layer,
+        changed_torch,
+        changed_harness,
+        changed_resizing,
+    ],
+)
+def test_all_that_decides_the_features_is_in_their_name(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, backbone = tiny_dataset().splits["test"], Backbone()
+    load_features(split, 64, backbone, "net", CPU)
+    file = feature_file(split, 64, backbone, "net", CPU)
+    change(backbone, monkeypatch)
+    assert feature_file(split, 64, backbone, "net", CPU) != file
+    seen = backbone.seen
+    load_features(split, 64, backbone, "net", CPU)
+    assert backbone.seen == seen + 10
+
+
+def test_a_build_that_was_killed_is_not_resumed_with_other_pictures() -> None:
+    backbone, split = Backbone(), tiny_dataset(train=96).splits["train"]
+
+    def stop(done: int, total: int) -> None:
+        if done == 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_features(split, 64, backbone, "net", CPU, stop)
+    other = replace(split, images=ArrayImages(255 - split.images.array))
+    found = load_features(other, 64, backbone, "net", CPU)
+    with torch.inference_mode():
+        images = normalise(torch.from_numpy(other.images.array), MEAN, STD)
+        np.testing.assert_allclose(found.maps, backbone(images).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_damaged_features_are_found_when_they_are_read_and_before_a_record(own_cache: Path) -> None:
+    split, backbone = tiny_dataset().splits["test"], Backbone()
+    load_features(split, 64, backbone, "net", CPU)
+    for path in (own_cache / "features").glob("*.npy"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    found = load_features(split, 64, backbone, "net", CPU)
+    for array in (found.maps, found.pooled):
+        with pytest.raises(DataError, match="damaged, rows 0 to 8"):
+            array[3]
+        with pytest.raises(DataError, match="damaged, rows 0 to 8"):
+            array.verify()
 
 
 def test_the_head_track_trains_on_these_features_and_not_on_images(train) -> None:

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import mlbench
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Split
 from mlbench.errors import DataError
+from mlbench.images import pixels
 from mlbench.images.decode import FileImages
 from mlbench.images.pixels import (
     LivePixels,
     files_sha256,
     load_pixels,
     pixel_file,
-    pixel_key,
     pixels_sha256,
     squash,
-    verify_pixels,
 )
-from mlbench.images.sidecar import read_sidecar, sidecar_file
+from mlbench.images.sidecar import read_sidecar
 from mlbench.images.tensors import flip_some, normalise
 from mlbench.images.views import View
 from mlbench.runner.data import ImageInputs
@@ -57,6 +59,9 @@ class Counted:
     def describe(self, row: int) -> str:
         return self.source.describe(row)
 
+    def content(self, *given: Any) -> np.ndarray:
+        return self.source.content(*given)
+
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
@@ -71,12 +76,12 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_pictures_are_warped_to_a_square_with_pillows_bilinear_filter(split: Split) -> None:
-    pixels = load_pixels(split, 8)
-    assert pixels.shape == (5, 8, 8, 3)
-    assert pixels.dtype == np.uint8
+    found = load_pixels(split, 8)
+    assert found.shape == (5, 8, 8, 3)
+    assert found.dtype == np.uint8
     for row in range(5):
         image = Image.fromarray(split.images.load(row))
-        assert (pixels[row] == np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR))).all()
+        assert (found[row] == np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR))).all()
 
 
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
@@ -103,31 +108,53 @@ def test_pictures_in_memory_are_taken_as_they_are(own_cache: Path) -> None:
     assert load_pixels(split, 4).shape == (3, 4, 4, 3)
 
 
-def test_the_cache_is_named_by_ids_files_sizes_and_side(split: Split, tmp_path: Path) -> None:
-    key = pixel_key(split, 8)
+def test_the_cache_is_named_by_content_order_and_side(split: Split, tmp_path: Path) -> None:
+    file = pixel_file(split, 8)
     others = [
-        pixel_key(split, 9),
-        pixel_key(replace(split, ids=("z", *split.ids[1:])), 8),
-        pixel_key(split.take([1, 0, 2, 3, 4]), 8),
-        pixel_key(split.take([0, 1, 2, 3]), 8),
+        pixel_file(split, 9),
+        pixel_file(split.take([1, 0, 2, 3, 4]), 8),
+        pixel_file(split.take([0, 1, 2, 3]), 8),
     ]
-    assert len({key, *others}) == 5
-    assert key == pixel_key(split, 8)
-    labels = replace(split, labels=-split.labels)
-    assert pixel_key(labels, 8) == key
+    assert len({file, *others}) == 4
+    assert pixel_file(replace(split, ids=("z", *split.ids[1:]), labels=-split.labels), 8) == file
+    moved = Path(shutil.copytree(tmp_path / "pictures", tmp_path / "elsewhere"))
+    (moved / "0.png").rename(moved / "renamed.png")
+    assert pixel_file(replace(split, images=FileImages(moved, ("renamed.png", *split.ids[1:]))), 8) == file
     Image.new("RGB", (200, 200)).save(tmp_path / "pictures" / "0.png")
-    changed = replace(split, images=FileImages(tmp_path / "pictures", split.ids))
-    assert pixel_key(changed, 8) != key
+    assert pixel_file(replace(split, images=FileImages(tmp_path / "pictures", split.ids)), 8) != file
 
 
-def test_a_broken_picture_is_named_and_the_others_are_not_decoded_again(split: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["DECODE_RULE", "RESIZE_RULE", "_versions", "HARNESS_VERSION"])
+def test_all_that_decides_the_pixels_is_in_their_name(split: Split, what: str, monkeypatch) -> None:
+    before = pixel_file(split, 8)
+    changed = (lambda: {"pillow": "other"}) if what == "_versions" else 7
+    monkeypatch.setattr(mlbench if what == "HARNESS_VERSION" else pixels, what, changed)
+    assert pixel_file(split, 8) != before
+
+
+def test_two_sets_with_equal_names_and_sizes_have_their_own_pixels(tmp_path: Path) -> None:
+    draw, names, found = np.random.default_rng(0), ("0.bmp", "1.bmp", "2.bmp"), {}
+    for place in ("left", "right"):
+        (tmp_path / place).mkdir()
+        for name in names:
+            path = tmp_path / place / name
+            Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+            os.utime(path, (1.5e9, 1.5e9))  # an archive that was unpacked
+        found[place] = Split(names, np.ones((3, 1), np.int8), FileImages(tmp_path / place, names))
+    for split in found.values():
+        own = np.stack([split.images.load(row) for row in range(3)])
+        np.testing.assert_array_equal(load_pixels(split, 8), own)
+
+
+def test_a_broken_picture_is_named_and_the_mended_set_is_decoded(split: Split, tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "3.png"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2))
     with pytest.raises(DataError, match=r"3\.png: broken image"):
         load_pixels(split, 8)
     path.write_bytes(content)
-    assert load_pixels(split, 8).shape == (5, 8, 8, 3)
+    mended = replace(split, images=FileImages(tmp_path / "pictures", split.ids))
+    assert load_pixels(mended, 8).shape == (5, 8, 8, 3)
 
 
 # --- the same pixels, and the same files behind them ------------------------------------------------------------------
@@ -164,9 +191,9 @@ def test_live_pixels_are_those_of_the_cache(files: Split) -> None:
 
 @pytest.mark.parametrize("augment", [(), ("flip",)])
 def test_a_cached_epoch_gives_the_tensors_of_an_uncached_one(files: Split, augment: tuple[str, ...]) -> None:
-    def tensors(pixels: object) -> list[torch.Tensor]:
+    def tensors(held: object) -> list[torch.Tensor]:
         rows, ids = np.array([3, 1, 4, 0]), tuple(files.ids[row] for row in (3, 1, 4, 0))
-        inputs = ImageInputs({8: pixels}, rows, ids, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), augment, ("d", 0))
+        inputs = ImageInputs({8: held}, rows, ids, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), augment, ("d", 0))
         batches = [np.array([2, 0, 3]), np.array([1])]  # the last one smaller
         return [inputs.load(index, 8, torch.device("cpu"), epoch) for epoch in range(6) for index in batches]
 
@@ -177,15 +204,19 @@ def test_a_cached_epoch_gives_the_tensors_of_an_uncached_one(files: Split, augme
 
 
 def test_hashes_of_pixels_and_files_are_those_worked_by_hand(files: Split, tmp_path: Path) -> None:
-    pixels = load_pixels(files, 8)
-    assert pixels_sha256(files, 8) == hashlib.sha256(pixels.tobytes()).hexdigest()
+    found = np.asarray(load_pixels(files, 8))
+    assert pixels_sha256(files, 8) == hashlib.sha256(found.tobytes()).hexdigest()
     digests = [hashlib.sha256((tmp_path / "pictures" / name).read_bytes()).hexdigest() for name in files.ids]
-    assert read_sidecar(pixel_file(files, 8)).sources == digests
-    assert files_sha256(files, 8) == hashlib.sha256("".join(f"{d}\n" for d in digests).encode()).hexdigest()
-    part = files.take([3, 1])
-    assert read_sidecar(pixel_file(part, 8)) is None
-    load_pixels(part, 8)
-    assert read_sidecar(pixel_file(part, 8)).sources == [digests[3], digests[1]]
+
+    def by_hand(chosen: list[str]) -> str:
+        return hashlib.sha256("".join(f"{digest}\n" for digest in chosen).encode()).hexdigest()
+
+    assert files_sha256(files) == by_hand(digests)
+    assert (
+        files_sha256(files.take([3, 1]))
+        == files_sha256(files.take([2, 3, 1]).take([1, 2]))
+        == by_hand([digests[3], digests[1]])
+    )
 
 
 def test_the_sidecar_tells_the_rule_and_the_versions(files: Split) -> None:
@@ -199,66 +230,39 @@ def test_pictures_in_memory_are_hashed_without_a_cache(own_cache: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     split = Split(("a", "b", "c"), np.ones((3, 1), np.int8), ArrayImages(array))
     expected = hashlib.sha256(array.tobytes()).hexdigest()
-    assert pixels_sha256(split, 8) == verify_pixels(split, 8) == expected
+    assert pixels_sha256(split, 8) == expected
     assert not own_cache.exists()
-    assert files_sha256(split, 4) == ""
+    assert files_sha256(split) == ""
 
 
-def test_a_file_changed_under_the_same_name_and_size_is_noticed(files: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", [None, "as before", 1.0e9, "ahead"])
+def test_pictures_replaced_in_place_are_decoded_anew_whatever_their_times(files: Split, tmp_path: Path, when) -> None:
+    before = np.array(load_pixels(files, 8))
+    path = tmp_path / "pictures" / "2.png"
+    overwrite(path, when={"as before": path.stat().st_mtime, "ahead": time.time() + 1e6}.get(when, when))
+    again = replace(files, images=FileImages(tmp_path / "pictures", files.ids))
+    found = np.asarray(load_pixels(again, 8))
+    assert (found[2] == (255, 0, 0)).all()
+    np.testing.assert_array_equal(found[[0, 1, 3, 4]], before[[0, 1, 3, 4]])
+
+
+def test_a_picture_replaced_while_its_set_is_in_use_is_an_error(files: Split, tmp_path: Path) -> None:
     load_pixels(files, 8)
     overwrite(tmp_path / "pictures" / "2.png")
-    again = replace(files, images=FileImages(tmp_path / "pictures", files.ids))
-    assert pixel_key(again, 8) == pixel_key(files, 8)
-    with pytest.raises(DataError, match=r"1 of 5 images changed since they were decoded.*: 2\.png; .*delete"):
-        load_pixels(again, 8)
-    pixel_file(again, 8).unlink()
-    assert (load_pixels(again, 8)[2] == (255, 0, 0)).all()
+    with pytest.raises(DataError, match=r"2\.png: not what it was when it was hashed"):
+        load_pixels(files, 9)
+    with pytest.raises(DataError, match=r"2\.png: not what it was"):
+        files.images.load(2)
 
 
-def test_a_change_that_keeps_the_files_time_is_found_by_verification(files: Split, tmp_path: Path) -> None:
-    assert verify_pixels(files, 8) is None
-    load_pixels(files, 8)
-    assert verify_pixels(files, 8) == pixels_sha256(files, 8)
-    path = tmp_path / "pictures" / "2.png"
-    overwrite(path, when=path.stat().st_mtime)
-    load_pixels(files, 8)
-    with pytest.raises(DataError, match=r"1 of 5 images changed .*2\.png"):
-        verify_pixels(files, 8)
-
-
-def test_a_copy_of_the_files_with_new_times_is_looked_at_once(files: Split, tmp_path: Path, monkeypatch) -> None:
-    load_pixels(files, 8)
-    asked = []
-    digest = FileImages.digest
-    monkeypatch.setattr(FileImages, "digest", lambda self, row: asked.append(row) or digest(self, row))
-    load_pixels(files, 8)
-    assert asked == []
-    later = time.time() + 60
-    monkeypatch.setattr(time, "time", lambda: later)
-    for row in (1, 4):
-        os.utime(tmp_path / "pictures" / files.ids[row], (later - 10, later - 10))
-    load_pixels(files, 8)
-    assert sorted(asked) == [1, 4]
-    load_pixels(files, 8)
-    assert len(asked) == 2
-
-
-def test_verification_finds_every_damaged_byte_of_the_cache(files: Split) -> None:
+def test_damaged_pixels_are_found_when_they_are_read(files: Split) -> None:
     load_pixels(files, 8)
     path = pixel_file(files, 8)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    for check in (verify_pixels, load_pixels):
-        with pytest.raises(DataError, match="damaged, rows 0 to 4"):
-            check(files, 8)
-
-
-def test_a_cache_from_before_there_were_hashes_is_completed_by_verification(files: Split) -> None:
-    load_pixels(files, 8)
-    sidecar_file(pixel_file(files, 8)).unlink()
-    assert verify_pixels(files, 8) == hashlib.sha256(load_pixels(files, 8).tobytes()).hexdigest()
-    assert read_sidecar(pixel_file(files, 8)).completed
+    with pytest.raises(DataError, match="damaged, rows 0 to 4"):
+        load_pixels(files, 8)[1]
 
 
 def test_a_record_states_the_pixels_its_run_read(train, photos: Path) -> None:

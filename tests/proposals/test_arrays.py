@@ -11,9 +11,9 @@ import torch
 
 from mlbench.errors import DataError, UsageError
 from mlbench.proposals import arrays, import_proposals, load_proposals, split_proposals
-from mlbench.proposals.arrays import compute_proposals, pack, proposals_identity
+from mlbench.proposals.arrays import compute_proposals, pack, proposals_identity, proposals_sha256
 from mlbench.proposals.grid import window_grid
-from mlbench.testing import tiny_dataset
+from mlbench.testing import ArrayImages, tiny_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def drawn(image: np.ndarray, key: int) -> np.ndarray:
     return np.column_stack([corners, random.rand(count)])
 
 
-ABOUT = {"source": "drawn", "count": 4}
+ABOUT = ("drawn", 4, {"method": "drawn"})
 
 
 def test_the_best_boxes_come_first_and_the_rest_is_zero() -> None:
@@ -56,8 +56,7 @@ def test_what_is_no_box_is_refused_by_its_number(box: list[float]) -> None:
 
 def test_arrays_hold_each_image_and_are_mapped() -> None:
     split = tiny_dataset().splits["train"]
-    array = compute_proposals(split, drawn, ABOUT)
-    assert isinstance(array, np.memmap)
+    array = compute_proposals(split, drawn, *ABOUT)
     assert (array.shape, array.dtype) == ((32, 4, 5), np.float32)
     keys = arrays.id_hashes(split.ids)
     for row, key in enumerate(keys):
@@ -67,7 +66,7 @@ def test_arrays_hold_each_image_and_are_mapped() -> None:
 def test_a_killed_computation_goes_on_at_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_ROWS_AT_ONCE", 8)
     split = tiny_dataset().splits["train"]
-    whole = np.array(compute_proposals(split, drawn, {**ABOUT, "source": "whole"}))
+    whole = np.array(compute_proposals(split, drawn, "whole", *ABOUT[1:]))
     calls: list[int] = []
 
     def stopping(image: np.ndarray, key: int) -> np.ndarray:
@@ -77,11 +76,11 @@ def test_a_killed_computation_goes_on_at_its_chunk(monkeypatch: pytest.MonkeyPat
         return drawn(image, key)
 
     with pytest.raises(KeyboardInterrupt):
-        compute_proposals(split, stopping, ABOUT)
+        compute_proposals(split, stopping, *ABOUT)
     first = len(calls)
     done: list[tuple[int, int]] = []
     resumed = compute_proposals(
-        split, lambda *given: calls.append(0) or drawn(*given), ABOUT, lambda *at: done.append(at)
+        split, lambda *given: calls.append(0) or drawn(*given), *ABOUT, lambda *at: done.append(at)
     )
     assert len(calls) - first == 16
     assert done == [(24, 32), (32, 32)]
@@ -90,13 +89,58 @@ def test_a_killed_computation_goes_on_at_its_chunk(monkeypatch: pytest.MonkeyPat
 
 def test_damage_is_found() -> None:
     split = tiny_dataset().splits["train"]
-    compute_proposals(split, drawn, ABOUT)
-    path = arrays._file(split, ABOUT)
+    compute_proposals(split, drawn, *ABOUT)
+    path = arrays._named_file(split, "drawn", 4)
     data = bytearray(path.read_bytes())
     data[-7] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"damaged|delete"):
-        compute_proposals(split, drawn, ABOUT)
+    for read in (lambda: load_proposals(split, "drawn", 4)[:], lambda: proposals_sha256(split, "drawn", 4)):
+        with pytest.raises(DataError, match="damaged, rows 0 to 31 are not what was written"):
+            read()
+    path.write_bytes(data[:-20])
+    with pytest.raises(DataError, match="damaged cache file"):
+        load_proposals(split, "drawn", 4)
+
+
+def test_boxes_of_another_model_do_not_pass_for_those_of_the_first() -> None:
+    split = tiny_dataset().splits["test"]
+    first, second = (lambda image, key, at=at: np.array([[at, at, at + 0.5, at + 0.5, 1]]) for at in (0, 0.5))
+    compute_proposals(split, first, "edges", 4, {"model": "a"})
+    with pytest.raises(UsageError, match=r"made by another rule \(.*'a'.*'b'.*\); choose another name"):
+        compute_proposals(split, second, "edges", 4, {"model": "b"})
+    with pytest.raises(UsageError, match="nothing says what they are computed by"):
+        compute_proposals(split, second, "more", 4, {})
+    with pytest.raises(UsageError, match="Choose another name"):
+        compute_proposals(split, second, "grid", 4, {"model": "b"})
+    other = compute_proposals(split, second, "other edges", 4, {"model": "b"})
+    assert (load_proposals(split, "edges", 4)[0, 0, 0], other[0, 0, 0]) == (0, 0.5)
+
+
+def test_a_killed_computation_is_not_resumed_with_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_ROWS_AT_ONCE", 4)
+    split, calls = tiny_dataset().splits["test"], []
+
+    def stopping(image: np.ndarray, key: int) -> np.ndarray:
+        calls.append(key)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return np.array([[0, 0, 0.5, 0.5, 1]])
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_proposals(split, stopping, "edges", 2, {"model": "a"})
+    array = compute_proposals(split, lambda image, key: np.array([[0.5, 0.5, 1, 1, 1]]), "edges", 2, {"model": "b"})
+    assert (array[:, 0, 0] == 0.5).all()
+
+
+def test_proposals_belong_to_the_pictures_and_not_to_their_names() -> None:
+    split = tiny_dataset().splits["test"]
+    other = replace(split, images=ArrayImages(255 - split.images.array))
+    assert split.images.describe(0) != other.images.describe(0)
+    found = {sample: drawn(None, 1) for sample in split.ids}
+    import_proposals(split, found, "mine", 3)
+    with pytest.raises(UsageError, match="were imported under this name"):
+        load_proposals(other, "mine", 3)
+    assert load_proposals(split, "grid", 5).path != load_proposals(other, "grid", 5).path
 
 
 def test_imports_are_found_by_name_and_count_and_cannot_change() -> None:
