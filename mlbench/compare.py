@@ -82,7 +82,7 @@ def compare(
             f"{identities[1]['protocol']}): say whose with --protocol"
         )
     data = load_dataset(dataset_of(records[0], dataset), data_root)
-    if not data.is_known_as(prints[0]):
+    if data.fingerprint != prints[0]:
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
     rules = load_protocol(protocol or identities[0]["protocol"])
     systems = [statistics_of(_predictions(root, record), data, rules) for record in records]

@@ -63,7 +63,7 @@ def score_record(
     """Score the test predictions at `path`, which must be those `record` names by hash; arguments as for `score`."""
     identity = record["identity"]
     data = load_dataset(dataset_of(record, dataset), data_root)
-    if not data.is_known_as(identity["dataset"]["fingerprint"]):
+    if data.fingerprint != identity["dataset"]["fingerprint"]:
         raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
     rules = load_protocol(protocol or identity["protocol"])
     predictions = read_predictions(path, record["predictions"]["test"]["sha256"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -172,22 +173,40 @@ def image_content(images: ImageSource, rows: np.ndarray | None = None, advance: 
         return image_content(images.source, images.rows if rows is None else images.rows[rows], advance)
     if isinstance(images, HashedSource):
         return images.content(rows, advance)
-    chosen = range(len(images)) if rows is None else np.asarray(rows).tolist()
+    digests, known = _decoded(images)
+    chosen = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
+    fresh = np.unique(chosen[~known[chosen]])
 
-    def pixels(start: int) -> bytes:
-        digests = []
-        for row in chosen[start : start + _AT_ONCE]:
+    def hash_pixels(start: int) -> None:
+        for row in fresh[start : start + _AT_ONCE].tolist():
             image = np.ascontiguousarray(images.load(row))
-            digests.append(hashlib.sha256(f"{image.dtype} {image.shape}\n".encode() + image.tobytes()).digest())
-        return b"".join(digests)
+            digest = hashlib.sha256(f"{image.dtype} {image.shape}\n".encode() + image.tobytes()).digest()
+            digests[row], known[row] = np.frombuffer(digest, np.uint8), True
 
-    digests = b""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for some in pool.map(pixels, range(0, len(chosen), _AT_ONCE)):
-            digests += some
+        starts = range(0, len(fresh), _AT_ONCE)
+        for start, _ in zip(starts, pool.map(hash_pixels, starts), strict=True):
             if advance is not None:
-                advance(len(digests) // 32, len(chosen))
-    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+                advance(min(start + _AT_ONCE, len(fresh)), len(fresh))
+    return digests[chosen]
+
+
+#: Content of the sources that do not know it, by `id`: digests uint8 [N, 32], and which of them were computed.
+_DECODED: dict[int, tuple[weakref.ref[ImageSource], np.ndarray, np.ndarray]] = {}
+
+
+def _decoded(images: ImageSource) -> tuple[np.ndarray, np.ndarray]:
+    """What is known of the content of `images`, to be added to; forgotten together with them."""
+    key = id(images)
+    entry = _DECODED.get(key)
+    if entry is None or entry[0]() is not images:
+        digests, known = np.zeros((len(images), 32), np.uint8), np.zeros(len(images), bool)
+        try:
+            entry = weakref.ref(images, lambda _: _DECODED.pop(key, None)), digests, known
+        except TypeError:  # of a class with slots, say
+            return digests, known
+        _DECODED[key] = entry
+    return entry[1], entry[2]
 
 
 @dataclass(frozen=True)
@@ -258,13 +277,6 @@ class Dataset:
                 self.splits[name].update_legacy_hash(digest)
             self._cached["legacy"] = digest.hexdigest()
         return self._cached["legacy"]
-
-    def is_known_as(self, fingerprint: str) -> bool:
-        """Whether a record that states `fingerprint` was made on this data set, as far as the record can tell.
-
-        Records of harness 1 state the names of images and not their content.
-        """
-        return fingerprint in (self.legacy_fingerprint, self.fingerprint)
 
     def count_unhashed(self) -> int:
         """How many images `fingerprint` would have to read."""

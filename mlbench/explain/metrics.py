@@ -110,7 +110,7 @@ def load_subject(
         identity, stored = record["identity"], record["predictions"]["test"]
         predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
         data = load_dataset(dataset_of(record, dataset), data_root)
-        if not data.is_known_as(identity["dataset"]["fingerprint"]):
+        if data.fingerprint != identity["dataset"]["fingerprint"]:
             raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
         rules, name = load_protocol(protocol or identity["protocol"]), f"{identity['method']['name']}, run {run}"
     test = data.splits["test"]

@@ -97,7 +97,7 @@ def top_predictions(
             raise UsageError(f"{side.name}: several runs as one; predictions of a picture come from one run each")
     require_same_test(records)
     data = load_dataset(dataset_of(records[0], dataset), data_root)
-    if not data.is_known_as(records[0]["identity"]["dataset"]["fingerprint"]):
+    if data.fingerprint != records[0]["identity"]["dataset"]["fingerprint"]:
         raise DataError(f"data set '{data.id}' here is not the one the runs were tested on (fingerprints differ)")
     test, classes, scores = data.splits["test"], [], []
     for record in records:

@@ -69,6 +69,11 @@ class CheckedArray(NDArrayOperatorsMixin):
         whole = [np.asarray(value) if isinstance(value, CheckedArray) else value for value in inputs]
         return getattr(ufunc, method)(*whole, **options)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was read yet."""
+        return bool(self._unseen.all())
+
     def first(self, count: int) -> CheckedArray:
         """The first `count` entries of each row: [N, count, ...], checked together with this array."""
         part = copy.copy(self)
@@ -125,6 +130,6 @@ Rows = CheckedArray | np.ndarray
 
 
 def verify_read(array: Any) -> None:
-    """`CheckedArray.verify` of an array that comes from the cache; those in memory are left alone."""
-    if isinstance(array, CheckedArray):
+    """`CheckedArray.verify` of an array of the cache that something was read of; those in memory are left alone."""
+    if isinstance(array, CheckedArray) and not array.untouched:
         array.verify()

@@ -40,16 +40,14 @@ _TELL_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-def hash_files(
-    root: Path, names: Sequence[str], advance: Callable[[int, int], None] | None = None, remember: bool = True
-) -> np.ndarray:
+def hash_files(root: Path, names: Sequence[str], advance: Callable[[int, int], None] | None = None) -> np.ndarray:
     """SHA-256 of the files `names` (relative to `root`): uint8 [N, 32].
 
     A file is read only if it is not in the index of `root` (in the user's cache, `index_file`), or if its size,
     modification time, change time, inode or device is another than when it was hashed. Files that are read are told
     of by ``advance(done, total)``, or in the log every ten seconds; what is done is kept every minute, so that an
     interrupted first hash goes on where it was. Of two processes one hashes and the other waits for it. Where the
-    cache cannot be written the hashes are right, and computed again next time; with `remember` off they are not kept.
+    cache cannot be written the hashes are right, and computed again next time.
 
     Raises
     ------
@@ -68,7 +66,7 @@ def hash_files(
             with _alone(root):
                 # Another process may have hashed them meanwhile.
                 entries, pending = _known(root, keys, _states(paths, pool))
-                _hash(root, paths, entries, pending, pool, advance or _log_progress(root), remember)
+                _hash(root, paths, entries, pending, pool, advance or _log_progress(root))
     return entries["sha256"][places]
 
 
@@ -160,13 +158,12 @@ def _hash(
     pending: np.ndarray,
     pool: ThreadPoolExecutor,
     advance: Callable[[int, int], None],
-    remember: bool,
 ) -> None:
     """Fill in `entries` those that are `pending`, and keep them."""
     saved, written = time.monotonic(), 0
 
     def keep(done: int) -> None:
-        if remember and done > written:
+        if done > written:
             with suppress(MlbenchError):  # a cache that cannot be written costs only time
                 _write(index_file(root), entries[pending[written:done]])
 

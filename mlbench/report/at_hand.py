@@ -41,7 +41,7 @@ class AtHand:
         found = self._datasets[name]
         if isinstance(found, str):
             raise DataError(f"data set '{name}' is not at hand: {found}")
-        if not found.is_known_as(own["fingerprint"]):
+        if found.fingerprint != own["fingerprint"]:
             raise DataError(f"data set '{name}' here is not the one the run was scored on (fingerprints differ)")
         return found
 

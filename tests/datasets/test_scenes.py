@@ -154,6 +154,10 @@ def test_image_source_hands_out_copies_and_names_without_a_path(full):
     assert images.describe(3).startswith("scenes-1/val/00003@")
 
 
+def test_records_of_harness_1_state_this_fingerprint(full):
+    assert full.legacy_fingerprint == "868170f70fceb081d8902f4d205e91367c14fff8b8c97af99073589959d4e754"
+
+
 def test_second_call_reads_the_cache(small, monkeypatch):
     first = scenes.load_scenes()
     assert [path.name for path in small.parent.iterdir()] == ["scenes.npz"]

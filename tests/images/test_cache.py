@@ -296,6 +296,17 @@ def test_each_chunk_is_hashed_once_when_it_is_read_and_all_at_the_end(tmp_path: 
     assert sorted(hashed) == [0, 1, 2, 3, 4]
 
 
+def test_an_array_that_nothing_was_read_of_needs_no_second_look(tmp_path: Path, monkeypatch) -> None:
+    array, asked = build(tmp_path / "a.npy", Filler()), []
+    monkeypatch.setattr(CheckedArray, "verify", lambda self: asked.append(self))
+    checked.verify_read(array)
+    checked.verify_read(WHOLE)
+    assert asked == []
+    array.first(2)[3]
+    checked.verify_read(array)
+    assert len(asked) == 1
+
+
 def test_verification_finds_damage_anywhere_and_after_the_first_look(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     array = cached_array(path, SHAPE, np.int32, Recipe(Filler()), chunk=1)
