@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 RUNS := runs/demo
 RUN := $(BIN)/mlbench run --output $(RUNS)
 
+# Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint setup mongod clean
 
 setup: $(VENV)/ready

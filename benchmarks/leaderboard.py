@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from mlbench.report.site import write_site
-from mlbench.store import canonical_json, published_name, run_key
+from mlbench.store import canonical_json, published_name
+from mlbench.store.schema import refit
 
 RUNS = Path(__file__).parents[1] / "results" / "runs"
 DRAWS = 3
@@ -30,7 +31,7 @@ def write_records(folder: Path, runs: int, classes: int) -> None:
         identity["mask"] |= {"seed": draw, "sha256": f"{draw:064x}"}
         template["results"]["test"]["mAP"] = 50 + row / 20 + rng.normal(0, 0.3)
         template["per_class"]["AP"] = {f"class {c}": ap for c, ap in enumerate(rng.uniform(0, 100, classes))}
-        template["key"] = run_key(identity)
+        template |= refit(template)
         (folder / published_name(template)).write_bytes(canonical_json(template))
 
 

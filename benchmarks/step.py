@@ -39,6 +39,7 @@ from mlbench.runner.loop import PhaseLoop, epoch_order, set_training_mode
 from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
+from mlbench.seeds import id_hashes
 
 #: As many times the hand-written loop, and `an`; held where a step is as long as in the papers (ResNet-50, 224 px).
 RUNNER_TARGET = 1.03
@@ -158,7 +159,7 @@ def beside_hand(bench: Bench, repeats: int, clock: str) -> dict[str, Any]:
     part = runs[0].parts["train"]
     loop.position.epoch = 1
     epochs = range(1, repeats + 3)
-    orders = iter([epoch_order(part.split.ids, (runs[0].dataset.id, 0, epoch)) for epoch in epochs])
+    orders = iter([epoch_order(id_hashes(part.split.ids), (runs[0].dataset.id, 0, epoch)) for epoch in epochs])
 
     def runner() -> None:
         loop.run_epoch(lambda: False, lambda: None, lambda rows: None)

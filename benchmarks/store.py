@@ -20,11 +20,11 @@ from mlbench.store import (
     find_records,
     read_record,
     run_dir,
-    run_key,
     sha256_file,
     verify_run,
     write_record,
 )
+from mlbench.store.schema import refit
 
 TEMPLATE = next((Path(__file__).parents[1] / "results" / "runs").glob("an__scenes__*.json"))
 
@@ -33,8 +33,7 @@ def record_of(template: dict[str, Any], number: int) -> dict[str, Any]:
     """The record of run `number`, still without files."""
     record = copy.deepcopy(template)
     record["identity"]["repetition"] = number
-    record["key"] = run_key(record["identity"])
-    return record
+    return refit(record)
 
 
 def write_run(root: Path, record: dict[str, Any]) -> None:
@@ -49,7 +48,7 @@ def write_run(root: Path, record: dict[str, Any]) -> None:
         entry["sha256"] = write_predictions(folder / entry["file"], given)
     atomic_write(folder / record["weights"]["file"], draw.bytes(200_000))
     record["weights"]["sha256"] = sha256_file(folder / record["weights"]["file"])
-    write_record(root, record, replace=True)
+    write_record(root, refit(record), replace=True)
 
 
 def work(root: Path, numbers: range, log: Path, stop: float) -> None:

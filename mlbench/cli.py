@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
 from mlbench.cli_inspect import inspect_command
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, WHERE, echo
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
@@ -48,7 +49,14 @@ def cli() -> None:
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option(
+    "--keep",
+    default="auto",
+    show_default=True,
+    help="Predictions of which epochs stay: epochs (all), selected, or auto: all where they are small.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
 def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) -> None:
     """Train a method under a protocol, score it, and write a record."""
     from mlbench.paths import store_dir
@@ -61,12 +69,18 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
 
     if given["mask"] is not None:
         given["mask"] = load_mask(given["mask"])
-    execution = {name: given.pop(name) for name in ("resume", "again", "device", "quiet")}
+    execution = {name: given.pop(name) for name in ("resume", "again", "device", "keep", "quiet")}
+    debug = given.pop("debug")
     if given["dataset"] is None:
         given["dataset"] = EMBEDDED
         if not execution["quiet"]:
             click.echo(default_dataset_note(), err=True)
-    run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+    try:
+        run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+    except MlbenchError as error:
+        if debug:
+            error.add_note("".join(traceback.format_exception(error)))
+        raise
 
 
 @cli.command("score")
@@ -80,7 +94,7 @@ def score_command(run: str, **given: Any) -> None:
     from mlbench.rescore import score
 
     outcome = score(run, **given)
-    click.echo(outcome.text())
+    echo(outcome.text())
     if outcome.differences:
         raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
 
@@ -98,7 +112,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
-    click.echo(submit(predictions, **given).text())
+    echo(submit(predictions, **given).text())
 
 
 @cli.command("table")
@@ -122,6 +136,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
 @click.option("--datasets", help="Columns, separated by commas.")
 @click.option("--track", help="Only runs of this track.")
 @click.option("--backbone", help="Only runs of this backbone.")
+@WHERE
 @click.option("--published/--no-published", default=True, help="Published numbers beside ours.")
 @click.option(
     "--replicates",
@@ -155,7 +170,7 @@ def table_command(
                 raise click.UsageError(
                     f"--{option.replace('_', '-')}: does not go with --paper, which lays out the table itself"
                 )
-        chosen = {option: given[option] for option in ("datasets", "track", "backbone")}
+        chosen = {option: given[option] for option in ("datasets", "track", "backbone", "conditions")}
         tables = papers(store, paper, name, **chosen)
     elif name is not None:
         raise click.UsageError("--table: name the paper with --paper")
@@ -163,7 +178,7 @@ def table_command(
         tables = [table(store=store, **given)]
     for result in tables:
         for line in result.missing():
-            click.echo(line, err=True)
+            echo(line, err=True)
     if diagram is not None:
         from mlbench.report.rank_diagram import rank_diagram
         from mlbench.store import atomic_write
@@ -187,28 +202,32 @@ def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.compare import compare
 
-    click.echo(compare(first, second, **given).text())
+    echo(compare(first, second, **given).text())
 
 
 @cli.command("cards")
 @click.argument("methods", nargs=-1)
 @click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac, kd_wsd or kd_wsd_systems.")
+@WHERE
 @STORE
-def cards_command(methods: tuple[str, ...], paper: str, store: Path | None) -> None:
+def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    click.echo(reproduction_cards(paper, store, methods or None))
+    echo(reproduction_cards(paper, store, methods or None, conditions))
 
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
+@WHERE
 @STORE
-def list_command(kind: str, store: Path | None) -> None:
+def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """List methods, protocols, data sets or runs."""
     from mlbench.listing import list_items
 
-    click.echo(list_items(kind, store))
+    if conditions and kind != "runs":
+        raise click.UsageError(f"--where: chooses among runs, not among {kind}")
+    echo(list_items(kind, store, conditions))
 
 
 @cli.command("show")
@@ -218,7 +237,7 @@ def show_command(name: str, store: Path | None) -> None:
     """Show a method's card, a protocol, or a run by the first characters of its key."""
     from mlbench.listing import show
 
-    click.echo(show(name, store))
+    echo(show(name, store))
 
 
 @cli.command("check-method")
@@ -230,7 +249,7 @@ def check_method_command(name: str) -> None:
     from mlbench.registry import load_method
 
     report = check_method(name)
-    click.echo(report.text())
+    echo(report.text())
     if not report.passed:
         raise MlbenchError(f"method '{name}' does not conform")
     leave_badge(load_method(name), report)
@@ -259,14 +278,16 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(1)
     except MlbenchError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        echo(f"error: {' '.join(str(error).split())}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            echo(note, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

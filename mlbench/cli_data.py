@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mlbench.cli_options import echo
 from mlbench.errors import MlbenchError, UsageError
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
@@ -24,7 +25,7 @@ def list_command(root: Path | None) -> None:
     """List what can be fetched: size, licence, what takes a form, whether it is there."""
     from mlbench.acquire.overview import list_sources
 
-    click.echo(list_sources(root))
+    echo(list_sources(root))
 
 
 @data_group.command("prepare")
@@ -41,7 +42,7 @@ def prepare_command(name: str, root: Path, mirror: str | None, no_images: bool, 
 
     with Reporter(quiet) as reporter:
         told = prepare(name, root, Options(mirror, not no_images, size), reporter)
-    click.echo(told)
+    echo(told)
 
 
 @data_group.command("verify")
@@ -59,7 +60,7 @@ def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) ->
         raise UsageError("--remember keeps hashes in the data root: give it with --root")
     with Reporter(quiet) as reporter:
         report = verify(load_dataset(name, root), root, remember=remember, reporter=reporter)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{name}: {len(report.problems)} problems")
 
@@ -74,9 +75,9 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     from mlbench.describe import describe_dataset, draw_dataset
 
     dataset = load_dataset(name, root)
-    click.echo(describe_dataset(dataset))
+    echo(describe_dataset(dataset))
     if picture is not None:
-        click.echo(f"\nwrote {draw_dataset(dataset, picture)}")
+        echo(f"\nwrote {draw_dataset(dataset, picture)}")
 
 
 @data_group.command("adopt")
@@ -93,7 +94,7 @@ def adopt_command(source: Path, images: Path | None, **given: Any) -> None:
     """
     from mlbench.datasets.adopt import adopt
 
-    click.echo(adopt(source, images, **given))
+    echo(adopt(source, images, **given))
 
 
 @data_group.group("mask")
@@ -128,7 +129,7 @@ def mask_make_command(
 
     changes = parse_assignments(assignments)
     mask = make_mask(dataset, protocol, mask_seed=mask_seed, changes=changes, data_root=root, output=output)
-    click.echo(f"{describe(mask)}\nwrote {output}")
+    echo(f"{describe(mask)}\nwrote {output}")
 
 
 @mask_group.command("show")
@@ -140,9 +141,9 @@ def mask_show_command(mask: Path, dataset: str, root: Path | None, picture: Path
     """Tell what a mask leaves of the labels of a data set."""
     from mlbench.masks import show_mask
 
-    click.echo(show_mask(mask, dataset, data_root=root, picture=picture))
+    echo(show_mask(mask, dataset, data_root=root, picture=picture))
     if picture is not None:
-        click.echo(f"\nwrote {picture}")
+        echo(f"\nwrote {picture}")
 
 
 @mask_group.command("export")
@@ -156,7 +157,7 @@ def mask_export_command(mask: Path, dataset: str, root: Path | None, output: Pat
     """Write a mask as a table: sample, class, state."""
     from mlbench.masks import export_mask
 
-    click.echo(f"wrote {export_mask(mask, dataset, output, data_root=root):,} labels to {output}")
+    echo(f"wrote {export_mask(mask, dataset, output, data_root=root):,} labels to {output}")
 
 
 @mask_group.command("import")
@@ -174,7 +175,7 @@ def mask_import_command(
     from mlbench.masks import import_mask
 
     mask = import_mask(source, dataset, protocol, data_root=root, contradictions=contradictions, output=output)
-    click.echo(f"{describe(mask)}\nwrote {output}")
+    echo(f"{describe(mask)}\nwrote {output}")
 
 
 @data_group.command("from-fiftyone")
@@ -197,4 +198,4 @@ def from_fiftyone_command(
     """Write a FiftyOne data set as a description that `--dataset` takes; FiftyOne is not needed afterwards."""
     from mlbench.datasets.fiftyone_in import from_fiftyone
 
-    click.echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))
+    echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, comma_list, echo
 
 
 @click.group("explain")
@@ -26,7 +25,7 @@ def explain_group() -> None:
 @click.option("--images", type=int, default=4, show_default=True, help="Number of test images.")
 @click.option("--ids", help="These test images instead, separated by commas.")
 @click.option(
-    "--classes", help='These classes, separated by commas, "one, with a comma" in quotes [each image\'s own].'
+    "--classes", help="These classes, by commas; one that holds a comma in double quotes [those each image has]."
 )
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("cams.png"), show_default=True)
 @click.option("--numbers", is_flag=True, help="Print numbers over all test images with boxes instead.")
@@ -37,13 +36,13 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
 
         for name in ("images", "picture", "ids", "classes"):
             del given[name]
-        click.echo(attribution_text(attribution_table(runs, **given)))
+        echo(attribution_text(attribution_table(runs, **given)))
         return
     from mlbench.explain.cam import draw_cams
 
     for name in ("ids", "classes"):
-        given[name] = _listed(given[name])
-    click.echo(f"wrote {draw_cams(runs, **given)}")
+        given[name] = comma_list(given[name])
+    echo(f"wrote {draw_cams(runs, **given)}")
 
 
 @explain_group.command("attention")
@@ -79,7 +78,7 @@ def explain_attention_command(
             told = consistency_text(consistency_rows(models, chosen, label))
         else:
             told = f"wrote {draw_attention(list(models), label, chosen, picture, sample)}"
-    click.echo(told)
+    echo(told)
 
 
 @explain_group.command("metrics")
@@ -96,7 +95,7 @@ def explain_metrics_command(run: str, **given: Any) -> None:
     """Score a run's predictions (or a predictions file) under every published definition."""
     from mlbench.explain.metrics import explain_metrics
 
-    click.echo(explain_metrics(run, **given))
+    echo(explain_metrics(run, **given))
 
 
 @explain_group.command("labels")
@@ -109,9 +108,9 @@ def explain_labels_command(runs: tuple[str, ...], store: Path | None, picture: P
     from mlbench.trained import all_runs, find_run
 
     rows = label_courses([find_run(prefix, store) for prefix in runs] or all_runs(store))
-    click.echo(courses_text(rows))
+    echo(courses_text(rows))
     if picture is not None:
-        click.echo(f"wrote {draw_courses(rows, picture)}")
+        echo(f"wrote {draw_courses(rows, picture)}")
 
 
 @explain_group.command("selection")
@@ -123,7 +122,7 @@ def explain_selection_command(runs: tuple[str, ...], store: Path | None) -> None
     from mlbench.trained import all_runs, find_run
 
     records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
-    click.echo(selection_text(selection_table(records)))
+    echo(selection_text(selection_table(records)))
 
 
 @explain_group.command("top")
@@ -140,8 +139,8 @@ def explain_top_command(runs: tuple[str, ...], images: int, ids: str | None, pic
     from mlbench.explain.top import draw_top, top_predictions
 
     top = top_predictions(runs, **given)
-    drawn = draw_top(top, picture, images, _listed(ids))
-    click.echo(f"{top.text()}\nwrote {drawn}")
+    drawn = draw_top(top, picture, images, comma_list(ids))
+    echo(f"{top.text()}\nwrote {drawn}")
 
 
 @explain_group.command("gains")
@@ -154,9 +153,9 @@ def explain_gains_command(run: str, run2: str, picture: Path | None, store: Path
     from mlbench.explain.gains import class_gains, draw_gains
 
     gains = class_gains(run, run2, store)
-    click.echo(gains.text())
+    echo(gains.text())
     if picture is not None:
-        click.echo(f"wrote {draw_gains(gains, picture)}")
+        echo(f"wrote {draw_gains(gains, picture)}")
 
 
 @explain_group.command("corruptions")
@@ -175,10 +174,10 @@ def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture
 
     with Reporter() as reporter:
         counter = partial(reporter.counter, unit="severities")
-        found = measure_robustness(runs, corruptions=_listed(only), advance=counter, **given)
-    click.echo(found.text())
+        found = measure_robustness(runs, corruptions=comma_list(only), advance=counter, **given)
+    echo(found.text())
     if picture is not None:
-        click.echo(f"wrote {draw_robustness(found, picture)}")
+        echo(f"wrote {draw_robustness(found, picture)}")
 
 
 @explain_group.command("cost")
@@ -194,13 +193,4 @@ def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
     """List parameters, operations and images a second at inference, training time, teachers beside [whole store]."""
     from mlbench.explain.cost import costs_text, measure_costs
 
-    click.echo(costs_text(measure_costs(runs, **given)))
-
-
-def _listed(names: str | None) -> list[str]:
-    """What stands between the commas of an option; a name that holds one stands in double quotes."""
-    try:
-        fields = next(csv.reader([names or ""], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise click.UsageError(f"{names}: quotes that do not close ({error})") from None
-    return [name.strip() for name in fields if name.strip()]
+    echo(costs_text(measure_costs(runs, **given)))

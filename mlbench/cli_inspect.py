@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli_options import DATA, DATASET, STORE, echo
 from mlbench.errors import MlbenchError
 
 #: Options that only one of the two forms has.
@@ -68,7 +68,7 @@ def inspect_command(
     if html is not None:
         from mlbench.inspection.gallery import IMAGES, write_gallery
 
-        click.echo(write_gallery(look(runs, **given), html, IMAGES if images is None else images).text())
+        echo(write_gallery(look(runs, **given), html, IMAGES if images is None else images).text())
         return
     from mlbench.datasets.fiftyone_in import connect
     from mlbench.inspection.to_fiftyone import launch as launch_app
@@ -79,8 +79,8 @@ def inspect_command(
     except MlbenchError as error:
         raise MlbenchError(f"{error}; --html FILE needs neither") from None
     written = write_fiftyone(look(runs, **given), name, overwrite, pictures, images)
-    click.echo(written.text())
+    echo(written.text())
     if launch:
         session = launch_app(written.dataset, address, port)
-        click.echo(f"app: {session.url} (Ctrl-C ends it)")
+        echo(f"app: {session.url} (Ctrl-C ends it)")
         session.wait(-1)

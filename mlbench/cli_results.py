@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mlbench.cli_options import echo
 from mlbench.errors import MlbenchError
 
 _FOLDER = click.Path(path_type=Path)
@@ -24,7 +25,7 @@ def verify_command(folder: Path, against: Path | None) -> None:
     from mlbench.results_repo import verify
 
     report = verify(folder, against)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} problems")
 
@@ -37,9 +38,43 @@ def merge_command(folder: Path, source: Path) -> None:
     from mlbench.results_repo import merge
 
     report = merge(folder, source)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} conflicts, nothing was copied")
+
+
+@results_group.command("migrate")
+@click.argument("folder", type=_FOLDER, default=Path("results/runs"))
+@click.option(
+    "--data",
+    "places",
+    multiple=True,
+    metavar="NAME=PLACE",
+    help="Where data set NAME is: a .toml, or its files' folder.",
+)
+@click.option("--known", type=_FOLDER, multiple=True, help="Another folder, already brought over, that these build on.")
+@click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def migrate_command(
+    folder: Path, places: tuple[str, ...], known: tuple[Path, ...], store: Path | None, dry_run: bool
+) -> None:
+    """Bring records of an earlier harness to this one without a new run.
+
+    Only where the labels, the mask and the pixels here are shown to be those of the record. What cannot be proved is
+    listed, and stays as it is.
+    """
+    from mlbench.results_migrate import migrate
+
+    data = {}
+    for text in places:
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            raise click.UsageError(f"--data {text}: expected NAME=PLACE")
+        data[name] = place
+    report = migrate(folder, data, known, store, dry_run)
+    click.echo(report.text())
+    if report.problems:
+        raise MlbenchError(f"{folder}: {len(report.problems)} records stay as they are")
 
 
 @results_group.command("rescore")
@@ -52,6 +87,6 @@ def rescore_command(folder: Path, store: Path | None, only: str | None, data_roo
     from mlbench.results_repo import rescore
 
     report = rescore(folder, store, only, data_root)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")

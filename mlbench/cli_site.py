@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli_options import DATA
+from mlbench.cli_options import DATA, echo
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -35,4 +35,4 @@ def site_command(output: Path, **given: Any) -> None:
 
     if given["weights"] is not None and not given["pictures"]:
         raise click.UsageError("--weights: goes with --pictures")
-    click.echo(write_site(output, **given).text())
+    echo(write_site(output, **given).text())

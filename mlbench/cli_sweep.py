@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli_options import STORE
+from mlbench.cli_options import STORE, echo
 from mlbench.errors import MlbenchError
 
 _GRID = click.argument("grid", type=click.Path(path_type=Path))
@@ -77,7 +77,7 @@ def run_command(grid: Path, store: Path | None, **given: Any) -> None:
 
     changes = _changes(given)
     outcome = sweep(grid, store=store or store_dir(), changes=changes, **given)
-    click.echo(outcome.text())
+    echo(outcome.text())
     if outcome.failed:
         raise MlbenchError(f"{len(outcome.failed)} of {len(outcome.sweep.jobs)} runs failed")
 
@@ -107,7 +107,7 @@ def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
     from mlbench.sweep.estimate import plan
 
     changes = _changes(given)
-    click.echo(plan(grid, store=store or store_dir(), changes=changes, **given).text())
+    echo(plan(grid, store=store or store_dir(), changes=changes, **given).text())
 
 
 @click.command("search")
@@ -155,5 +155,5 @@ def search_command(
         space=parse_space(space),
         device=device,
         quiet=quiet,
-        told=lambda found: click.echo(f"{found.text()}\n"),
+        told=lambda found: echo(f"{found.text()}\n"),
     )

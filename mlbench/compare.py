@@ -12,12 +12,14 @@ from tabulate import tabulate
 from mlbench.bootstrap import LabelF1, MeanAP, PairedInterval, Statistic, paired_interval, paired_replicates
 from mlbench.comparison import holm
 from mlbench.datasets import Dataset, load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError
 from mlbench.metrics import scores_of_kind, threshold, top_k, top_k_thresholded
 from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
-from mlbench.protocol import Protocol, load_protocol
+from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.scoring import align, targets_of
+from mlbench.significance.comparability import apart_notes, column_of, differing
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
 
@@ -75,16 +77,16 @@ def compare(
     if prints[0] != prints[1]:
         names = " and ".join(identity["dataset"]["id"] for identity in identities)
         raise UsageError(f"the runs were tested on other data ({names}; fingerprints differ): no image is shared")
-    rules_of = [{name: rule for name, rule in record["definitions"].items() if rule is not None} for record in records]
-    if protocol is None and rules_of[0] != rules_of[1]:  # a rule that is None is one that older records do not name
+    apart = differing(records, column_of)
+    if protocol is None and any(name.startswith("definitions.") for name in apart):
         raise UsageError(
             f"the runs count by other definitions (protocols {identities[0]['protocol']} and "
             f"{identities[1]['protocol']}): say whose with --protocol"
         )
     data = load_dataset(dataset_of(records[0], dataset), data_root)
-    if data.fingerprint != prints[0]:
+    if not all(is_data_of(data, record) for record in records):
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
-    rules = load_protocol(protocol or identities[0]["protocol"])
+    rules = load_protocol(protocol) if protocol else protocol_of(records[0])
     systems = [statistics_of(_predictions(root, record), data, rules) for record in records]
     groups = np.asarray(data.splits["test"].groups)
     values, others = paired_replicates(systems[0], systems[1], groups, replicates, seed)
@@ -92,11 +94,12 @@ def compare(
     intervals = {name: paired_interval(values[name], others[name], confidence) for name in shared}
     adjusted = dict(zip(shared, holm([found.p for found in intervals.values()]), strict=True))
     titles = [f"{record['identity']['method']['name']} (run {record['key'][:16]})" for record in records]
+    notes = _notes(identities, intervals, len(np.unique(groups)), replicates, seed, confidence)
     return Comparison(
         f"{titles[0]} against {titles[1]} on the test part of {data.id}, protocol {rules.name}, percent",
         intervals,
         adjusted,
-        _notes(identities, intervals, len(np.unique(groups)), replicates, seed, confidence),
+        (*notes, *apart_notes(records)),
     )
 
 

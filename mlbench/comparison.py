@@ -12,8 +12,8 @@ from scipy import stats
 from mlbench.errors import UsageError
 from mlbench.stats import mean_interval
 
-#: A run of a method by what it shares with runs of other methods: (repetition, mask seed).
-Draw = tuple[int, int]
+#: A run of a method by what it shares with runs of other methods: (repetition, mask seed); None where no mask matters.
+Draw = tuple[int, int | None]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -37,7 +37,7 @@ def difference_p(first: Mapping[Draw, float], second: Mapping[Draw, float]) -> f
     """
     common = sorted(first.keys() & second.keys())
     gaps = {draw: first[draw] - second[draw] for draw in common}
-    seeds, masks = sorted({s for s, _ in common}), sorted({m for _, m in common})
+    seeds, masks = sorted({s for s, _ in common}), list(dict.fromkeys(m for _, m in common))
     if len(gaps) == len(seeds) * len(masks) > 1:
         grid = np.array([[gaps[s, m] for m in masks] for s in seeds])
     elif len(seeds) > 1:

@@ -24,6 +24,7 @@ from mlbench.predictions import read_predictions
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors, save_tensors
+from mlbench.runner.evaluate import predict_part
 from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
@@ -31,7 +32,8 @@ from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World, leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
-from mlbench.testing import tiny_dataset, with_other_hidden_labels
+from mlbench.testing import tiny_dataset, with_other_evaluation_labels, with_other_hidden_labels
+from mlbench.trained import reload_network
 
 PROTOCOL = "single_positive"
 
@@ -82,9 +84,11 @@ def check_method(name: str, processes: bool = True) -> Report:
             attempt(track, "same seed, same bits", bench.repeats)
             attempt(track, "stopped and resumed, same bits", bench.resumes)
             attempt(track, "sees no hidden label", bench.sees_nothing_hidden)
+            attempt(track, "needs no validation or test label", bench.needs_no_evaluation_label)
             attempt(track, "every loss term moves a parameter", bench.terms_have_gradients)
             if processes:
                 attempt(track, "one and two processes agree", bench.processes_agree)
+                attempt(track, "two processes score by what is saved", bench.statistics_agree)
     return report
 
 
@@ -156,6 +160,24 @@ class _Bench:
         request = dataclasses.replace(self.request(other), mask=mask)
         compare(self.course("first"), self.course("hidden", request=request), 0.0)
 
+    def needs_no_evaluation_label(self) -> None:
+        """Train with the validation and test labels of other images: every number stays as it was.
+
+        No epoch is selected by validation, which is the one use of its labels that is allowed.
+        """
+        mask = None
+        found = []
+        for dataset in (self.dataset, with_other_evaluation_labels(self.dataset)):
+            request = self.request(dataset)
+            rules = load_protocol(PROTOCOL)
+            split = dataclasses.replace(rules.split, validation="official")
+            rules = dataclasses.replace(rules, selection="last", split=split)
+            request = dataclasses.replace(request, protocol=rules, mask=mask)
+            mask = resolve(request).mask
+            record = self.trained(f"evaluation {len(found)}", request)
+            found.append(read_course(self.folder / f"evaluation {len(found)}", record, decisions=True))
+        compare(*found, 0.0)
+
     def terms_have_gradients(self) -> None:
         resolved = resolve(self.request())
         phases = self._phases()
@@ -195,6 +217,17 @@ class _Bench:
         record = read_record(run_dir(store, resolve(request).key) / RECORD_FILE)
         compare(one, read_course(store, record), 1e-6)
 
+    def statistics_agree(self) -> None:
+        """With BatchNorm: what two processes predicted is what the weights that they saved predict in one."""
+        if self.track != "full" or self.method.stochastic or not self._phases():
+            raise _Skipped("no network is trained, or no two processes trained one")
+        request, store = with_batchnorm(self.request()), self.folder / "two"
+        run_ = resolve(request)
+        stored = read_scores(store, read_record(run_dir(store, run_.key) / RECORD_FILE))
+        method, network, feed = reload_network(run_, store)
+        again = predict_part(network, method.predict, feed, "test", World("cpu")).scores.numpy()
+        compare({"test scores": stored}, {"test scores": again}, 1e-4)
+
     def _phases(self) -> list:
         resolved = resolve(self.request())
         world = World("cpu")
@@ -223,6 +256,11 @@ def with_sgd(request: Request) -> Request:
     """`request` with plain SGD, where the method's phases do not fix another optimiser."""
     plain = {"train.optimizer": "sgd", "train.momentum": 0.0}
     return dataclasses.replace(request, changes={**request.changes, **plain})
+
+
+def with_batchnorm(request: Request) -> Request:
+    """`request` on a backbone whose running statistics each process updates from its own images."""
+    return dataclasses.replace(request, backbone="resnet18")
 
 
 class _FloatIsDouble(TorchFunctionMode):
@@ -261,9 +299,12 @@ def read_scores(store: Path, record: dict[str, Any]) -> np.ndarray:
 Course = dict[str, np.ndarray]
 
 
-def read_course(store: Path, record: dict[str, Any]) -> Course:
-    """The course of a finished run."""
+def read_course(store: Path, record: dict[str, Any], decisions: bool = False) -> Course:
+    """The course of a finished run; with `decisions` those of the method itself too, if it makes any."""
     course = {"test scores": read_scores(store, record)}
+    if decisions:
+        kept = read_predictions(run_dir(store, record["key"]) / record["predictions"]["test"]["file"]).decisions
+        course |= {} if kept is None else {"test decisions": kept.astype(np.float64)}
     for row in record["epochs"]:
         course[f"loss of phase '{row['phase']}', epoch {row['epoch']}"] = np.array([row["loss"]])
     for path in sorted((run_dir(store, record["key"]) / "epochs").glob("*-test.safetensors")):
@@ -320,8 +361,11 @@ def _one_of_two(rank: int, name: str, track: str, folder: str, store: str, port:
     }
     torch.set_num_threads(1)
     request = with_sgd(make_request(load_method(name), track, Path(folder), tiny_dataset()))
+    options = Options(store=Path(store), device="cpu", quiet=True)
     with double_precision():
-        run(request, Options(store=Path(store), device="cpu", quiet=True))
+        run(request, options)
+    if track == "full":
+        run(with_batchnorm(make_request(load_method(name), track, Path(folder), tiny_dataset())), options)
     leave()
 
 

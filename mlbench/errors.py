@@ -23,18 +23,8 @@ class DataError(MlbenchError):
     """A data set, record or weight file is missing, broken or not what it claims to be (exit code 1)."""
 
 
-#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """`text` with control characters, bidi marks and lone surrogates written as escapes; tabs and line feeds stay.
-
-    For all that is printed: names of files, classes and methods, and reasons of servers, come from anybody.
-    """
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+class MethodError(MlbenchError):
+    """A method's own code failed, or gave what its contract does not allow; the cause is attached (exit code 1)."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -52,3 +42,17 @@ def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> Us
     place = f"{where}: " if where else ""
     listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
     return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")
+
+
+#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, bidi marks and lone surrogates written as escapes; tabs and line feeds stay.
+
+    For all that is printed: names of files, classes and methods, and reasons of servers, come from anybody.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)

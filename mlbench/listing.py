@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,17 @@ from mlbench.errors import DataError, UsageError, unknown
 from mlbench.grid import grid
 from mlbench.paths import store_dir
 
+_HEADERS = ("method", "data set", "protocol", "track", "seed", "mask")
 
-def list_items(kind: str, store: Path | None = None) -> str:
-    """A printable list of "methods", "protocols", "datasets" or "runs"."""
-    kinds = {"methods": _methods, "protocols": _protocols, "datasets": _datasets, "runs": lambda: _runs(store)}
+
+def list_items(kind: str, store: Path | None = None, conditions: Sequence[str] = ()) -> str:
+    """A printable list of "methods", "protocols", "datasets" or "runs", these as `conditions` ("KEY=VALUE") choose."""
+    kinds = {
+        "methods": _methods,
+        "protocols": _protocols,
+        "datasets": _datasets,
+        "runs": lambda: _runs(store, conditions),
+    }
     if kind not in kinds:
         raise unknown("kind", kind, kinds)
     return kinds[kind]()
@@ -36,16 +43,14 @@ def show(name: str, store: Path | None = None) -> str:
 def _run_beginning(name: str, store: Path | None) -> str:
     from mlbench.protocol import list_protocols
     from mlbench.registry import available
-    from mlbench.store import find_records
+    from mlbench.store import find_records, summarise_records
 
-    records, problems = find_records(store or store_dir())
-    found = [record for record in records if record["key"].startswith(name)]
+    found, problems = find_records(store or store_dir(), key=name)
     if not found and problems:
         raise DataError(f"no run '{name}' can be read; {len(problems)} broken records there: {problems[0]}")
     if not found:
-        raise unknown(
-            "method, protocol or run", name, [*available(), *list_protocols(), *(r["key"][:16] for r in records)]
-        )
+        keys = (summary["key"][:16] for summary in summarise_records(store or store_dir())[0])
+        raise unknown("method, protocol or run", name, [*available(), *list_protocols(), *keys])
     if len(found) > 1:
         raise UsageError(f"'{name}' begins the keys of {len(found)} runs; give more characters")
     return _run(found[0])
@@ -87,27 +92,30 @@ def _datasets() -> str:
     return grid(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
 
 
-def _runs(store: Path | None) -> str:
-    from mlbench.store import find_records
+def _runs(store: Path | None, conditions: Sequence[str]) -> str:
+    from mlbench.store import find_records, summarise_records
+    from mlbench.where import choose, parse_where
 
-    records, problems = find_records(store or store_dir())
+    runs, problems = summarise_records(store or store_dir())
+    if conditions:
+        chosen = choose(find_records(store or store_dir())[0], parse_where(conditions))
+        keys = {record["key"] for record in chosen}
+        runs = [run for run in runs if run["key"] in keys]
+    metrics = {run["metric"] for run in runs}
+    columns = ["method", "dataset", "protocol", "track", "repetition", "mask_seed", *(["metric"] * (len(metrics) > 1))]
+    headers = ["run", *_HEADERS, *(["metric"] * (len(metrics) > 1)), *(metrics if len(metrics) == 1 else ["value"])]
     rows = [
-        (
-            record["key"][:16],
-            record["identity"]["method"]["name"],
-            record["identity"]["dataset"]["id"],
-            record["identity"]["protocol"],
-            record["identity"]["track"],
-            record["identity"]["repetition"],
-            record["identity"]["mask_seed"],
-            record["results"]["test"].get("mAP"),
-            record["provenance"]["started"],
-        )
-        for record in sorted(records, key=lambda r: r["provenance"]["started"])
+        [run["key"][:16], *(str(run[name]) for name in columns), _percent(run["value"]), run["started"]]
+        for run in sorted(runs, key=lambda run: run["started"])
     ]
-    headers = ["run", "method", "data set", "protocol", "track", "seed", "mask", "mAP", "started"]
-    text = grid(rows, headers=headers, tablefmt="simple", floatfmt=".2f")
+    right = ("right",) * 3 if len(metrics) == 1 else ("right", "right", "left", "right")
+    sides = ("left",) * 5 + right + ("left",)
+    text = grid(rows, [*headers, "started"], colalign=sides if rows else None)
     return "\n".join([text, *(f"broken: {problem}" for problem in problems)])
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _protocol(name: str) -> str:

@@ -6,6 +6,7 @@ A method that is only a loss overrides `Method.loss`. Everything else has a defa
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from mlbench.images.placement import Placement
 from mlbench.images.views import View
 from mlbench.labels import Labels
 from mlbench.models.heads import HeadSpec
+from mlbench.settings import as_float
 
 if TYPE_CHECKING:
     from mlbench.runner.task import Task
@@ -48,8 +50,10 @@ class Hyper:
     def check(self, name: str, value: Any) -> Any:
         """Return `value` in this hyperparameter's type, or raise UsageError."""
         kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = as_float(value, f"hyperparameter {name}")
+        elif kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
         if type(value) is not kind:
             raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
         if self.choices and value not in self.choices:
@@ -87,6 +91,10 @@ class Phase:
     selection: str = "run"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}", self.name):
+            raise UsageError(
+                f"phase {self.name!r}: expected a name of letters, digits, spaces and ._+- (files and record carry it)"
+            )
         for kind, value, known in (
             ("source", self.source, ("images", "pooled")),
             ("selection", self.selection, ("run", "last")),

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mlbench.errors import visible
+
 
 class _Rate(ProgressColumn):
     """Images, or other units, a second."""
@@ -50,7 +52,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(visible(text), markup=False)
             sys.stderr.flush()
 
     def bar(self, title: str, total: int, done: int = 0, note: str = "", unit: str = "images") -> Callable[[int], None]:
@@ -59,7 +61,7 @@ class Reporter:
             return lambda count: None
         progress, bar = (
             self._progress,
-            self._progress.add_task(title, total=total, completed=done, note=note, unit=unit),
+            self._progress.add_task(visible(title), total=total, completed=done, note=note, unit=unit),
         )
 
         def advance(count: int) -> None:

@@ -7,22 +7,20 @@ another protocol and changes the keys given.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.settings import TrainSettings, build, coerce, to_plain
+from mlbench.settings import TrainSettings, build, coerce, to_plain, without_defaults
 
 TRACKS = ("head", "full")
 _COUNTS = ("classes", "train", "val", "test")
-
-#: What of a protocol's file decides the numbers of a run.
-_MEANING = ("annotation", "split", "unspecified", "selection", "inference")
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,16 @@ class Annotation:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
         return replace(self, params={**self.params, **params})
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What it hides, whichever way it is written: without parameters that have their default."""
+        from mlbench.annotation import PROCESSES, check_process
+
+        known = PROCESSES[self.process].params
+        params = check_process(self.process, self.params)
+        changed = {name: value for name, value in params.items() if value != known[name].default}
+        return {"process": self.process, "params": changed} | ({} if self.seed is None else {"seed": self.seed})
 
 
 @dataclass(frozen=True)
@@ -157,12 +165,7 @@ class DatasetRules:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol, validated.
-
-    `unverified` lists what its source left open, in words. `sha256` covers annotation, split, selection, crops
-    and the rule for unspecified labels (not titles and sources; not metric definitions, which can be applied to stored
-    predictions at any time).
-    """
+    """One protocol, validated. `unverified` lists what its source left open, in words."""
 
     name: str
     title: str
@@ -179,8 +182,48 @@ class Protocol:
     datasets: Mapping[str, DatasetRules] = field(default_factory=dict)
     stress: Stress | None = None
     unverified: tuple[str, ...] = ()
-    sha256: str = ""
     where: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what it hides, how it splits, selects, shows images, and reads unspecified labels in training.
+
+        Two ways to write the same have one hash: order of keys, titles, remarks, a default written out or left out.
+        Metric definitions and training settings are not in it: a run's identity has its own of both, resolved, and a
+        change for one data set must not rename the runs on the others.
+        """
+        from mlbench.store import canonical_json
+
+        meaning = {
+            "annotation": self.annotation.meaning,
+            "split": without_defaults(self.split),
+            "unspecified": {"train": self.unspecified.train},
+            "selection": self.selection,
+            "inference": without_defaults(self.inference),
+        }
+        return hashlib.sha256(canonical_json(meaning)).hexdigest()
+
+    def definitions(self, dataset: str) -> dict[str, Any]:
+        """The definitions that numbers on `dataset` follow, in full, as a record states them."""
+        return to_plain(self.metrics) | {"unspecified": to_plain(self.unspecified_for(dataset))}
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """What of the metric definitions decides a number and is not their default: that part of a run's identity."""
+        return {name: value for name, value in without_defaults(self.metrics).items() if name != "headline"}
+
+    def plain(self, dataset: str) -> dict[str, Any]:
+        """The whole protocol as plain JSON values, of the data sets `dataset` alone; `protocol_of` reads it back."""
+        table: dict[str, Any] = {
+            **{"name": self.name, "title": self.title, "source": self.source, "description": self.description},
+            **{"selection": self.selection, "annotation": self.annotation.table, "train": self.train},
+            **{key: to_plain(getattr(self, key)) for key in ("split", "unspecified", "inference", "metrics", "table")},
+            "datasets": {dataset: to_plain(self.datasets[dataset])} if dataset in self.datasets else {},
+            "unverified": self.unverified,
+            **({"stress": to_plain(self.stress)} if self.stress else {}),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(table))  # tuples and views become lists and dicts
+        return found
 
     def train_settings(self, dataset: str, track: str, changes: Mapping[str, Any]) -> TrainSettings:
         """Settings for one data set and track: general, then by track, by data set, by both, then `changes`."""
@@ -218,6 +261,19 @@ class Protocol:
             )
 
 
+def protocol_named(name: str, records: Iterable[Mapping[str, Any]]) -> Protocol:
+    """The protocol `name`: a shipped one, a file's, or else one that some of `records` hold."""
+    if name not in _shipped() and not name.endswith(".toml"):
+        for record in records:
+            if record.get("protocol", {}).get("name") == name:
+                return protocol_of(record)
+    return load_protocol(name)
+
+
+#: What of a protocol tells about it and decides nothing.
+_PROSE = ("title", "source", "description", "unverified", "where")
+
+
 def _shipped() -> dict[str, Any]:
     return {f.name.removesuffix(".toml"): f for f in files("mlbench.protocols").iterdir() if f.name.endswith(".toml")}
 
@@ -228,9 +284,51 @@ def list_protocols() -> dict[str, str]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """Read a shipped protocol by name, or one's own by the path of its ``.toml`` file."""
+    """Read a shipped protocol by name, or one's own by the path of its ``.toml`` file.
+
+    One's own has a name of its own: UsageError where it takes a shipped one's, unless it says the same.
+    """
     table, where = _read(name)
-    return _validate(table, where)
+    protocol = _validate(table, where)
+    if name.endswith(".toml") and protocol.name in _shipped():
+        shipped = load_protocol(protocol.name)
+        differing = [
+            f.name
+            for f in fields(Protocol)
+            if f.name not in _PROSE and getattr(protocol, f.name) != getattr(shipped, f.name)
+        ]
+        if differing:
+            raise UsageError(
+                f"{where}: name = '{protocol.name}' is that of a shipped protocol, which says something else "
+                f"({', '.join(differing)}): give this one a name of its own"
+            )
+    return protocol
+
+
+def legacy_sha256(name: str) -> str:
+    """The hash of a protocol under harness 1: of what its file writes, in the way it is written."""
+    from mlbench.store import canonical_json
+
+    table, _ = _read(name)
+    meaning = ("annotation", "split", "unspecified", "selection", "inference")
+    return hashlib.sha256(canonical_json({key: table[key] for key in meaning if key in table})).hexdigest()
+
+
+def protocol_of(record: Mapping[str, Any]) -> Protocol:
+    """The protocol that a record was made under: the one it holds, or of records of schema 1 the shipped one it names.
+
+    UsageError for a record of schema 1 whose protocol is not shipped.
+    """
+    where = f"run {record['key'][:16]}: protocol"
+    if "protocol" in record:
+        return _validate(dict(record["protocol"]), where)
+    name = record["identity"]["protocol"]
+    if name not in _shipped():
+        raise UsageError(
+            f"{where}: '{name}' is not shipped, and records of schema 1 do not hold their protocol: give its file "
+            "with --protocol FILE.toml"
+        )
+    return load_protocol(name)
 
 
 def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
@@ -257,7 +355,13 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
             raise UsageError(f"{where}: extends = {base!r}: expected text")
         if base.endswith(".toml"):  # beside the file that names it
             base = os.path.normpath(Path(name).parent / base)
-        table = _merge(_read(base, (*chain, os.path.normpath(name)))[0], table)
+        under = _read(base, (*chain, os.path.normpath(name)))[0]
+        if table.get("name", under.get("name")) == under.get("name"):
+            raise UsageError(
+                f"{where}: extends = '{base}': a protocol that extends another needs a name of its own: add name = "
+                f"\"...\" other than '{under.get('name')}'"
+            )
+        table = _merge(under, table)
     return table, where
 
 
@@ -270,8 +374,6 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validate(table: dict[str, Any], where: str) -> Protocol:
-    from mlbench.store import canonical_json
-
     sections = {
         **{"split": SplitRule, "unspecified": Unspecified, "stress": Stress},
         **{"inference": Inference, "metrics": MetricRules, "table": TableLayout},
@@ -294,11 +396,7 @@ def _validate(table: dict[str, Any], where: str) -> Protocol:
     for key in ("sha256", "where"):
         if key in values:
             raise UsageError(f"{where}: key '{key}' is set by mlbench")
-    # Settings by data set are left out: a run's identity has those of its own data set, resolved, and a change for
-    # one data set must not rename the runs on the others.
-    meaning = {key: table[key] for key in _MEANING if key in table}
-    values |= {"sha256": hashlib.sha256(canonical_json(meaning)).hexdigest(), "where": where}
-    protocol = build(Protocol, values, where)
+    protocol = build(Protocol, values | {"where": where}, where)
     _check_train(protocol.train, f"{where}: [train]")
     if protocol.stress is not None:
         _check_stress(protocol.stress, protocol.annotation, f"{where}: [stress]")

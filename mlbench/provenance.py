@@ -50,6 +50,7 @@ def collect_provenance(
     argv: Sequence[str] | None = None,
     pixels_sha256: Mapping[str, str] | None = None,
     side_sha256: Mapping[str, str] | None = None,
+    starts: Sequence[Mapping[str, Any]] = (),
     packages: Iterable[str] = PACKAGES,
 ) -> dict[str, Any]:
     """The "provenance" part of a record, collected in the process that calls.
@@ -64,25 +65,49 @@ def collect_provenance(
     argv : the command, by default ``sys.argv``; recorded by `shorten_argv`.
     pixels_sha256 : hashes of the pixels read, by split (``split@side`` where `side` is not the run's image size).
     side_sha256 : hashes of the side inputs read that are computed or imported (proposals), by ``split@kind``.
+    starts : every start of the run, as `start_of` describes them; by default this one alone.
     packages : distributions whose versions to state; those not installed are left out.
     """
     if started.tzinfo is None:
         raise ValueError("started: expected a time with its zone")
+    threads = threads or _torch_threads() or usable_cores()
     return {
         "mlbench": mlbench.__version__,
         "git": own_commit(),
         "python": platform.python_version(),
         "packages": package_versions(packages),
         "hardware": hardware(),
-        "threads": threads or _torch_threads() or usable_cores(),
+        "threads": threads,
         "processes": processes,
-        "started": started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "started": utc_text(started),
+        "starts": [dict(start) for start in starts] or [start_of(processes, started, threads)],
         "seconds": round(seconds, 3),
         "images_per_s": None if images_per_s is None else round(images_per_s, 3),
         "peak_memory_mib": peak_memory_mib(),
         "command": shorten_argv(sys.argv if argv is None else argv),
         "pixels_sha256": dict(pixels_sha256 or {}),
     } | ({"side_sha256": dict(side_sha256)} if side_sha256 else {})
+
+
+def start_of(processes: int, started: datetime, threads: int | None = None) -> dict[str, Any]:
+    """One start of a run, for ``provenance.starts``: when, by how many processes and threads, on which machine and
+    code.
+
+    A run that was stopped and resumed has several; what keeps a run's state keeps these with it, and gives all of them
+    to `collect_provenance`.
+    """
+    return {
+        "started": utc_text(started),
+        "processes": processes,
+        "threads": threads or _torch_threads() or usable_cores(),
+        "hardware": hardware(),
+        "git": own_commit(),
+    }
+
+
+def utc_text(time: datetime) -> str:
+    """A time with its zone as a record states it, in UTC to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def usable_cores() -> int:

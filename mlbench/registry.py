@@ -15,16 +15,17 @@ GROUP = "mlbench.methods"
 
 
 def available() -> dict[str, EntryPoint]:
-    """Entry point by method name; two packages claiming one name is an error that names both."""
-    found: dict[str, EntryPoint] = {}
+    """Entry point by method name, without the names that two packages claim: `load_method` refuses those."""
+    return {name: points[0] for name, points in _claims().items() if len(points) == 1}
+
+
+def _claims() -> dict[str, list[EntryPoint]]:
+    """All that is registered under each name; the same entry found twice is one."""
+    found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
-        other = found.get(point.name)
-        if other is not None and other.value != point.value:
-            raise UsageError(
-                f"method '{point.name}' is registered twice: {other.value} ({_owner(other)}) and "
-                f"{point.value} ({_owner(point)}). Uninstall one or rename it"
-            )
-        found[point.name] = point
+        claims = found.setdefault(point.name, [])
+        if all(other.value != point.value for other in claims):
+            claims.append(point)
     return dict(sorted(found.items()))
 
 
@@ -37,15 +38,19 @@ def load_method(name: str) -> type[Method]:
     """The class registered as `name`, checked to be a `Method`."""
     from mlbench.methods import SUPERVISION, Method
 
-    points = available()
-    if name not in points:
-        raise unknown("method", name, points)
+    claims = _claims()
+    if name not in claims:
+        raise unknown("method", name, claims)
+    if len(claims[name]) > 1:
+        registered = " and ".join(f"{point.value} ({_owner(point)})" for point in claims[name])
+        raise UsageError(f"method '{name}' is registered twice: {registered}. Uninstall one or rename it")
+    (point,) = claims[name]
     try:
-        cls = points[name].load()
+        cls = point.load()
     except Exception as error:
-        raise MlbenchError(f"method '{name}' ({points[name].value}) does not load: {error}") from error
+        raise MlbenchError(f"method '{name}' ({point.value}) does not load: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise MlbenchError(f"method '{name}' ({points[name].value}) is not a subclass of mlbench.methods.Method")
+        raise MlbenchError(f"method '{name}' ({point.value}) is not a subclass of mlbench.methods.Method")
     for level in cls.supervision:
         if level not in SUPERVISION:
             raise unknown("supervision", level, SUPERVISION, f"method '{name}'")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.class_groups import groups_for
-from mlbench.datasets import load_dataset
+from mlbench.datasets import Dataset, load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError
 from mlbench.paths import store_dir
 from mlbench.predictions import read_predictions
-from mlbench.protocol import load_protocol
+from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.scoring import score_predictions
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
@@ -61,19 +62,24 @@ def score_record(
     dataset: str | None = None,
 ) -> Rescored:
     """Score the test predictions at `path`, which must be those `record` names by hash; arguments as for `score`."""
-    identity = record["identity"]
     data = load_dataset(dataset_of(record, dataset), data_root)
-    if data.fingerprint != identity["dataset"]["fingerprint"]:
+    if not is_data_of(data, record):
         raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
-    rules = load_protocol(protocol or identity["protocol"])
+    rules = load_protocol(protocol) if protocol else protocol_of(record)
+    results = score_on(record, path, data, rules)
+    differences = {} if protocol else differing(results, record["results"]["test"])
+    title = f"{record['identity']['method']['name']} on {data.id} ({rules.name}), run {record['key'][:16]}, percent"
+    return Rescored(title, results, differences)
+
+
+def score_on(record: dict[str, Any], path: Path, data: Dataset, rules: Protocol) -> dict[str, float | None]:
+    """Numbers of the test predictions at `path`, which must be those `record` names by hash, on `data`, in percent."""
     predictions = read_predictions(path, record["predictions"]["test"]["sha256"])
     test = data.splits["test"]
     unspecified = rules.unspecified_for(data.id)
     groups = groups_for(rules.metrics, data.splits["train"].labels, data.classes)
     results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified, groups)
-    differences = {} if protocol else differing(results, record["results"]["test"])
-    title = f"{identity['method']['name']} on {data.id} ({rules.name}), run {record['key'][:16]}, percent"
-    return Rescored(title, results, differences)
+    return results
 
 
 Numbers = Mapping[str, float | None]

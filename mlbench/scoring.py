@@ -29,6 +29,7 @@ from mlbench.metrics._checks import row_blocks
 from mlbench.predictions import Predictions
 from mlbench.protocol import MetricRules, Unspecified
 
+_LABEL_BASED = ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O")
 _AP_NAMES = {"step": "mAP_step", "envelope": "mAP_envelope", "eleven_point": "mAP_11point"}
 
 
@@ -100,10 +101,11 @@ def score_predictions(
             results |= {f"mAP_G{number}": mean for number, mean in enumerate(means.groups, start=1)}
             per_class["AP"] = _by_class(classes, ap)
     for prefix, label_based in _label_based(scores, decided, labels, rules, unspecified.f1).items():
-        for name in ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O"):
+        for name in _LABEL_BASED:
             shown = name.replace("_C", "-C", 1).replace("_O", "-O", 1)
-            results[prefix + shown] = float(getattr(label_based, name))
-        if not prefix:
+            # The k highest of fewer than k classes do not exist: these numbers are undefined.
+            results[prefix + shown] = math.nan if label_based is None else float(getattr(label_based, name))
+        if not prefix and label_based is not None:
             results["mA"] = label_based.mA.value
             per_class["F1"] = _by_class(classes, label_based.F1)
     return {name: _percent(value) for name, value in sorted(results.items())}, per_class
@@ -111,25 +113,31 @@ def score_predictions(
 
 def _label_based(
     scores: Scores, decided: np.ndarray | None, labels: LabelMatrix, rules: MetricRules, unspecified: str
-) -> dict[str, PrecisionRecallF1]:
+) -> dict[str, PrecisionRecallF1 | None]:
     """Precision, recall and F1 of each kind of decisions, by the prefix of its numbers; `decided` are the method's own.
+    None where there are fewer classes than the decisions take.
 
     Some rows are looked at together: matrices as large as the scores are not made.
     """
     found: dict[str, list[PrecisionRecallF1]] = {}
+    strict, thresholded = f"top{rules.top_k}_strict/", f"top{rules.top_k}_thresholded/"
+    enough = rules.top_k <= scores.values.shape[1]
     for rows in row_blocks(scores.values):
         part = type(scores)(scores.values[rows])
         targets, known = targets_of(labels[rows], unspecified)
-        decisions = {f"top{rules.top_k}_strict/": top_k(part, rules.top_k)}
+        decisions = {}
+        if enough:
+            decisions[strict] = top_k(part, rules.top_k)
+            if part.kind != "rank":
+                decisions[thresholded] = top_k_thresholded(part, rules.top_k, rules.decision)
         if decided is not None:
             decisions[""] = decided[rows]
         elif part.kind != "rank":
             decisions[""] = threshold(part, rules.decision)
-        if part.kind != "rank":
-            decisions[f"top{rules.top_k}_thresholded/"] = top_k_thresholded(part, rules.top_k, rules.decision)
         for prefix, matrix in decisions.items():
             found.setdefault(prefix, []).append(precision_recall_f1(matrix, targets, known))
-    return {prefix: joined(parts) for prefix, parts in found.items()}
+    undefined = {} if enough else {strict: None} | ({} if scores.kind == "rank" else {thresholded: None})
+    return {prefix: joined(parts) for prefix, parts in found.items()} | undefined
 
 
 def observed_map(scores: np.ndarray, kind: str, observed: LabelMatrix, empty_class: str) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlbench.errors import MlbenchError, UsageError, unknown
-from mlbench.locks import locked
+from mlbench.locks import Busy, locked
 from mlbench.methods import Method
 from mlbench.progress import Reporter
 from mlbench.runner.execute import Options, run
@@ -24,15 +26,18 @@ from mlbench.settings import parse_value, to_plain
 
 #: Every method's learning rate is searched too, where it trains.
 LEARNING_RATE = ("log", 1e-5, 1e-2)
+#: Seconds between two attempts at a trial that another process is running.
+_LOOK_AGAIN = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One setting tried: the changes, and its validation score in percent; None where the run failed."""
+    """One setting tried: the changes, and its validation score in percent; None where the run failed, for `why`."""
 
     number: int
     changes: Mapping[str, Any]
     score: float | None
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Found:
         """The first of the best trials; MlbenchError if none could be finished."""
         done = [trial for trial in self.trials if trial.score is not None]
         if not done:
-            raise MlbenchError(f"'{self.method}': none of {len(self.trials)} trials could be finished")
+            why = next((f"; the last: {trial.why}" for trial in reversed(self.trials) if trial.why), "")
+            raise MlbenchError(f"'{self.method}': none of {len(self.trials)} trials could be finished{why}")
         return max(done, key=lambda trial: (trial.score, -trial.number))
 
     def text(self) -> str:
@@ -215,7 +221,10 @@ class _Search:
         while (trial := self._next(budget)) is not None:
             self._try(trial)
         one = self.run
-        tried = [Trial(trial.number, trial.user_attrs["changes"], trial.value) for trial in self.study.trials[:budget]]
+        tried = [
+            Trial(trial.number, trial.user_attrs.get("changes", {}), trial.value, trial.user_attrs.get("why", ""))
+            for trial in self.study.trials[:budget]
+        ]
         return Found(one.method.name, one.dataset.id, one.track, self.metric, one.seed, tuple(tried))
 
     def _next(self, budget: int) -> Any:
@@ -243,15 +252,31 @@ class _Search:
         shown = ", ".join(f"{name} = {value}" for name, value in changes.items())
         title = f"{self.run.method.name} trial {trial.number}: {shown}"
         try:
-            score = validation_score(run(request, self.options), self.metric)
-        except UsageError:
-            raise
-        except MlbenchError as error:  # counts as a trial: every method has the same number
+            score = validation_score(self._run(request, title), self.metric)
+            if not math.isfinite(score):
+                raise MlbenchError(f"validation {self.metric} is {score}")
+        except Exception as error:  # counts as a trial, whatever it ended with: every method has the same number
+            why = " ".join(
+                (str(error) if isinstance(error, MlbenchError) else f"{type(error).__name__}: {error}").split()
+            )
+            trial.set_user_attr("why", why)
             self.study.tell(trial, state=_failed())
-            self.reporter.say(f"{title}: failed ({error})")
+            self.reporter.say(f"{title}: failed ({why})")
             return
         self.study.tell(trial, score)
         self.reporter.say(f"{title}: validation {self.metric} {score:.2f}")
+
+    def _run(self, request: Request, title: str) -> dict[str, Any]:
+        """The record of `request`; if another process is running it, once that is done or dead."""
+        told = False
+        while True:
+            try:
+                return run(request, self.options)
+            except Busy as busy:
+                if not told:
+                    self.reporter.say(f"{title}: waiting ({busy})")
+                told = True
+                time.sleep(_LOOK_AGAIN)
 
     def _suggest(self, trial: Any, name: str) -> Any:
         kind, *values = self.space[name]
@@ -264,12 +289,18 @@ class _Search:
 
 
 def validation_score(record: Mapping[str, Any], metric: str) -> float:
-    """Percent: `metric` on validation in the epoch the record's rule selected; test numbers are not looked at."""
+    """Percent: `metric` on validation in the epoch the record's rule selected; test numbers are not looked at.
+
+    NaN where it is undefined.
+    """
     chosen = record["selected"]
     for row in record["epochs"]:
         if (row["phase"], row["epoch"]) == (chosen["phase"], chosen["epoch"]):
-            return float(row["val"][metric])
-    return float(record["results"]["val"][metric])  # a method that trains nothing
+            value = row["val"][metric]
+            break
+    else:
+        value = record["results"]["val"][metric]  # a method that trains nothing
+    return math.nan if value is None else float(value)
 
 
 def _failed() -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -53,6 +54,9 @@ class TrainSettings:
         for key, value in {**{k: getattr(self, k) for k in _NOT_NEGATIVE}, **multipliers}.items():
             if not 0 <= value < math.inf:
                 raise UsageError(f"{key} = {value}: expected 0 or more")
+        # A factor of 1 is none: a run's identity must not tell the two ways to write it apart.
+        kept = {role: factor for role, factor in self.lr_multipliers.items() if factor != 1}
+        object.__setattr__(self, "lr_multipliers", kept)
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -82,10 +86,11 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
         return coerce(value, next(a for a in get_args(kind) if a is not type(None)), where)
     if origin is Literal:
         choices = get_args(kind)
-        if value not in choices:
-            listed = ", ".join(map(str, choices))
-            raise UsageError(f"{where} = {value!r}: expected one of {listed}.{nearest(str(value), map(str, choices))}")
-        return value
+        for choice in choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice  # not `value`: 1.0 is the choice 1, and has its text
+        listed = ", ".join(map(str, choices))
+        raise UsageError(f"{where} = {value!r}: expected one of {listed}.{nearest(str(value), map(str, choices))}")
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"{where} = {value!r}: expected a list")
@@ -99,12 +104,20 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
             raise UsageError(f"{where} = {value!r}: expected {_named(kind)}")
         return value
     if kind is float and isinstance(value, (int, float)):
-        return float(value)
+        return as_float(value, where)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is Any or isinstance(value, kind):
         return value
     raise UsageError(f"{where} = {value!r}: expected {_named(kind)}")
+
+
+def as_float(value: float, where: str) -> float:
+    """`value` as the one float there is for it: -0.0 is 0.0. UsageError for a whole number beyond all floats."""
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        raise UsageError(f"{where} = {value!r}: expected a number of at most {sys.float_info.max:g}") from None
 
 
 def _named(kind: Any) -> str:
@@ -143,3 +156,9 @@ def to_plain(settings: Any) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
         for key, value in dataclasses.asdict(settings).items()
     }
+
+
+def without_defaults(settings: Any) -> dict[str, Any]:
+    """What of a dataclass of settings is not its default, as plain JSON values; all of its fields have one."""
+    plain, usual = to_plain(settings), to_plain(type(settings)())
+    return {key: value for key, value in plain.items() if value != usual[key]}

@@ -11,6 +11,7 @@ from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError
 from mlbench.methods import Method, Phase
 from mlbench.paths import store_dir
+from mlbench.protocol import protocol_of
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.feed import Feed
@@ -33,14 +34,16 @@ def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
 
 
 def find_run(prefix: str, store: Path | None = None) -> dict[str, Any]:
-    """The one finished run in `store` whose key begins with `prefix`."""
+    """The one finished run in `store` whose key begins with `prefix`; DataError if its record is broken."""
     root = store or store_dir()
-    records, problems = find_records(root)
-    found = [record for record in records if record["key"].startswith(prefix)]
+    found, problems = find_records(root, key=prefix)
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"run '{prefix}': {len(found)} runs begin so; give more characters of the key")
+    own = [line for line in problems if prefix and line.startswith(str(root / prefix[:16]))]
+    if own:
+        raise DataError(own[0])
     broken = f" ({len(problems)} broken records there)" if problems else ""
     raise UsageError(f"no run '{prefix}' in {root}{broken}; `mlbench list runs` shows the keys")
 
@@ -65,7 +68,7 @@ def request_of(
     changes |= identity["method"]["hyperparameters"]
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
-        protocol=identity["protocol"],
+        protocol=protocol_of(record),
         method=identity["method"]["name"],
         dataset=dataset_of(record, dataset),
         data_root=data_root,
@@ -87,8 +90,11 @@ def reload_run(
     if run.key != record["key"]:
         ours, theirs = run.identity, record["identity"]
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        older = theirs["harness"] < ours["harness"]
+        hint = "; `mlbench results migrate` brings records of an earlier harness to this one" if older else ""
         raise DataError(
-            f"run {record['key'][:16]} cannot be brought back here: {', '.join(differing)} differ from what it recorded"
+            f"run {record['key'][:16]} cannot be brought back here: {', '.join(differing)} differ from what it "
+            f"recorded{hint}"
         )
     return run
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mlbench.store import find_records
+from mlbench.store.schema import refit
 
 HELP = """
 import sys, time
@@ -144,7 +145,12 @@ def test_a_record_that_was_edited_is_found_out(mlbench, photos: Path, store: Pat
     record = json.loads(path.read_text())
     record["results"]["test"]["mAP"] += 1.0
     path.write_text(json.dumps(record))
-    code, out, err = mlbench("score", key[:12], "--output", copy, "--dataset", photos / "mine.toml")
+    asked = "score", key[:12], "--output", copy, "--dataset", photos / "mine.toml"
+    code, _, err = mlbench(*asked)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "record.json: changed after it was written" in err
+    path.write_text(json.dumps(refit(record)))  # by somebody who knows how
+    code, out, err = mlbench(*asked)
     assert code == 1
     assert "record says" in out
     assert "error: 1 numbers differ from the record" in err

@@ -156,7 +156,7 @@ def test_a_protocol_that_expects_another_copy_says_what_it_found(refused, tmp_pa
 
 
 def test_a_slip_in_a_protocol_file_names_the_file_and_the_key(refused, tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text('extends = "full"\n[train]\nbatchsize = 3\n')
+    (tmp_path / "own.toml").write_text('extends = "full"\nname = "own"\n[train]\nbatchsize = 3\n')
     assert "own.toml: [train]: unknown key 'batchsize'. Did you mean 'batch_size'?" in refused(
         2, {"--protocol": tmp_path / "own.toml"}
     )

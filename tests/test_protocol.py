@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlbench.errors import DataError, UsageError
-from mlbench.protocol import TRACKS, Protocol, list_protocols, load_protocol
+from mlbench.protocol import TRACKS, Protocol, list_protocols, load_protocol, protocol_of
 
 BASE = """
 name = "mine"
@@ -79,7 +81,7 @@ def test_shipped_protocols_are_listed_with_their_titles() -> None:
 
 def test_shipped_protocols_have_one_hash_just_where_they_hide_split_and_select_alike() -> None:
     loaded = [load_protocol(name) for name in list_protocols()]
-    parts = {(p.sha256, str((p.annotation, p.split, p.unspecified, p.selection))) for p in loaded}
+    parts = {(p.sha256, str((p.annotation, p.split, p.unspecified.train, p.selection))) for p in loaded}
     assert len(parts) == len({digest for digest, _ in parts}) == len({meaning for _, meaning in parts})
 
 
@@ -153,7 +155,7 @@ def test_the_hash_covers_what_is_hidden_split_and_selected_and_no_prose_metric_o
 
 def test_the_hash_is_that_of_the_whole_chain(write) -> None:
     write(BASE, "base.toml")
-    child = write('extends = "base.toml"\n', "child.toml")
+    child = write('extends = "base.toml"\nname = "child"\n', "child.toml")
     assert load_protocol(child).sha256 == load_protocol(write(BASE)).sha256
 
 
@@ -299,3 +301,92 @@ def test_a_protocol_is_frozen() -> None:
     assert isinstance(protocol, Protocol)
     with pytest.raises(AttributeError):
         protocol.selection = "last"  # type: ignore[misc]
+
+
+# --- one hash for one meaning, one name for one protocol --------------------------------------------------------------
+
+MINIMAL = """
+name = "mine"
+title = "Mine"
+source = "here"
+selection = "clean_val"
+[annotation]
+process = "single_positive_frequency"
+bias = 1.0
+[train]
+epochs = 1
+batch_size = 8
+lr = 1e-3
+image_size = 64
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL + '[split]\nvalidation = "official_else_holdout"\nfraction = 0.2\nseed = 1200\n',
+        MINIMAL + "[split]\nseed = 1200.0\n",
+        MINIMAL + "[inference]\ncrops = 1\n",
+        MINIMAL + "[inference]\ncrops = 1.0\nshare = 0.875\n",
+        MINIMAL + '[unspecified]\ntrain = "ignore"\n',
+        MINIMAL + '[unspecified]\nap = "negative"\n',  # stands in the identity for itself
+        MINIMAL.replace("bias = 1.0", "bias = 1"),
+        MINIMAL.replace(
+            'process = "single_positive_frequency"\nbias = 1.0', 'bias = 1\nprocess = "single_positive_frequency"'
+        ),
+    ],
+)
+def test_what_says_the_same_has_the_same_hash(write, text: str) -> None:
+    assert load_protocol(write(text)).sha256 == load_protocol(write(MINIMAL)).sha256
+
+
+def test_a_default_of_the_process_written_out_is_no_change(write) -> None:
+    short = MINIMAL.replace('"single_positive_frequency"\nbias = 1.0', '"single_positive_spml"')
+    long = short.replace('"single_positive_spml"', '"single_positive_spml"\nnum_pos = 1.0\nnum_neg = 0')
+    other = short.replace('"single_positive_spml"', '"single_positive_spml"\nnum_pos = 2')
+    first, second, third = (load_protocol(write(text)).sha256 for text in (short, long, other))
+    assert first == second != third
+
+
+def test_a_replaced_part_is_hashed_as_it_is_now() -> None:
+    protocol = load_protocol("full")
+    assert replace(protocol, selection="last").sha256 != protocol.sha256
+    assert replace(protocol, title="x").sha256 == protocol.sha256
+
+
+@pytest.mark.parametrize("name", ["", 'name = "mine"\n'])
+def test_a_protocol_that_extends_another_needs_a_name_of_its_own(write, name: str) -> None:
+    write(MINIMAL, "base.toml")
+    with pytest.raises(UsageError, match=r"child\.toml: extends = 'base\.toml': .* needs a name of its own"):
+        load_protocol(write(f'extends = "base.toml"\n{name}[metrics]\ntop_k = 1\n', "child.toml"))
+
+
+def test_the_name_of_a_shipped_protocol_cannot_be_taken_for_other_content(write) -> None:
+    text = MINIMAL.replace('name = "mine"', 'name = "single_positive"')
+    with pytest.raises(UsageError, match=r"name = 'single_positive' is that of a shipped protocol, .*annotation"):
+        load_protocol(write(text))
+
+
+def test_a_copy_of_a_shipped_protocol_may_keep_its_name(write) -> None:
+    from importlib.resources import files
+
+    text = (files("mlbench.protocols") / "full.toml").read_text()
+    assert load_protocol(write("# mine\n" + text)).sha256 == load_protocol("full").sha256
+
+
+@pytest.mark.parametrize("name", sorted(list_protocols()))
+def test_a_record_gives_back_the_protocol_it_was_made_under(name: str) -> None:
+    protocol = load_protocol(name)
+    for dataset in ("elsewhere", *protocol.datasets):
+        record = {"key": "0" * 64, "protocol": json.loads(json.dumps(protocol.plain(dataset)))}
+        back = protocol_of(record)
+        assert (back.sha256, back.counted, back.name) == (protocol.sha256, protocol.counted, name)
+        assert back.definitions(dataset) == protocol.definitions(dataset)
+        assert back.annotation_for(dataset) == protocol.annotation_for(dataset)
+        for track in TRACKS:
+            assert back.train_settings(dataset, track, {}) == protocol.train_settings(dataset, track, {})
+
+
+def test_an_older_record_of_a_protocol_that_is_not_shipped_asks_for_its_file() -> None:
+    with pytest.raises(UsageError, match=r"'mine' is not shipped, .*--protocol FILE\.toml"):
+        protocol_of({"key": "0" * 64, "identity": {"protocol": "mine"}})

@@ -95,10 +95,17 @@ def test_a_method_of_another_package_is_found(register) -> None:
         load_method("an")
 
 
-def test_one_name_claimed_by_two_packages_names_both(register) -> None:
-    register(("x", f"{__name__}:Plain", "first"), ("x", f"{__name__}:Named", "second"))
+def test_one_name_claimed_by_two_packages_names_both_and_blocks_no_other(register, mlbench) -> None:
+    register(
+        ("x", f"{__name__}:Plain", "first"), ("y", f"{__name__}:Plain", "third"), ("x", f"{__name__}:Named", "second")
+    )
+    assert list(available()) == ["y"]
+    assert load_method("y").name == "y"
     with pytest.raises(UsageError, match=r"method 'x' is registered twice: .*:Plain \(first\) and .*:Named \(second\)"):
-        available()
+        load_method("x")
+    code, out, _ = mlbench("list", "methods")
+    assert code == 0
+    assert "y" in out
 
 
 def test_the_same_entry_found_twice_is_one(register) -> None:

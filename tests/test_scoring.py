@@ -255,3 +255,21 @@ def test_a_run_whose_validation_shows_no_positive_is_recorded_without_that_numbe
     record = train(protocol=few, mask_seed=1)
     assert [row["val"]["mAP_observed"] for row in record["epochs"]] == [None, None]
     assert all(row["val"]["mAP"] > 0 for row in record["epochs"])
+
+
+@pytest.mark.parametrize("kind", ["logit", "rank"])
+@pytest.mark.parametrize("classes", [1, 2])
+def test_the_k_highest_of_fewer_classes_are_undefined_and_all_else_is_as_ever(kind: str, classes: int) -> None:
+    draw = np.random.default_rng(5)
+    labels = np.where(draw.random((ROWS, classes)) < 0.5, P, N).astype(np.int8)
+    scores, names = draw.normal(size=(ROWS, classes)).astype(np.float32), NAMES[:classes]
+    given = predictions(scores, kind, classes=names)
+    found, defined = (
+        score_predictions(given, labels, IDS, names, MetricRules(top_k=k), Unspecified())[0] for k in (3, classes)
+    )
+    undefined = {name for name, value in found.items() if value is None}
+    kinds = {"top3_strict"} if kind == "rank" else {"top3_strict", "top3_thresholded"}
+    assert {name.partition("/")[0] for name in undefined} == kinds
+    assert {name.replace("top3", f"top{classes}") for name in found} == set(defined)
+    rest = {name: value for name, value in found.items() if name not in undefined}
+    assert rest == {name: value for name, value in defined.items() if not name.startswith("top")}

@@ -11,6 +11,7 @@ import pytest
 
 from mlbench import search as module
 from mlbench.errors import MlbenchError, UsageError
+from mlbench.locks import Busy
 from mlbench.methods import Hyper, Method
 from mlbench.registry import load_method
 from mlbench.runner.plan import Request, resolve
@@ -154,6 +155,60 @@ def test_a_trial_that_fails_counts(request_: Request, tmp_path: Path, monkeypatc
     assert f"8 settings tried on validation (Optuna TPE), seed 0, {failed} of them failed" in found.text()
     with pytest.raises(MlbenchError, match="none of 1 trials"):
         _ = Found("an", "d", "full", "mAP", 0, (Trial(0, {}, None),)).best
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (UsageError("train.warmup = 0.001 leaves nothing to rise over"), "train.warmup = 0.001 leaves nothing"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_trial_that_cannot_be_run_counts_and_never_blocks_the_search(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def score(request: Request) -> float:
+        if request.changes["train.warmup"] == 0.001:
+            raise error
+        return 40.0
+
+    monkeypatch.setattr(module, "run", scored(score, []))
+    space = {"train.lr": (), "train.warmup": ("choice", 0.3, 0.001)}
+    for _ in range(2):  # the second search finds all of them in the journal
+        (found,) = search(["an"], request_, store=tmp_path, trials=8, space=space, quiet=True)
+        assert len(found.trials) == 8
+        assert {trial.score for trial in found.trials} == {40.0, None}
+        assert all((why in trial.why) == (trial.score is None) for trial in found.trials)
+    with pytest.raises(MlbenchError, match=f"none of 1 trials could be finished; the last: {why}"):
+        _ = Found("an", "d", "full", "mAP", 0, (Trial(0, {}, None, why),)).best
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_trial_without_a_score_failed(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(module, "run", scored(lambda r: value, []))
+    (found,) = search(["an"], request_, store=tmp_path, trials=2, quiet=True)
+    assert [trial.score for trial in found.trials] == [None, None]
+
+
+def test_a_trial_that_another_process_runs_is_waited_for(
+    request_: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Request] = []
+    free = scored(lambda r: 40.0, calls)
+    busy = iter([True, True, False, False])
+
+    def run(request: Request, options: Any) -> dict[str, Any]:
+        if next(busy):
+            raise Busy("is being run by another process")
+        return free(request, options)
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "_LOOK_AGAIN", 0.0)
+    (found,) = search(["an"], request_, store=tmp_path, trials=2, quiet=True)
+    assert [trial.score for trial in found.trials] == [40.0, 40.0]
+    assert len(calls) == 2
 
 
 def test_other_settings_begin_another_search(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from jsonschema import Draft202012Validator
 from mlbench import store
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.predictions import Predictions, write_predictions
+from mlbench.protocol import load_protocol
 from mlbench.provenance import collect_provenance
 from mlbench.store import (
     atomic_write,
@@ -34,6 +36,7 @@ from mlbench.store import (
     read_record,
     run_dir,
     run_key,
+    seal,
     verify_run,
     write_record,
 )
@@ -44,7 +47,8 @@ HEX = "0123456789abcdef" * 4
 def make_record(**identity: Any) -> dict[str, Any]:
     """A valid record without files; keyword arguments change its identity."""
     parts = {
-        "harness": 1,
+        "harness": 2,
+        "definitions": {"empty_class": "zero"},
         "protocol": "single_positive",
         "protocol_sha256": HEX,
         "dataset": {"id": "scenes", "version": "1", "fingerprint": HEX},
@@ -66,10 +70,11 @@ def make_record(**identity: Any) -> dict[str, Any]:
         **identity,
     }
     metrics = {"mAP": 63.91, "F1-O": None, "top3_strict/F1-C_mean": 41.0}
-    return {
-        "schema": 1,
+    record = {
+        "schema": 2,
         "key": run_key(parts),
         "identity": parts,
+        "protocol": load_protocol("single_positive").plain("scenes"),
         "definitions": {
             "ap": "step",
             "empty_class": "zero",
@@ -100,6 +105,15 @@ def make_record(**identity: Any) -> dict[str, Any]:
             started=datetime(2026, 11, 21, tzinfo=UTC), seconds=33.0, argv=["mlbench", "run"]
         ),
     }
+    return seal(record)
+
+
+def as_schema_1(record: dict[str, Any]) -> dict[str, Any]:
+    """`record` as it was written before records held their protocol and the hash of their content."""
+    record = copy.deepcopy(record) | {"schema": 1}
+    del record["protocol"], record["content_sha256"], record["provenance"]["starts"], record["identity"]["definitions"]
+    record["identity"]["harness"] = 1
+    return record | {"key": run_key(record["identity"])}
 
 
 def with_files(root: Path, **identity: Any) -> dict[str, Any]:
@@ -114,11 +128,11 @@ def with_files(root: Path, **identity: Any) -> dict[str, Any]:
         record["predictions"][split] = {"file": f"{split}.safetensors", "sha256": digest, "kind": "logit"}
     atomic_write(folder / "weights.safetensors", b"weights")
     record["weights"] = {"file": "weights.safetensors", "sha256": hashlib.sha256(b"weights").hexdigest()}
-    return record
+    return seal(record)
 
 
 def put(record: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """`record` with the entry at the dotted `place` set, its key made to fit the identity again."""
+    """`record` with the entry at the dotted `place` set, key and content hash made to fit again."""
     record = copy.deepcopy(record)
     *path, last = place.split(".")
     inner: Any = record
@@ -127,6 +141,9 @@ def put(record: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     inner[last] = value
     if path and path[0] == "identity":
         record["key"] = hashlib.sha256(json.dumps(record["identity"], sort_keys=True).encode()).hexdigest()
+    if record.get("schema") == 2 and place != "content_sha256":
+        with suppress(DataError):  # a value that JSON does not have has no hash
+            record = seal(record)
     return record
 
 
@@ -197,16 +214,17 @@ def test_the_schema_is_valid_and_refuses_unknown_keys_in_every_closed_part() -> 
     Draft202012Validator.check_schema(schema)
     Draft202012Validator(schema).validate(make_record())
     assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == set(schema["properties"]) == set(make_record())
+    of_schema_2 = {"protocol", "content_sha256"}
+    assert {*schema["required"], *of_schema_2} == set(schema["properties"]) - {"replications"} == set(make_record())
 
 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("schema", 2, "record schema 2, expected 1: it was written by a newer mlbench"),
-        ("schema", 0, "record schema 0, expected 1$"),
-        ("schema", "1", "record schema '1', expected 1$"),
-        ("schema", True, "record schema True, expected 1$"),
+        ("schema", 3, "record schema 3, expected 1 or 2: it was written by a newer mlbench"),
+        ("schema", 0, "record schema 0, expected 1 or 2$"),
+        ("schema", "1", "record schema '1', expected 1 or 2$"),
+        ("schema", True, "record schema True, expected 1 or 2$"),
         ("resluts", {}, "the whole: unknown key 'resluts'. Did you mean 'results'"),
         ("key", "abc", "key: 'abc' does not match"),
         ("results", {"val": {}}, "results: key 'test' is missing"),
@@ -375,7 +393,7 @@ def test_a_record_cut_anywhere_is_a_data_error(tmp_path: Path) -> None:
         (b'{"schema": 1, "key": "a", "key": "b"}', "broken record: key 'key' stands twice"),
         (b"[" * 100_000, "broken record: "),
         (b'{"schema": ' + b"9" * 5000 + b"}", "broken record: "),
-        (b'{"schema": 3}', "record schema 3, expected 1: it was written by a newer mlbench"),
+        (b'{"schema": 3}', "record schema 3, expected 1 or 2: it was written by a newer mlbench"),
     ],
 )
 def test_files_that_are_no_records_say_why(tmp_path: Path, content: bytes, message: str) -> None:
@@ -386,6 +404,23 @@ def test_files_that_are_no_records_say_why(tmp_path: Path, content: bytes, messa
 
 
 # many records
+
+
+@pytest.mark.parametrize("levels", [70, 400, 100_000])
+def test_a_record_nested_without_bound_is_one_line(tmp_path: Path, levels: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b'{"results": ' + b"[" * levels + b"]" * levels + b"}")
+    with pytest.raises(DataError, match=r"x\.json: broken record: .*(nested deeper than 64 levels|recursion)") as found:
+        read_record(path)
+    assert len(str(found.value)) < 300
+
+
+def test_a_file_larger_than_any_record_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with open(path, "wb") as file:
+        file.truncate(5_000_000_000)
+    with pytest.raises(DataError, match=r"x\.json: 5,000,000,000 bytes; a record has at most"):
+        read_record(path)
 
 
 def test_records_are_found_by_what_decided_them(tmp_path: Path) -> None:
@@ -669,3 +704,43 @@ def test_the_store_needs_neither_torch_nor_a_schema_to_be_imported() -> None:
     code = f"import sys, mlbench.store, mlbench.predictions; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# the hash of a record's content, and records of schema 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"mAP": 63.91', '"mAP": 93.91'), ("one photograph", "no photograph"), ('"epoch": 7', '"epoch": 8')],
+)
+def test_a_digit_or_a_word_changed_in_a_finished_record_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    path = write_record(tmp_path, make_record())
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=r"record\.json: changed after it was written: the SHA-256 of its content"):
+        read_record(path)
+    records, problems = find_records(tmp_path)
+    assert not records
+    assert "changed after it was written" in problems[0]
+
+
+def test_the_hash_of_the_content_is_worked_by_hand() -> None:
+    record = make_record()
+    said = record.pop("content_sha256")
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode("ascii")).hexdigest() == said
+
+
+def test_a_record_of_schema_1_is_read_still(tmp_path: Path) -> None:
+    record = as_schema_1(make_record())
+    path = write_record(tmp_path, record)
+    assert read_record(path) == record
+
+
+@pytest.mark.parametrize("missing", ["protocol", "content_sha256"])
+def test_a_record_of_schema_2_holds_its_protocol_and_its_hash(missing: str, tmp_path: Path) -> None:
+    record = make_record()
+    del record[missing]
+    with pytest.raises(DataError, match=f"key '{missing}' is missing"):
+        write_record(tmp_path, record)

@@ -46,9 +46,11 @@ def test_the_sweep_is_shown_and_not_hashed(name: str, tmp_path: Path) -> None:
     assert f"key = {protocol.stress.key}" in text
     assert f"values = {list(protocol.stress.values)}" in text
     assert f"process = {protocol.annotation.process}" in text
-    (tmp_path / "mine.toml").write_text(f'extends = "{name}"\n[stress]\nvalues = [0.5]\n')
+    (tmp_path / "mine.toml").write_text(f'extends = "{name}"\nname = "mine"\n[stress]\nvalues = [0.5]\n')
     assert load_protocol(str(tmp_path / "mine.toml")).sha256 == protocol.sha256
-    (tmp_path / "other.toml").write_text('extends = "full"\n[annotation]\nprocess = "partial"\nkeep = 0.5\n')
+    (tmp_path / "other.toml").write_text(
+        'extends = "full"\nname = "other"\n[annotation]\nprocess = "partial"\nkeep = 0.5\n'
+    )
     assert load_protocol(str(tmp_path / "other.toml")).stress is None
 
 
@@ -130,7 +132,7 @@ SLIPS = {
 def test_a_slip_names_file_section_and_the_nearest_right_name(slip: str, tmp_path: Path) -> None:
     text, parts = SLIPS[slip]
     path = tmp_path / "mine.toml"
-    path.write_text(f'extends = "stress_frequency"\n{text}')
+    path.write_text(f'extends = "stress_frequency"\nname = "mine"\n{text}')
     with pytest.raises(UsageError) as caught:
         load_protocol(str(path))
     assert str(caught.value).startswith(str(path))
@@ -139,7 +141,9 @@ def test_a_slip_names_file_section_and_the_nearest_right_name(slip: str, tmp_pat
 
 
 def test_a_data_set_may_have_a_strength_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('extends = "stress_frequency"\n[datasets.tiny.annotation]\nbias = 3\n')
+    (tmp_path / "mine.toml").write_text(
+        'extends = "stress_frequency"\nname = "mine"\n[datasets.tiny.annotation]\nbias = 3\n'
+    )
     protocol = load_protocol(str(tmp_path / "mine.toml"))
     assert protocol.annotation_for("tiny").params == {"bias": 3.0}
     assert protocol.annotation_for("other").params == {"bias": 1.0}

@@ -39,10 +39,12 @@ class Param:
             if value not in self.choices:
                 raise UsageError(f"{where} is {value!r}, expected {self.expected}.{nearest(str(value), self.choices)}")
             return str(value)
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
         number = isinstance(value, int if self.kind is int else int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not self.low <= value <= self.high:
             raise UsageError(f"{where} is {value!r}, expected {self.expected}")
-        return self.kind(value)
+        return self.kind(value) + 0  # -0.0 is 0.0
 
 
 @dataclass(frozen=True)

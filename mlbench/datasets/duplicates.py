@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from mlbench.datasets.base import Dataset, HashedSource
+from mlbench.datasets.base import Dataset
 from mlbench.images.decode import first_few
+from mlbench.images.pixels import file_digests
 
 #: Notes by the fingerprint of the data set.
 _KNOWN: dict[str, list[str]] = {}
@@ -19,17 +20,16 @@ def equal_pictures(dataset: Dataset) -> list[str]:
     Files are hashed once, as the fingerprint hashes them. Samples that share a picture on purpose (the persons of one
     photograph, by their group) are not counted.
     """
-    parts = [part for part, split in dataset.splits.items() if isinstance(split.images, HashedSource)]
-    if not parts:
-        return []
     # A run of a sweep resolves its data set again, and so does every other one.
     if dataset.fingerprint not in _KNOWN:
-        _KNOWN[dataset.fingerprint] = _notes(dataset, parts)
+        known = {part: file_digests(split) for part, split in dataset.splits.items()}
+        found = {part: digests for part, digests in known.items() if digests is not None}
+        _KNOWN[dataset.fingerprint] = _notes(dataset, found) if found else []
     return list(_KNOWN[dataset.fingerprint])
 
 
-def _notes(dataset: Dataset, parts: Sequence[str]) -> list[str]:
-    contents = [np.ascontiguousarray(dataset.splits[part].content()) for part in parts]
+def _notes(dataset: Dataset, digests: Mapping[str, np.ndarray]) -> list[str]:
+    parts, contents = list(digests), [np.ascontiguousarray(rows) for rows in digests.values()]
     starts = np.cumsum([0, *map(len, contents)])
     hashes = np.concatenate(contents).view(np.dtype((np.void, 32))).ravel()
     _, first, inverse, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)

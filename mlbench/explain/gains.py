@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from mlbench.errors import UsageError
 from mlbench.explain.sides import draw_of, pairs_of, require_same_test, sides_of
+from mlbench.significance.comparability import apart_notes
 from mlbench.store import atomic_write
 
 #: Most classes a picture shows: of more, those at both ends.
@@ -75,8 +76,9 @@ def class_gains(first: str, second: str, store: Path | None = None) -> Gains:
     records = [record for side in sides for record in side.records]
     require_same_test(records)
     pairs = pairs_of(*sides)
-    if any(len(side.records) != len(pairs) for side in sides):
-        alone = sorted({draw_of(r) for r in sides[0].records} ^ {draw_of(r) for r in sides[1].records})
+    paired = [{draw_of(pair[side]) for pair in pairs} for side in (0, 1)]
+    alone = [draw_of(r) for side, met in zip(sides, paired, strict=True) for r in side.records if draw_of(r) not in met]
+    if alone:
         raise UsageError(f"runs without a partner: (seed, mask) {', '.join(map(str, alone))} stand on one side only")
     tables = [[record["per_class"]["AP"] for record in pair] for pair in pairs]
     names = list(tables[0][0])
@@ -103,6 +105,7 @@ def class_gains(first: str, second: str, store: Path | None = None) -> Gains:
     drawn = [draw_of(record) for record in pairs[0]]
     if drawn[0] != drawn[1]:
         notes.append(f"The runs differ in what was drawn, too: (seed, mask) {drawn[0]} and {drawn[1]}.")
+    notes += apart_notes(records)
     data = records[0]["identity"]["dataset"]["id"]
     title = f"{sides[1].name} minus {sides[0].name} on {data}, protocol {records[0]['identity']['protocol']}"
     return Gains(title, tuple(gains), tuple(undefined), tuple(notes))

@@ -13,11 +13,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from mlbench.datasets import load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.metrics import AXES, PUBLISHED, Definition, Lens, scores_of_kind, users
+from mlbench.metrics import AXES, FURTHER, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
 from mlbench.predictions import Predictions, read_predictions
-from mlbench.protocol import Protocol, load_protocol
+from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.scoring import align, targets_of
 from mlbench.store import run_dir
@@ -110,9 +111,10 @@ def load_subject(
         identity, stored = record["identity"], record["predictions"]["test"]
         predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
         data = load_dataset(dataset_of(record, dataset), data_root)
-        if data.fingerprint != identity["dataset"]["fingerprint"]:
+        if not is_data_of(data, record):
             raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
-        rules, name = load_protocol(protocol or identity["protocol"]), f"{identity['method']['name']}, run {run}"
+        rules = load_protocol(protocol) if protocol else protocol_of(record)
+        name = f"{identity['method']['name']}, run {run}"
     test = data.splits["test"]
     order = align(predictions, test.ids, data.classes)
     unspecified = rules.unspecified_for(data.id)
@@ -160,6 +162,16 @@ def choice_rows(subject: Subject) -> list[dict[str, Any]]:
             ours = {OURS} if choice == taken else set()
             by = ", ".join([*ours, *filter(None, [users(axis, choice)])])
             rows.append({"axis": axis, "choice": _AS_LOGIT.get(choice, choice), "used by": by, **values})
+    return rows
+
+
+def further_rows(subject: Subject) -> list[dict[str, Any]]:
+    """Every measure of `FURTHER` under our definition, in percent (`coverage_error`: a number of labels)."""
+    rows = []
+    for measure, about in FURTHER.items():
+        value = subject.lens.value(subject.definition, measure)
+        shown = value if measure == "coverage_error" and not math.isnan(value) else _percent(value)
+        rows.append({"measure": measure, "value": shown, "what it is": about})
     return rows
 
 
@@ -321,6 +333,8 @@ def explain_metrics(
         _grid(definition_rows(subject), names),
         "Our definition with one choice changed (empty: the metric does not depend on it):",
         _grid(choice_rows(subject), choices),
+        "Other measures, by our decisions; an unknown label is as if its class were not there:",
+        _grid(further_rows(subject), ["measure", "value", "what it is"]),
         "\n".join(f"- {line}" for line in checks(subject)),
     ]
     if printed is not None:

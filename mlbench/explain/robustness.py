@@ -22,6 +22,7 @@ from mlbench.images.cache import Advance
 from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.runner.evaluate import evaluation_batch
 from mlbench.scoring import ap_by_class
+from mlbench.significance.comparability import apart_notes
 from mlbench.store import atomic_write
 
 #: mAP in percent of one run: float64 [corruptions, severities + 1]; column 0 is the clean picture, in every row alike.
@@ -138,7 +139,7 @@ def measure_robustness(
         if counter:
             counter(number + 1, len(cells))
     by_key = {model.record["key"]: value for model, value in zip(models, values, strict=True)}
-    return Robustness(tuple(sides), chosen, by_key, _notes(models, by_key))
+    return Robustness(tuple(sides), chosen, by_key, (*_notes(models, by_key), *apart_notes(records)))
 
 
 def _mean_ap(models: Sequence[Deployed], cell: tuple[str, int] | None) -> list[float]:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import UsageError
-from mlbench.store import canonical_json
+from mlbench.significance.comparability import (
+    KNOWN_OF_SUBMITTED,
+    Draw,
+    among,
+    column_of,
+    differing,
+    draw_of,
+    rows_of,
+    settings_of,
+    told_apart,
+)
 from mlbench.trained import all_runs, find_run
 
 Record = dict[str, Any]
@@ -35,20 +45,21 @@ def sides_of(runs: Sequence[str], store: Path | None = None) -> list[Side]:
     if runs:
         groups = [[find_run(key.strip(), store) for key in side.split(",") if key.strip()] for side in runs]
     else:
-        by_settings: dict[bytes, list[Record]] = {}
-        for record in all_runs(store):
-            by_settings.setdefault(canonical_json(settings(record)), []).append(record)
+        every = all_runs(store)
+        rows = rows_of(every)
+        by_settings: dict[str, list[Record]] = {}
+        for record in every:
+            by_settings.setdefault(rows[record["key"]], []).append(record)
         groups = list(by_settings.values())
     for side, group in zip(runs or groups, groups, strict=True):
         if not group:
             raise UsageError(f"run '{side}': expected the first characters of a key")
         for record in group:
-            ours, theirs = settings(group[0]), settings(record)
-            differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-            if differing:
+            found = differing([group[0], record], settings_of)
+            if found:
                 raise UsageError(
                     f"runs {_short(group[0])} and {_short(record)} are given as one side but differ in "
-                    f"{', '.join(differing)}: expected one method and its settings with other seeds or masks"
+                    f"{told_apart(found)}: expected one method and its settings with other seeds or masks"
                 )
     keys = [record["key"] for group in groups for record in group]
     for key in keys:
@@ -61,65 +72,47 @@ def sides_of(runs: Sequence[str], store: Path | None = None) -> list[Side]:
     ]
 
 
-def settings(record: Record) -> dict[str, Any]:
-    """A record's identity without what was drawn: repetition, mask, and the runs of the same draw it builds on."""
-    identity = {k: v for k, v in record["identity"].items() if k not in ("repetition", "mask_seed", "uses")}
-    mask = identity.get("mask", {})
-    return identity | {"mask": {k: v for k, v in mask.items() if k not in ("seed", "sha256")}}
-
-
 def method_of(record: Record) -> str:
     return str(record["identity"]["method"]["name"])
 
 
-def draw_of(record: Record) -> tuple[int, int]:
-    """(repetition, mask seed), by which runs of two methods are paired."""
-    return int(record["identity"]["repetition"]), int(record["identity"]["mask_seed"])
-
-
 def require_same_test(records: Sequence[Record]) -> None:
     """UsageError unless all runs were tested on the same data, under the same protocol and definitions."""
-    first = _tested(records[0])
     for record in records[1:]:
-        for what, ours in first.items():
-            theirs = _tested(record)[what]
-            if ours != theirs:
-                raise UsageError(
-                    f"runs {_short(records[0])} and {_short(record)} are of different {what}"
-                    + (f" ({ours[0]} and {theirs[0]})" if ours[0] != theirs[0] else "")
-                    + ": expected the same data set, protocol and definitions"
-                )
+        found = differing([records[0], record], _tested)
+        if found:
+            raise UsageError(
+                f"runs {_short(records[0])} and {_short(record)} differ in {told_apart(found)}: expected the same data "
+                "set, protocol and definitions"
+            )
 
 
 def pairs_of(first: Side, second: Side) -> list[tuple[Record, Record]]:
-    """The runs of both sides that share repetition and mask seed; one run each is a pair whatever was drawn.
+    """The runs of both sides that share a draw; one run each is a pair whatever was drawn.
 
+    Runs that no mask decides are one for each repetition, and pair with all of the other side's of that repetition.
     UsageError where a side has two runs of one draw, or no draw is shared.
     """
     if len(first.records) == len(second.records) == 1:
         return [(first.records[0], second.records[0])]
-    by_draw: list[dict[tuple[int, int], Record]] = []
+    sides: list[dict[Draw, Record]] = []
     for side in (first, second):
-        found = {draw_of(record): record for record in side.records}
-        if len(found) < len(side.records):
+        asked = [(r["identity"]["repetition"], r["identity"]["mask_seed"]) for r in side.records]
+        if len(set(asked)) < len(asked):
             raise UsageError(f"the runs of {side.name}: two have the same seed and mask, expected each draw once")
-        by_draw.append(found)
-    shared = [draw for draw in by_draw[0] if draw in by_draw[1]]
+        found: dict[Draw, Record] = {}
+        for record in side.records:
+            found.setdefault(draw_of(record), record)
+        sides.append(found)
+    shared = [(a, b) for a in sides[0] for b in sides[1] if a[0] == b[0] and (a[1] == b[1] or None in (a[1], b[1]))]
     if not shared:
         raise UsageError(f"no run of {first.name} and {second.name} shares seed and mask: nothing to pair")
-    return [(by_draw[0][draw], by_draw[1][draw]) for draw in shared]
+    return [(sides[0][a], sides[1][b]) for a, b in shared]
 
 
-def _tested(record: Record) -> Mapping[str, tuple[Any, ...]]:
-    identity, data = record["identity"], record["identity"]["dataset"]
-    # Older records lack what newer ones leave open.
-    definitions = {name: rule for name, rule in record["definitions"].items() if rule is not None}
-    return {
-        "data sets": (f"{data['id']} {data['version']}", data["fingerprint"]),
-        "protocols": (identity["protocol"], identity["protocol_sha256"]),
-        "versions of the harness": (identity["harness"],),
-        "definitions": ("", definitions),
-    }
+def _tested(record: Mapping[str, Any]) -> dict[str, str]:
+    """The part of the column that the test depends on, whatever was trained."""
+    return {name: text for name, text in column_of(record).items() if among(name, KNOWN_OF_SUBMITTED)}
 
 
 def _short(record: Record) -> str:

@@ -107,17 +107,23 @@ def pixels_sha256(split: Split, size: int) -> str:
     return pixels.sha256 if isinstance(pixels, CheckedArray) else array_digest(pixels)
 
 
-def files_sha256(split: Split) -> str:
-    """SHA-256 over the SHA-256 of every image file (64 hex digits a line); empty if the images are no files."""
+def file_digests(split: Split) -> np.ndarray | None:
+    """SHA-256 of the image file of each row, uint8 [N, 32]; None if the images are no files."""
     images: ImageSource = split.images
     rows = np.arange(len(split))
     while isinstance(images, SubsetImages):
         rows, images = images.rows[rows], images.source
-    if not isinstance(images, FileImages):
-        return ""
-    return hashlib.sha256(
-        "".join(f"{digest.tobytes().hex()}\n" for digest in images.digests(rows)).encode()
-    ).hexdigest()
+    return images.digests(rows) if isinstance(images, FileImages) else None
+
+
+def files_sha256(split: Split) -> str:
+    """SHA-256 over the SHA-256 of every image file (64 hex digits a line); empty if the images are no files."""
+    found = file_digests(split)
+    return (
+        ""
+        if found is None
+        else hashlib.sha256("".join(f"{row.tobytes().hex()}\n" for row in found).encode()).hexdigest()
+    )
 
 
 def _in_memory(split: Split, size: int) -> np.ndarray | None:

@@ -16,21 +16,36 @@ from mlbench.metrics.average_precision import (
 )
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
 from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
+from mlbench.metrics.further import FURTHER, further, map_macro
 from mlbench.metrics.label_metrics import (
+    Accuracies,
     Counts,
     MeanAccuracy,
     PrecisionRecallF1,
+    accuracy,
     harmonic_mean,
     joined,
     mean_accuracy,
     precision_recall_f1,
+)
+from mlbench.metrics.ranking import (
+    AreaUnderCurve,
+    coverage_error,
+    hamming_loss,
+    label_ranking_average_precision,
+    label_ranking_loss,
+    one_error,
+    roc_auc,
 )
 from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
 from mlbench.metrics.streaming import Streaming
 
 __all__ = [
     "AXES",
+    "FURTHER",
     "PUBLISHED",
+    "Accuracies",
+    "AreaUnderCurve",
     "ClassMeans",
     "Counts",
     "Definition",
@@ -44,16 +59,25 @@ __all__ = [
     "Ranks",
     "Scores",
     "Streaming",
+    "accuracy",
     "average_precision",
     "average_precision_of_known",
     "class_means",
+    "coverage_error",
     "empty_classes",
+    "further",
     "group_means",
+    "hamming_loss",
     "harmonic_mean",
     "joined",
+    "label_ranking_average_precision",
+    "label_ranking_loss",
+    "map_macro",
     "mean_accuracy",
     "mean_average_precision",
+    "one_error",
     "precision_recall_f1",
+    "roc_auc",
     "scores_of_kind",
     "threshold",
     "top_k",

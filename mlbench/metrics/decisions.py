@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlbench.errors import UsageError
+from mlbench.errors import UsageError, unknown
 from mlbench.metrics._checks import row_blocks
 from mlbench.metrics.scores import Scores, require_scores
 
@@ -19,14 +19,19 @@ def threshold(scores: Scores, probability: float = 0.5, inclusive: bool = False)
     return scores.at_least(probability) if inclusive else scores.above(probability)
 
 
-def top_k(scores: Scores, k: int) -> np.ndarray:
+def top_k(scores: Scores, k: int, beyond: str = "refuse") -> np.ndarray:
     """Decide for exactly the `k` highest scores of each image, whatever their level; bool [N, C].
 
     Ties go to the lower class index. "Top-3" of WARP, of CNN-RNN and SRN on NUS-WIDE, and of Tag-Neighbors.
-    UsageError unless 1 <= k <= C.
+    UsageError unless 1 <= k <= C; with `beyond` "all", a `k` above C decides for all classes, as codes that cut a
+    sorted list do (torch's `topk`, which MLGCN calls, stops).
     """
     values = require_scores(scores).values
     rows, classes = values.shape
+    if beyond not in ("refuse", "all"):
+        raise unknown("rule for a k above the number of classes", beyond, ("refuse", "all"))
+    if beyond == "all" and isinstance(k, int | np.integer) and not isinstance(k, bool) and k > classes > 0:
+        k = classes
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= classes:
         raise UsageError(f"top_k: k = {k!r}, expected a whole number from 1 to {classes} (the number of classes)")
     decided = np.zeros((rows, classes), dtype=bool)

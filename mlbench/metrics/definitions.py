@@ -13,6 +13,7 @@ import numpy as np
 from mlbench.errors import UsageError, unknown
 from mlbench.metrics.average_precision import average_precision, mean_average_precision
 from mlbench.metrics.decisions import threshold, top_k
+from mlbench.metrics.further import FURTHER, further
 from mlbench.metrics.label_metrics import PrecisionRecallF1, harmonic_mean, mean_accuracy, precision_recall_f1
 from mlbench.metrics.scores import Ranks, Scores
 
@@ -34,18 +35,21 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "no_positives": ("zero", "one", "skip", "undefined"),
     "unlabelled": ("counted", "dropped"),
     "guard": ("none", "one_each"),
+    "zero_by_zero": ("zero", "one", "undefined"),
+    "beyond": ("undefined", "all"),
 }
 
-#: The axes that a metric depends on; in the top-k columns "top" comes to those with a "decision".
+#: The axes that a metric depends on; in the top-k columns "top" comes to those with a "decision", and "beyond" where
+#: there are fewer classes than k.
 DEPENDS: Mapping[str, tuple[str, ...]] = {
     "mAP": ("ap", "empty_ap", "unlabelled"),
     "mA": ("decision", "unlabelled"),
-    "F1-C": ("decision", "f1_c", "never_predicted", "no_positives", "unlabelled"),
+    "F1-C": ("decision", "f1_c", "never_predicted", "no_positives", "unlabelled", "zero_by_zero"),
     "P-C": ("decision", "never_predicted", "no_positives", "unlabelled"),
     "R-C": ("decision", "no_positives", "unlabelled"),
-    "F1-O": ("decision", "f1_o", "unlabelled", "guard"),
-    "P-O": ("decision", "unlabelled", "guard"),
-    "R-O": ("decision", "unlabelled"),
+    "F1-O": ("decision", "f1_o", "unlabelled", "guard", "zero_by_zero"),
+    "P-O": ("decision", "unlabelled", "guard", "zero_by_zero"),
+    "R-O": ("decision", "unlabelled", "zero_by_zero"),
 }
 
 
@@ -65,6 +69,10 @@ class Definition:
     never_predicted, no_positives : see `class_means`.
     unlabelled : whether images without any positive label are "counted" or "dropped".
     guard : "one_each" counts one prediction for each class that is never predicted in P-O, and so in F1-O.
+    zero_by_zero : what 0/0 is in P-O, R-O and F1-O, and in the harmonic mean of P-C and R-C: 0 ("zero": VAC), 1 where
+        both counts are 0 ("one": SRN, which adds a tiny number to each), or "undefined" where the code gives NaN
+        (MLGCN, CSRA, and ASL, whose F1-C alone is guarded).
+    beyond : top-k columns with fewer classes than k are "undefined", or "all" classes are taken.
     """
 
     ap: str = "step"
@@ -77,6 +85,8 @@ class Definition:
     no_positives: str = "zero"
     unlabelled: str = "counted"
     guard: str = "none"
+    zero_by_zero: str = "zero"
+    beyond: str = "undefined"
 
 
 #: What released codes count. Where a code has no choice of its own (top-k of ASL, images of CSRA, whose scripts
@@ -86,8 +96,10 @@ class Definition:
 #: util.py; CSRA utils/evaluation.
 PUBLISHED: Mapping[str, Definition] = {
     "VAC": Definition(empty_ap="zero"),
-    "SRN": Definition(ap="envelope", empty_ap="undefined", never_predicted="one", no_positives="one"),
-    "ASL": Definition(empty_ap="zero", decision="p > 0.8", unlabelled="dropped"),
+    "SRN": Definition(
+        ap="envelope", empty_ap="undefined", never_predicted="one", no_positives="one", zero_by_zero="one"
+    ),
+    "ASL": Definition(empty_ap="zero", decision="p > 0.8", unlabelled="dropped", zero_by_zero="undefined"),
     "MLGCN": Definition(
         empty_ap="undefined",
         decision="p >= 0.5",
@@ -95,9 +107,15 @@ PUBLISHED: Mapping[str, Definition] = {
         no_positives="undefined",
         unlabelled="dropped",
         guard="one_each",
+        zero_by_zero="undefined",
     ),
     "CSRA": Definition(
-        empty_ap="undefined", decision="p >= 0.5", f1_c="hm", no_positives="undefined", guard="one_each"
+        empty_ap="undefined",
+        decision="p >= 0.5",
+        f1_c="hm",
+        no_positives="undefined",
+        guard="one_each",
+        zero_by_zero="undefined",
     ),
 }
 
@@ -182,6 +200,7 @@ class Lens:
         found = {axis: AXES[axis] for axis in DEPENDS[name]}
         if "/" in metric:
             found["top"] = AXES["top"]
+            found |= {"beyond": AXES["beyond"]} if self.k > self.scores.shape[1] else {}
         if isinstance(self.scores, Ranks):
             found |= {"decision": ()} if "decision" in found else {}
             found |= {"top": ("strict",)} if "top" in found and self.own is None else {}
@@ -190,9 +209,11 @@ class Lens:
         return found
 
     def value(self, definition: Definition, metric: str) -> float:
-        """`metric` under `definition`, as a fraction; NaN where it is undefined."""
+        """`metric`, or a measure of `FURTHER`, under `definition`, as a fraction; NaN where it is undefined."""
+        if metric in FURTHER:
+            return self._further(metric, definition)
         if metric not in self.metrics:
-            raise unknown("metric", metric, self.metrics)
+            raise unknown("metric", metric, (*self.metrics, *FURTHER))
         if metric == "mAP":
             return self._mean_ap(definition)
         if metric == "mA":
@@ -204,7 +225,9 @@ class Lens:
         if name.endswith("-O"):
             return _overall(counted, definition)[name]
         means = class_means(counted, definition.never_predicted, definition.no_positives)
-        f1 = means.F1_C_hm if definition.f1_c == "hm" else means.F1_C_mean
+        f1 = means.F1_C_mean
+        if definition.f1_c == "hm":
+            f1 = _harmonic(means.P_C, means.R_C, definition)
         return {"P-C": means.P_C, "R-C": means.R_C, "F1-C": f1}[name]
 
     def range(self, metric: str, base: Definition, fixed: Sequence[str] = ()) -> tuple[float, float]:
@@ -241,13 +264,29 @@ class Lens:
             return float("nan")
         return mean_accuracy(decided[rows], self.targets[rows], self.known[rows]).value
 
+    def _further(self, measure: str, definition: Definition) -> float:
+        rows = self._rows(definition)
+        for_ap = measure == "map_macro"
+        targets, known = (self.ap_targets, self.ap_known) if for_ap else (self.targets, self.known)
+        decided = self._decided(definition.decision)
+        return further(
+            measure,
+            type(self.scores)(self.scores.values[rows]),
+            targets[rows],
+            known[rows],
+            None if decided is None else decided[rows],
+            definition.ap,
+        )
+
     def _counted(self, definition: Definition, top: bool) -> PrecisionRecallF1 | None:
         """Counts of what `definition` decides, None where these scores allow no such decision."""
+        if top and self.k > self.scores.shape[1] and definition.beyond == "undefined":
+            return None
         name = ("counts", definition.decision, definition.top if top else None, definition.unlabelled)
         return self._once(name, lambda: self._count(definition, top))
 
     def _count(self, definition: Definition, top: bool) -> PrecisionRecallF1 | None:
-        best = self._once("top", lambda: top_k(self.scores, self.k)) if top else None
+        best = self._once("top", lambda: top_k(self.scores, self.k, "all")) if top else None
         decided = best if best is not None and definition.top == "strict" else self._decided(definition.decision)
         if decided is None:
             return None
@@ -307,13 +346,28 @@ _OTHERS: Mapping[tuple[str, str], tuple[str, ...]] = {
 
 
 def _overall(counted: PrecisionRecallF1, definition: Definition) -> dict[str, float]:
+    counts, rule = counted.per_class, definition.zero_by_zero
+    hits, positives = int(counts.true_positives.sum()), int(counts.positives.sum())
+    predicted = int((np.maximum(counts.predicted, 1) if definition.guard == "one_each" else counts.predicted).sum())
+    empty = {"zero": 0.0, "one": 1.0, "undefined": float("nan")}[rule]
+    precision = hits / predicted if predicted else empty
+    recall = hits / positives if positives else empty
     if definition.f1_o == "hm_image":
-        return {"P-O": counted.P_O, "R-O": counted.R_O, "F1-O": harmonic_mean(counted.P_I, counted.R_I)}
-    if definition.guard == "none":
-        return {"P-O": counted.P_O, "R-O": counted.R_O, "F1-O": counted.F1_O}
-    counts = counted.per_class
-    precision = float(counts.true_positives.sum() / np.maximum(counts.predicted, 1).sum())
-    return {"P-O": precision, "R-O": counted.R_O, "F1-O": harmonic_mean(precision, counted.R_O)}
+        f1 = _harmonic(counted.P_I, counted.R_I, definition)
+    elif definition.guard == "none" and predicted + positives:
+        # Of whole counts, without the rounding of two ratios; with none of one kind, no hit is 0 of what there is.
+        f1 = 2 * hits / (predicted + positives)
+        f1 = float("nan") if rule == "undefined" and not hits else f1
+    else:
+        f1 = _harmonic(precision, recall, definition)
+    return {"P-O": precision, "R-O": recall, "F1-O": f1}
+
+
+def _harmonic(precision: float, recall: float, definition: Definition) -> float:
+    """Harmonic mean, with the definition's own value for 0/0; a tiny number in all counts makes that of two zeros 0."""
+    if definition.zero_by_zero == "undefined" and precision + recall == 0:
+        return float("nan")
+    return harmonic_mean(precision, recall)
 
 
 def _mean(values: np.ndarray) -> float:

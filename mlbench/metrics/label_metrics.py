@@ -193,6 +193,47 @@ def mean_accuracy(decisions: np.ndarray, targets: np.ndarray, known: np.ndarray 
     return precision_recall_f1(decisions, targets, known).mA
 
 
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracies of decisions as VAC's evaluation code has them, as fractions; NaN where undefined.
+
+    Attributes
+    ----------
+    per_class : mean over classes of the share of known entries that are decided rightly (test.py:38-54).
+    overall : that share over all known entries together (test.py:74-86).
+    per_image : mean over images of hits by the union of decided and present, 0 where both are empty: the Jaccard
+        index (test.py:104-135, `eval_example`).
+    balanced : (true positive rate + true negative rate) / 2 over all known entries together, mA without classes
+        (test.py:88-102); NaN without positives or without negatives, where the code stops.
+    """
+
+    per_class: float
+    overall: float
+    per_image: float
+    balanced: float
+
+
+def accuracy(decisions: np.ndarray, targets: np.ndarray, known: np.ndarray | None = None) -> Accuracies:
+    """Accuracies of `decisions` against `targets`, bool [N, C], over `known` entries.
+
+    A class or an image without a known entry leaves its mean. DataError as in `precision_recall_f1`.
+    """
+    counted = precision_recall_f1(decisions, targets, known)
+    classes, images = counted.per_class, counted.per_image
+    wrong = classes.predicted + classes.positives - 2 * classes.true_positives
+    seen, union = classes.known > 0, images.predicted + images.positives - images.true_positives
+    hits, positives, entries = (int(n.sum()) for n in (classes.true_positives, classes.positives, classes.known))
+    negatives = entries - positives
+    true_negatives = negatives - (int(classes.predicted.sum()) - hits)
+    nan = float("nan")
+    return Accuracies(
+        per_class=_mean(1 - wrong[seen] / classes.known[seen]),
+        overall=1 - int(wrong.sum()) / entries if entries else nan,
+        per_image=_mean(_ratio(images.true_positives, union)[images.known > 0]),
+        balanced=(hits / positives + true_negatives / negatives) / 2 if positives and negatives else nan,
+    )
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Elementwise division with 0/0 := 0. A zero denominator here always has a zero numerator."""
     return numerator / np.maximum(denominator, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.datasets import Dataset, list_datasets, load_dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, MlbenchError
 from mlbench.predictions import Predictions, read_predictions
 from mlbench.store import run_dir
@@ -34,14 +35,13 @@ class AtHand:
 
     def dataset(self, record: Record) -> Dataset:
         """The data set a run was scored on, as it is found here."""
-        own = record["identity"]["dataset"]
-        name = str(own["id"])
+        name = str(record["identity"]["dataset"]["id"])
         if name not in self._datasets:
             self._datasets[name] = self._load(name)
         found = self._datasets[name]
         if isinstance(found, str):
             raise DataError(f"data set '{name}' is not at hand: {found}")
-        if found.fingerprint != own["fingerprint"]:
+        if not is_data_of(found, record):
             raise DataError(f"data set '{name}' here is not the one the run was scored on (fingerprints differ)")
         return found
 

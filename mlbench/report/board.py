@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pandas as pd
 
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
-from mlbench.protocol import load_protocol
-from mlbench.report.render import html_document, latex_document
+from mlbench.protocol import load_protocol, protocol_named
+from mlbench.report.render import csv_text, html_document, latex_document
 from mlbench.report.tables import Table, build_table
+from mlbench.significance.comparability import KNOWN_OF_SUBMITTED, among, place_of
 from mlbench.store import find_records, is_submitted
+from mlbench.where import choose, parse_where
 
 
 def table(
@@ -28,6 +31,7 @@ def table(
     replicates: int = 0,
     data_root: Path | None = None,
     gap: float | None = None,
+    conditions: Sequence[str] = (),
 ) -> Table:
     """Methods by data sets over the runs in `store`.
 
@@ -35,22 +39,25 @@ def table(
     the protocol's own table, where `metric` is left at "mAP" and `datasets` out. With `replicates` above 0, tie groups
     are tested on so many draws of the test images, too, where predictions and data (`data_root`) are at hand.
     With `gap`, the table says how many paired runs would find a difference of so many points to the best.
+    `conditions`, as "mask.params.keep=0.1", choose among the runs; see `mlbench.where`.
     """
     root = store or store_dir()
     metrics, columns = _names(metric), _names(datasets)
-    if layout:
-        if protocol is None:
-            raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
-        own = load_protocol(protocol).table
-        metrics = list(own.metrics) if metrics == ["mAP"] else metrics
-        columns = columns or list(own.datasets) or None
+    if layout and protocol is None:
+        raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
+    if protocol is not None and protocol.endswith(".toml"):
+        protocol = load_protocol(protocol).name
     filters = {"protocol": protocol, "track": track, "backbone": backbone}
     records, problems = find_records(root, **{name: value for name, value in filters.items() if value is not None})
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
     if not records:
         raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
-    shown, drawn = newest(records), None
+    if layout and protocol is not None:
+        own = protocol_named(protocol, records).table
+        metrics = list(own.metrics) if metrics == ["mAP"] else metrics
+        columns = columns or list(own.datasets) or None
+    shown, drawn = choose(newest(records), parse_where(conditions), others=True), None
     reasons: list[str] = []
     if replicates:
         from mlbench.report.ties import image_replicates
@@ -76,6 +83,7 @@ def papers(
     datasets: str | None = None,
     track: str | None = None,
     backbone: str | None = None,
+    conditions: Sequence[str] = (),
 ) -> list[Table]:
     """The tables of `paper`, or its one table `name`, with the runs in `store`; see `paper_tables`.
 
@@ -88,14 +96,14 @@ def papers(
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
     filters = {"track": track, "backbone.name": backbone}
-    where = {column: value for column, value in filters.items() if value is not None}
+    where = {column: value for column, value in filters.items() if value is not None} | parse_where(conditions)
     return paper_tables(records, paper, name, where, _names(datasets) or ())
 
 
 def render(tables: list[Table], form: str, document: bool = False) -> str:
     """`tables` as text: "markdown", "latex", "csv" or "html"; with `document`, LaTeX and HTML are whole files."""
     if form == "csv":
-        return pd.concat([table.cells for table in tables]).to_csv(index=False, lineterminator="\n")
+        return csv_text(pd.concat([table.cells for table in tables]))
     if document and form in ("latex", "html"):
         return latex_document(tables) if form == "latex" else html_document(tables)
     write = {"markdown": Table.to_markdown, "latex": Table.to_latex, "html": Table.to_html}[form]
@@ -105,11 +113,11 @@ def render(tables: list[Table], form: str, document: bool = False) -> str:
 def newest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`records` without submissions that a later version of the same name, protocol and data set replaces."""
 
-    def line(record: dict[str, Any]) -> tuple[str, str, str]:
-        identity = record["identity"]
-        return identity["method"]["name"], identity["protocol"], identity["dataset"]["id"]
+    def line(record: dict[str, Any]) -> tuple[str, ...]:
+        known = {name: text for name, text in place_of(record).items() if among(name, KNOWN_OF_SUBMITTED)}
+        return record["identity"]["method"]["name"], *known.values()
 
-    last: dict[tuple[str, str, str], int] = {}
+    last: dict[tuple[str, ...], int] = {}
     for record in filter(is_submitted, records):
         last[line(record)] = max(last.get(line(record), 0), record["identity"]["method"]["version"])
     return [r for r in records if not is_submitted(r) or r["identity"]["method"]["version"] == last[line(r)]]

@@ -21,8 +21,10 @@ from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.report.published import load_published
 from mlbench.settings import build, to_plain
+from mlbench.significance.comparability import as_written, column_of, require_one, settings_of
 from mlbench.stats import Interval, kendall, mean_interval, spread
 from mlbench.store import find_records, is_submitted
+from mlbench.where import choose, parse_where
 
 Record = Mapping[str, Any]
 
@@ -154,6 +156,8 @@ def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
     for name, setting in card.settings.items():
         for method in card.methods:
             grids[name, method] = runs_of(card, setting, method, records)
+        found = [record for method in card.methods for record in grids[name, method].values()]
+        require_one(found, column_of, f"claims of '{card.paper}', setting '{name}'")
     for method, claim in card.pairs:
         for name in card.settings:
             if name in claim.not_testable:
@@ -210,7 +214,10 @@ def _definitional(card: Card, method: str, over: str, pairs: Sequence[tuple[Reco
 
 
 def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
-    """The card's runs of `method` by (seed, mask): those made with the settings the method has here now."""
+    """The card's runs of `method` by (seed, mask): those made with the settings the method has here now.
+
+    Their labels were hidden as the card's protocol is written.
+    """
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
     version, hyper, train = _present_settings(
         card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
@@ -229,13 +236,13 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or any(identity["train"][key] != value for key, value in train.items() if key != "augment")
             or pair[0] not in card.seeds
             or pair[1] not in card.masks
+            or not as_written(record)
         ):
             continue
         if pair in found and found[pair]["key"] != record["key"]:
-            raise DataError(
-                f"two runs of '{method}' on '{setting.dataset}' with seed {pair[0]}, mask {pair[1]}: "
-                f"{found[pair]['key'][:16]} and {record['key'][:16]}"
-            )
+            what = f"claims of '{card.paper}': '{method}' on '{setting.dataset}', seed {pair[0]}, mask {pair[1]}"
+            require_one([found[pair], record], settings_of, what)
+            raise DataError(f"{what}: two runs, {found[pair]['key'][:16]} and {record['key'][:16]}")
         found[pair] = record
     return found
 
@@ -310,16 +317,20 @@ def _published(card: Card) -> pd.DataFrame:
     return rows[rows["metric"].eq(card.metric) & rows["protocol"].isin(protocols) & rows["group"].eq("all")]
 
 
-def reproduction_cards(paper: str, store: Path | None = None, methods: Sequence[str] | None = None) -> str:
+def reproduction_cards(
+    paper: str, store: Path | None = None, methods: Sequence[str] | None = None, conditions: Sequence[str] = ()
+) -> str:
     """`cards_text` of a paper's claims over the runs in `store`; DataError for a broken record.
 
+    `conditions`, as "precision=fp32", choose among the runs; see `mlbench.where`.
     A store that is not named and not there is an empty one.
     """
     root = store or store_dir()
     records, problems = find_records(root) if store is not None or root.is_dir() else ([], [])
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
-    return cards_text(load_card(paper), [record for record in records if not is_submitted(record)], methods)
+    chosen = choose([r for r in records if not is_submitted(r)], parse_where(conditions), others=True)
+    return cards_text(load_card(paper), chosen, methods)
 
 
 def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import Draw, difference_p, tie_groups
+from mlbench.comparison import difference_p, tie_groups
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
+from mlbench.registry import available, load_method
 from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
     Marks,
+    Record,
     cell_of,
+    check_records,
     describe_runs,
     kinds_of,
-    lineage_of,
     of_kind,
-    records_to_frame,
-    text_of,
+    value_of,
 )
+from mlbench.significance.comparability import Draw, as_written, by_draw, ranked_with, rows_of
 from mlbench.stats import spread
+from mlbench.where import choose
 
 #: What stands in a cell that is empty in print, or without a run.
 EMPTY = (Part("-"),)
-#: What tells runs apart that must not be ranked together: the columns of the frame that begin so.
-_RANKED_APART = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.", "method.supervision")
-_RESULT = "results.test."
 #: A printed row: its label, our method and its backbone ("" where the table does not tell).
 _Row = Mapping[Any, Any]
 
@@ -116,14 +116,16 @@ def paper_tables(
     ----------
     records : run records (schema 1); none at all gives the printed tables with empty cells.
     table : a name in ``paper_layouts.toml`` ("wider_ablation"), or as printed ("Table 1").
-    where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``.
+    where : keep the records whose identity has these values under dotted names, as ``{"track": "head"}``; a record
+        that has no such entry where it is a row's (another method's hyperparameter) is kept.
     datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, under the
         layout's protocol `elsewhere`, shown without a difference.
 
     A cell of ours is mean ± sample deviation (ddof 1) over its runs and, where the images are or may be the same and
     the definitions are not known to differ, the difference to the printed number. Ours are scored by the definition of
-    the printed number where that is known. UsageError for an unknown name and for a cell whose runs differ in more than
-    what a repetition draws.
+    the printed number where that is known. Runs whose labels were hidden otherwise than their protocol is written are
+    left out and counted. UsageError for an unknown name and for a cell whose runs differ in more than what a repetition
+    draws.
     """
     papers = sorted({layout.paper for layout in load_layouts()})
     if paper not in (*papers, "all"):
@@ -134,14 +136,14 @@ def paper_tables(
         if not found:
             raise unknown("table", table, [layout.name for layout in chosen], f"paper '{paper}'")
         chosen = found
-    frame = records_to_frame(records)
-    known = {*list_datasets(), *(frame["dataset.id"] if len(frame) else ())}
+    every = check_records(records)
+    known = {*list_datasets(), *(record["identity"]["dataset"]["id"] for record in every)}
     for dataset in datasets:
         if dataset not in known:
             raise unknown("data set", dataset, known)
-    for column, value in (where or {}).items():
-        frame = frame[frame[column].map(str) == value] if len(frame) else frame
-    return [_table(layout, frame, datasets) for layout in chosen]
+    settings = rows_of(every)
+    asked = choose(every, where or {}, others=True)
+    return [_table(layout, asked, datasets, settings) for layout in chosen]
 
 
 def our_metric(definition: str, column: Column) -> tuple[str, bool]:
@@ -161,9 +163,15 @@ def our_metric(definition: str, column: Column) -> tuple[str, bool]:
     return prefix + stroke + name, top != "top3_path" and kind != "hm_image"
 
 
-def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Table:
+def _table(
+    layout: Layout,
+    every: Sequence[Record],
+    datasets: Sequence[str],
+    settings: Mapping[str, str],
+) -> Table:
     printed = load_published(layout.paper)
     printed = printed[printed["table"] == layout.printed]
+    entries = printed.to_dict("records")
     rows = printed[["row", "method", "backbone"]].drop_duplicates().to_dict("records")
     stubs = layout.rows or tuple((str(row["row"]),) for row in rows)
     if len(stubs) != len(rows):
@@ -172,30 +180,35 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
     extra = [
         Column(metric, dataset, metric, ", ".join([f"{dataset} (not in the paper)", *kind]), protocol=under, kind=kind)
         for dataset in datasets
-        for kind in _kinds(frame, dataset, under, [str(row["method"]) for row in rows])
+        for kind in _kinds(every, dataset, under, [str(row["method"]) for row in rows])
         for metric in dict.fromkeys(column.ours for column in layout.columns)
     ]
     columns = [*layout.columns, *extra]
-    lineage = lineage_of(frame) if len(frame) else {}
+    asked = {(column.data, column.protocol) for column in columns}
+    methods = {str(row["method"]) for row in rows}
+    runs = [r for r in every if _dataset_protocol(r) in asked and r["identity"]["method"]["name"] in methods]
+    left_out = sum(not as_written(record) for record in runs)
+    runs = [record for record in runs if as_written(record)]
     marks = Marks()
     grid = []
     for row in rows:
-        own, beside = _runs_of(frame, row, rows)
-        numbers = printed[(printed[list(row)] == pd.Series(row)).all(axis=1)]
-        line = [_place(column, row, numbers, own, lineage) for column in layout.columns]
-        grid.append(line + [_place(column, row, numbers, beside, lineage) for column in extra])
+        own, beside = _runs_of(runs, row, rows)
+        numbers = [number for number in entries if all(number[name] == row[name] for name in row)]
+        line = [_place(column, row, numbers, own, settings) for column in layout.columns]
+        grid.append(line + [_place(column, row, numbers, beside, settings) for column in extra])
     for places in zip(*grid, strict=True):
         digits = max((len(p.published["printed"].partition(".")[2]) for p in places if p.published), default=1)
         for place in places:
             place.cell["digits"] = digits
         _rank(places)
+    registered = available()
     body: list[tuple[Cell, ...]] = []
     for row, texts, line in zip(rows, stubs, grid, strict=True):
         method = str(row["method"])
         body.append((*((Part(text),) for text in texts), (Part(method),), *(_printed(p, marks) for p in line)))
         blank: list[Cell] = [(Part(""),)] * (len(texts) - 1)
         ours = [_ours(place, column, marks) for place, column in zip(line, columns, strict=True)]
-        body.append(((Part("– reproduced"),), *blank, (Part(level_of(method)),), *ours))
+        body.append(((Part("– reproduced"),), *blank, (Part(level_of(method, registered)),), *ours))
     cells = pd.DataFrame([_flat(layout, row, place) for row, line in zip(rows, grid, strict=True) for place in line])
     header = [*((Part(text),) for text in (*layout.stubs, "method, level")), *((Part(c.title),) for c in columns)]
     groups = [*[""] * (len(layout.stubs) + 1), *(column.over for column in columns)]
@@ -204,7 +217,7 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
         tuple(header),
         tuple(body),
         tuple((mark, text) for text, mark in marks.items()),
-        _footer(layout, datasets, cells),
+        _footer(layout, datasets, cells, left_out),
         cells,
         title=f"{layout.paper}, {layout.printed}: {layout.title}",
         over=over,
@@ -213,76 +226,74 @@ def _table(layout: Layout, frame: pd.DataFrame, datasets: Sequence[str]) -> Tabl
     )
 
 
-def level_of(method: str) -> str:
-    """How close the registered method is to its paper, in words; see `Method.level`."""
-    from mlbench.registry import available, load_method
+def level_of(method: str, registered: Collection[str] | None = None) -> str:
+    """How close the registered method is to its paper, in words; see `Method.level`.
 
-    if method not in available():
+    `registered` are the `available` methods, looked up where they are not given.
+    """
+    if method not in (available() if registered is None else registered):
         return "not registered"
     level = load_method(method).level
     return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
 
 
-def _kinds(runs: pd.DataFrame, dataset: str, protocol: str, methods: Sequence[str]) -> list[tuple[str, ...]]:
-    if runs.empty:
-        return [()]
-    own = runs[(runs["dataset.id"] == dataset) & (runs["protocol"] == protocol) & runs["method.name"].isin(methods)]
+def _dataset_protocol(record: Record) -> tuple[str, str]:
+    return str(record["identity"]["dataset"]["id"]), str(record["identity"]["protocol"])
+
+
+def _kinds(runs: Sequence[Record], dataset: str, protocol: str, methods: Sequence[str]) -> list[tuple[str, ...]]:
+    here = [r for r in runs if _dataset_protocol(r) == (dataset, protocol) and as_written(r)]
+    own = [record for record in here if record["identity"]["method"]["name"] in methods]
     return kinds_of(own)
 
 
-def _runs_of(runs: pd.DataFrame, row: _Row, rows: Sequence[_Row]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _runs_of(runs: Sequence[Record], row: _Row, rows: Sequence[_Row]) -> tuple[list[Record], list[Record]]:
     """The runs of `row`, one of the table's `rows`: on the paper's data sets, and on others.
 
     A method that stands in several rows, one for each backbone, has in each the runs of that one; runs on a backbone
     of none stand on other data sets in the first.
     """
-    if runs.empty:
-        return runs, runs
-    own = runs[runs["method.name"] == row["method"]]
+    own = [record for record in runs if record["identity"]["method"]["name"] == row["method"]]
     same = [other for other in rows if other["method"] == row["method"]]
     if len(same) == 1:
         return own, own
-    fits = own["backbone.name"].str.startswith(str(row["backbone"]))
+
+    def on(record: Record, rows: Sequence[_Row]) -> bool:
+        return str(record["identity"]["backbone"]["name"]).startswith(tuple(str(row["backbone"]) for row in rows))
+
+    fits = [record for record in own if on(record, [row])]
     if row is not same[0]:
-        return own[fits], own[fits]
-    of_none = ~own["backbone.name"].str.startswith(tuple(str(other["backbone"]) for other in same))
-    return own[fits], own[fits | of_none]
+        return fits, fits
+    return fits, [record for record in own if on(record, [row]) or not on(record, same)]
 
 
-def _place(column: Column, row: _Row, numbers: pd.DataFrame, runs: pd.DataFrame, lineage: Mapping[str, str]) -> _Place:
-    found = numbers[
-        (numbers["dataset"] == column.dataset)
-        & (numbers["group"] == column.group)
-        & (numbers["metric"] == column.metric)
-    ].to_dict("records")
-    published: dict[str, Any] | None = found[0] if found else None  # type: ignore[assignment]
+def _place(
+    column: Column, row: _Row, numbers: Sequence[_Row], runs: Sequence[Record], settings: Mapping[str, str]
+) -> _Place:
+    asked = column.dataset, column.group, column.metric
+    found = (dict(n) for n in numbers if (n["dataset"], n["group"], n["metric"]) == asked)
+    published: dict[str, Any] | None = next(found, None)
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
-    runs = runs[(runs["dataset.id"] == column.data) & (runs["protocol"] == column.protocol)] if len(runs) else runs
+    runs = [record for record in runs if _dataset_protocol(record) == (column.data, column.protocol)]
     runs = of_kind(runs, column.kind)
     place = {"method": row["method"], "column": ", ".join([column.data, *column.kind])}
-    if runs.empty:
+    if not runs:
         return _Place({**place, "dataset": column.data, "metric": metric, "n": 0}, published)
-    if _RESULT + metric not in runs:
-        runs = runs.assign(**{_RESULT + metric: math.nan})
-    cell = cell_of(runs, str(row["method"]), column.data, metric, lineage) | place
-    values = {
-        (int(repetition), int(mask)): float(value)
-        for repetition, mask, value in zip(runs["repetition"], runs["mask_seed"], runs[_RESULT + metric], strict=True)
-    }
-    seeds, masks = ({draw[axis] for draw in values} for axis in (0, 1))
+    cell = cell_of(runs, str(row["method"]), column.data, metric, settings) | place
+    drawn = by_draw(runs, f"method '{row['method']}' on '{column.data}'")
+    values = {draw: value_of(record, metric) for draw, record in drawn.items()}
+    seeds, masks = sorted({seed for seed, _ in values}), list(dict.fromkeys(mask for _, mask in sorted(values)))
     cell |= {"seeds": len(seeds), "masks": len(masks)}
     if len(values) == len(seeds) * len(masks) > 1 and not math.isnan(cell["mean"]):
-        deviations = spread(np.array([[values[s, m] for m in sorted(masks)] for s in sorted(seeds)]))
+        deviations = spread(np.array([[values[s, m] for m in masks] for s in seeds]))
         cell |= {"over_seeds": deviations.over_seeds, "over_masks": deviations.over_masks}
     if published and same:
         cell["difference"] = cell["mean"] - published["value"]
     remarks = [describe_runs(runs), cell["remark"], "" if metric == column.ours else f"scored as {metric}"]
     if published and not same:
         remarks.append("images or definition known to differ from the printed number's: no difference")
-    first = runs.iloc[0]
-    rank = (metric, *(text_of(first[c]) for c in map(str, runs.columns) if c.startswith(_RANKED_APART)))
-    return _Place(cell, published, "; ".join(filter(None, remarks)), rank, values)
+    return _Place(cell, published, "; ".join(filter(None, remarks)), (metric, *ranked_with(runs[0])), values)
 
 
 def _rank(places: Sequence[_Place]) -> None:
@@ -347,7 +358,7 @@ def _flat(layout: Layout, row: _Row, place: _Place) -> dict[str, Any]:
     }
 
 
-def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame) -> tuple[str, ...]:
+def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame, left_out: int) -> tuple[str, ...]:
     lines = [
         "First line of a row: as printed, bold and underlined where the print is known to be; the marks tell "
         "definition, images and selection. Numbers of other definitions or images stand in one column only because "
@@ -356,8 +367,8 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame) -> tup
         "deviation (ddof 1) over the runs; in brackets seeds×masks where each seed met each mask, else the number of "
         "runs; Δ is ours minus printed.",
         "Ours bold: the best, and all that no test tells from it (runs paired by seed and mask, Holm-adjusted, 0.05); "
-        "underlined: the next such group. Only runs of the same data, protocol, track, backbone, supervision and "
-        "definition are ranked together; a single run is not ranked.",
+        "underlined: the next such group. Only runs of the same data, protocol, annotation, track, backbone, "
+        "precision, supervision and definition are ranked together; a single run is not ranked.",
         "Levels: A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts.",
     ]
     if datasets and layout.elsewhere:
@@ -366,6 +377,8 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame) -> tup
             f"On data sets that are not in the paper: our runs under protocol {layout.elsewhere}; those on a network "
             "that no row of a method is on stand in its first row.",
         )
+    if left_out:
+        lines.append(f"Left out: {left_out} runs whose labels were hidden otherwise than their protocol is written.")
     if (cells["n"] == 0).any():
         lines.append("A dash in a line of ours: no run.")
     return tuple(lines)

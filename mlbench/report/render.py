@@ -6,10 +6,12 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
+from mlbench.errors import visible
 from mlbench.report.latex import document as wrap
 from mlbench.report.latex import escape
 
@@ -80,7 +82,7 @@ class Table:
 
     def to_csv(self) -> str:
         """Return `cells` as CSV: a line a cell, numbers unrounded, so that programs can read them."""
-        return self.cells.to_csv(index=False, lineterminator="\n")
+        return csv_text(self.cells)
 
     def to_html(self, document: bool = False) -> str:
         """Return a ``table`` with its notes, all text escaped, or with `document` a whole page that loads nothing."""
@@ -194,11 +196,21 @@ def _join(cell: Cell, plain: Callable[[str], str], bold: str, underlined: str, m
     return " / ".join(parts)
 
 
+def csv_text(cells: pd.DataFrame) -> str:
+    """`cells` as CSV; a text that a spreadsheet would run as a formula begins with an apostrophe."""
+    return cells.map(_escape_csv).to_csv(index=False, lineterminator="\n")
+
+
+def _escape_csv(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"^(?=[=+@\t\r-])", "'", visible(value))
+
+
 def _escape_html(text: str) -> str:
-    # A control character, which HTML forbids, shows as the sign for what cannot be shown.
-    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text))
+    return html.escape(visible(text))
 
 
 def _escape_markdown(text: str) -> str:
-    text = re.sub(r"([\\`*|<>&\[\]])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|<>&\[\]])", r"\\\1", visible(" ".join(text.split())))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)  # inside a word it is plain

@@ -6,7 +6,6 @@ A column holds runs that can be compared and nothing else: what differs is refus
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,15 +14,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import Draw
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.report.power import needed_lines
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
 from mlbench.report.ties import Replicates, Runs, column_ties
+from mlbench.significance.comparability import (
+    Draw,
+    annotation_text,
+    as_written,
+    by_draw,
+    column_of,
+    flatten,
+    keys_text,
+    require_one,
+    require_one_mask_a_seed,
+    rows_of,
+    settings_of,
+    supervision_of,
+)
 from mlbench.store import SUBMITTED
+from mlbench.where import choose
 
+Record = Mapping[str, Any]
 #: Rows in the papers' order; methods not listed follow by name.
 METHOD_ORDER = (
     *("full", "bce", "oracle_negatives", "iun", "iu", "an", "an_boostlu_inference", "wan", "ls", "asl", "focal"),
@@ -40,14 +54,27 @@ _REQUIRED = (
     *("protocol", "protocol_sha256", "track", "repetition", "mask_seed", "backbone.name"),
     *("dataset.id", "dataset.version", "dataset.fingerprint", "method.name", "method.supervision"),
 )
-#: What all runs of a table column share: the columns of the frame that begin so.
-_COLUMN = ("harness", "protocol", "dataset.", "track", "backbone.", "definitions.")
-#: What of these is known of submitted predictions; the rest is claimed.
-_KNOWN_OF_SUBMITTED = ("harness", "protocol", "dataset.", "definitions.")
-#: What runs of one cell may differ in: what a repetition draws anew.
-_DRAWN = ("key", "repetition", "mask_seed", "mask.seed", "mask.sha256", "split.seed", "split.sha256", "scores.sha256")
-_RESULT = "results.test."
 _GROUP = re.compile(r"G[0-9]+")
+
+
+def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """`records` as a list; DataError names a record that lacks a part, UsageError a record given twice."""
+    checked: dict[str, Record] = {}
+    for number, record in enumerate(records):
+        name = f"record {str(record.get('key', f'number {number + 1}'))[:16]}"
+        for part, kind in (("key", str), ("identity", Mapping), ("definitions", Mapping), ("results", Mapping)):
+            if not isinstance(record.get(part), kind):
+                raise DataError(f"{name}: no '{part}'; expected a run record of schema 1")
+        for entry in _REQUIRED:
+            found: Any = record["identity"]
+            for part in entry.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found is None:
+                raise DataError(f"{name}: no 'identity.{entry}'; expected a run record of schema 1")
+        if record["key"] in checked:
+            raise UsageError(f"record {record['key'][:16]} is given twice")
+        checked[record["key"]] = record
+    return list(checked.values())
 
 
 def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -57,21 +84,13 @@ def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ``method.hyperparameters.delta``); ``definitions.*``; ``results.<split>.<metric>`` (float, percent, NaN where
     undefined). Lists are JSON text. DataError names a record that lacks a part, UsageError a record given twice.
     """
-    rows = []
-    for number, record in enumerate(records):
-        name = f"record {str(record.get('key', f'number {number + 1}'))[:16]}"
-        for part, kind in (("key", str), ("identity", Mapping), ("definitions", Mapping), ("results", Mapping)):
-            if not isinstance(record.get(part), kind):
-                raise DataError(f"{name}: no '{part}'; expected a run record of schema 1")
-        row = {"key": record["key"]} | _flat(record["identity"])
-        for column in _REQUIRED:
-            if row.get(column) is None:
-                raise DataError(f"{name}: no 'identity.{column}'; expected a run record of schema 1")
-        row |= _flat({part: record[part] for part in ("definitions", "results")})
-        rows.append(row)
+    rows = [
+        {"key": record["key"]}
+        | flatten(record["identity"])
+        | flatten({p: record[p] for p in ("definitions", "results")})
+        for record in check_records(records)
+    ]
     frame = pd.DataFrame(rows, dtype=object)
-    if rows and frame["key"].duplicated().any():
-        raise UsageError(f"record {frame['key'][frame['key'].duplicated()].iloc[0][:16]} is given twice")
     numbers = [c for c in frame if str(c).startswith("results.")]
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -100,8 +119,9 @@ def build_table(
         A method or data set without a run is shown as missing.
     published : show the published values of the same method, data set, protocol and metric beside ours, as
         printed, each marked with its source and definition.
-    where : keep the records whose `records_to_frame` columns have these values, as ``{"track": "head"}``; a record
-        that has no such entry (another method's hyperparameter) is kept.
+    where : keep the records whose identity and definitions have these values under dotted names, as
+        ``{"mask.params.keep": 0.1}``; a record that has no such entry where it is a row's (another method's
+        hyperparameter) is kept. See `mlbench.where.choose`.
     digits : decimals of our numbers.
     replicates, untested : draws of the test images by metric, and why runs have none, see `image_replicates`. Without,
         tie groups are tested over runs alone.
@@ -111,49 +131,56 @@ def build_table(
     best alone.
 
     A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
-    an unknown name, for no record left, for a column that mixes data set versions, protocols, definitions or weights,
-    and for a cell whose runs differ in more than what a repetition draws.
+    an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says what they have
+    to share) and for a cell whose runs differ in more than what a repetition draws. Runs that no mask decides count as
+    one for each repetition.
     """
-    every = records_to_frame(records)
-    if every.empty:
+    every = check_records(records)
+    if not every:
         raise UsageError("no run record to make a table of")
     papers = load_published()
-    frame = _select(every, protocol, where)
-    _known("method", methods, [*METHOD_ORDER, *every["method.name"], *papers["method"]])
-    _known("data set", datasets, [*every["dataset.id"], *papers["dataset"], *list_datasets()])
-    if methods is not None:
-        frame = frame[frame["method.name"].isin(methods)]
-    if datasets is not None:
-        frame = frame[frame["dataset.id"].isin(datasets)]
-    if frame.empty:
+    chosen = choose(every, dict(where or {}) | ({} if protocol is None else {"protocol": protocol}), others=True)
+    _known("method", methods, [*METHOD_ORDER, *map(_method, every), *papers["method"]])
+    _known("data set", datasets, [*map(_dataset, every), *papers["dataset"], *list_datasets()])
+    chosen = [
+        record
+        for record in chosen
+        if (methods is None or _method(record) in methods) and (datasets is None or _dataset(record) in datasets)
+    ]
+    if not chosen:
         raise UsageError("no run record of the methods and data sets asked for")
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
-    _known("metric", metrics, [c.removeprefix(_RESULT) for c in map(str, frame) if c.startswith(_RESULT)])
+    _known("metric", metrics, {name for record in chosen for name in record["results"]["test"]})
 
-    lineage = lineage_of(every)
-    rows = list(dict.fromkeys(methods or sorted(set(frame["method.name"]), key=_rank)))
+    settings = rows_of(every)
+    rows = list(dict.fromkeys(methods or sorted(set(map(_method, chosen)), key=_rank)))
     marks = Marks()
     header: list[Cell] = [(Part("method"),)]
     body: list[list[Cell]] = [[(Part(method),)] for method in rows]
     cells: list[dict[str, Any]] = []
     ranked: list[tuple[str, dict[str, dict[Draw, float]]]] = []
-    shown = list(dict.fromkeys(datasets or sorted(set(frame["dataset.id"]))))
-    kinds = [(dataset, kind) for dataset in shown for kind in kinds_of(frame[frame["dataset.id"] == dataset])]
+    shown = list(dict.fromkeys(datasets or sorted(set(map(_dataset, chosen)))))
+    on = {dataset: [record for record in chosen if _dataset(record) == dataset] for dataset in shown}
+    kinds = [(dataset, kind) for dataset in shown for kind in kinds_of(on[dataset])]
     for (dataset, kind), value in itertools.product(kinds, metrics):
         name = ", ".join([dataset, *kind])
         title = name if len(metrics) == 1 else value if len(kinds) == 1 else f"{name} {value}"
-        runs = of_kind(frame[frame["dataset.id"] == dataset], kind)
+        runs = of_kind(on[dataset], kind)
         _check_column(runs, dataset)
-        column = [cell_of(runs[runs["method.name"] == method], method, dataset, value, lineage) for method in rows]
+        by_method: dict[str, list[Record]] = {method: [] for method in rows}
+        for record in runs:
+            by_method[_method(record)].append(record)
+        column = [cell_of(by_method[method], method, dataset, value, settings) for method in rows]
         for cell in column:
             cell["column"] = name
-        own = _tie(column, runs, value, replicates(value) if replicates else None, digits)
+        own = _tie(column, by_method, value, replicates(value) if replicates else None, digits)
         ranked.append((title, {m: {d: v for d, (_, v) in mine.items()} for m, mine in zip(rows, own, strict=True)}))
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
             line.append(_show(cell, digits, marks))
-        under = runs["protocol"].iloc[0] if len(runs) else protocol
-        theirs = [_published(papers, method, dataset, under, value) if published else [] for method in rows]
+        under = runs[0]["identity"]["protocol"] if runs else protocol
+        beside = published and all(map(as_written, runs))
+        theirs = [_published(papers, method, dataset, under, value) if beside else [] for method in rows]
         if any(theirs):
             header.append((Part(f"{title} published"),))
             for cell, line, found in zip(column, body, theirs, strict=True):
@@ -167,23 +194,36 @@ def build_table(
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
 
 
-def kinds_of(runs: pd.DataFrame) -> list[tuple[str, ...]]:
+def kinds_of(runs: Sequence[Record]) -> list[tuple[str, ...]]:
     """Tracks and backbones that `runs` differ in, as ("head", "resnet50"); one empty kind where they do not.
 
     Submitted runs, whose track and backbone are only claimed, make no kind.
     """
-    own = runs[~runs["method.name"].str.startswith(SUBMITTED)]
-    kinds = sorted(set(zip(own["track"].map(str), own["backbone.name"].map(str), strict=True)))
+    kinds = sorted({_kind(record) for record in runs if not _method(record).startswith(SUBMITTED)})
     return list(kinds) if len(kinds) > 1 else [()]
 
 
-def of_kind(runs: pd.DataFrame, kind: tuple[str, ...]) -> pd.DataFrame:
-    """The rows of `runs` that are of a kind, see `kinds_of`; submitted ones are of each."""
-    if not kind:
-        return runs
-    track, backbone = kind
-    submitted = runs["method.name"].str.startswith(SUBMITTED)
-    return runs[submitted | ((runs["track"].map(str) == track) & (runs["backbone.name"].map(str) == backbone))]
+def of_kind(runs: Sequence[Record], kind: tuple[str, ...]) -> list[Record]:
+    """Those of `runs` that are of a kind, see `kinds_of`; submitted ones are of each."""
+    return [r for r in runs if not kind or _method(r).startswith(SUBMITTED) or _kind(r) == kind]
+
+
+def _method(record: Record) -> str:
+    return str(record["identity"]["method"]["name"])
+
+
+def _dataset(record: Record) -> str:
+    return str(record["identity"]["dataset"]["id"])
+
+
+def _kind(record: Record) -> tuple[str, ...]:
+    return str(record["identity"]["track"]), str(record["identity"]["backbone"]["name"])
+
+
+def value_of(record: Record, metric: str) -> float:
+    """A test number in percent; NaN where it is undefined or the record has it not."""
+    value = record["results"]["test"].get(metric)
+    return math.nan if value is None else float(value)
 
 
 class Marks(dict[str, str]):
@@ -192,16 +232,6 @@ class Marks(dict[str, str]):
     def __call__(self, text: str) -> str:
         tens, ones = divmod(len(self), 26)
         return self.setdefault(text, (chr(96 + tens) if tens else "") + chr(97 + ones))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            flat |= _flat(entry, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(entry) if isinstance(entry, list | tuple) else entry
-    return flat
 
 
 def _rank(method: str) -> tuple[int, str]:
@@ -215,58 +245,10 @@ def _known(kind: str, names: Sequence[str] | None, choices: Iterable[str]) -> No
             raise unknown(kind, name, known)
 
 
-def text_of(value: Any) -> str:
-    """A setting as text; what is null and what older records do not have are one."""
-    return "none" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _supervision(value: str) -> str:
-    return "+".join(json.loads(value)) if value.startswith("[") else value
-
-
-def _select(frame: pd.DataFrame, protocol: str | None, where: Mapping[str, Any] | None) -> pd.DataFrame:
-    for column, value in (dict(where or {}) | ({} if protocol is None else {"protocol": protocol})).items():
-        if column not in frame:
-            raise unknown("column", column, frame.columns, "where")
-        texts = frame[column].map(text_of)
-        if text_of(value) not in set(texts):
-            raise unknown(f"value of '{column}'", text_of(value), set(texts), "no such run left")
-        frame = frame[(texts == text_of(value)) | frame[column].isna()]
-    return frame
-
-
-def _keys(keys: Iterable[str]) -> str:
-    short = [key[:16] for key in keys]
-    return ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
-
-
-def _refuse_mixed(runs: pd.DataFrame, columns: Iterable[str], what: str) -> None:
-    """Raise UsageError if any of `columns` has more than one value."""
-    problems, option = [], ""
-    for column in columns:
-        groups = {str(text): keys for text, keys in runs.groupby(runs[column].map(text_of))["key"]}
-        if len(groups) > 1:
-            listed = " | ".join(f"{text} (runs {_keys(keys)})" for text, keys in groups.items())
-            problems.append(f"{column}: {listed}")
-            option = option or repr({column: next(iter(groups))})
-    if problems:
-        raise UsageError(
-            f"{what} mixes runs that differ in {'; '.join(problems)}. Keep one kind with where={option}, on the "
-            "command line with --protocol, --track or --backbone"
-        )
-
-
-def _check_column(runs: pd.DataFrame, dataset: str) -> None:
+def _check_column(runs: Sequence[Record], dataset: str) -> None:
     """Refuse a column whose runs are not comparable, or did not see the same masks."""
-    submitted = runs["method.name"].str.startswith(SUBMITTED)
-    if submitted.any():
-        _refuse_mixed(runs, [c for c in map(str, runs) if c.startswith(_KNOWN_OF_SUBMITTED)], f"column '{dataset}'")
-        runs = runs[~submitted]
-    _refuse_mixed(runs, [c for c in map(str, runs) if c.startswith(_COLUMN)], f"column '{dataset}'")
-    observed = runs[runs["method.supervision"].map(_supervision) == "observed"]
-    masks = [c for c in ("mask.sha256",) if c in runs]
-    for (repetition, seed), same in observed.groupby(["repetition", "mask_seed"]):
-        _refuse_mixed(same, masks, f"column '{dataset}', repetition {repetition}, mask seed {seed}")
+    require_one(runs, column_of, f"column '{dataset}'")
+    require_one_mask_a_seed(runs, f"column '{dataset}'")
 
 
 def _ranked(cell: Mapping[str, Any]) -> bool:
@@ -274,72 +256,75 @@ def _ranked(cell: Mapping[str, Any]) -> bool:
     return cell["supervision"] == "observed" and not cell["method"].startswith(SUBMITTED)
 
 
-def _settings(frame: pd.DataFrame) -> list[str]:
-    """The identity's columns that the runs of a cell must share."""
-    return [c for c in map(str, frame) if c not in _DRAWN and not c.startswith(("uses.", "results.", "definitions."))]
+def cell_of(
+    runs: Sequence[Record], method: str, dataset: str, metric: str, settings: Mapping[str, str]
+) -> dict[str, Any]:
+    """Numbers of one cell; refuses runs that are not repetitions of each other.
 
-
-def lineage_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Settings of each run by key, to compare the runs that other runs build on."""
-    rows = frame[_settings(frame)].map(text_of).to_dict("records")
-    return {key: json.dumps(row) for key, row in zip(frame["key"], rows, strict=True)}
-
-
-def cell_of(runs: pd.DataFrame, method: str, dataset: str, metric: str, lineage: Mapping[str, str]) -> dict[str, Any]:
-    """Numbers of one cell; refuses runs that are not repetitions of each other."""
+    `settings` are the `rows_of` all records there are, to compare the runs that these build on.
+    """
     what = f"method '{method}' on '{dataset}'"
-    cell: dict[str, Any] = {"method": method, "dataset": dataset, "metric": metric, "n": len(runs)}
-    if runs.empty:
+    cell: dict[str, Any] = {"method": method, "dataset": dataset, "metric": metric, "n": 0}
+    if not runs:
         return cell | {"mean": math.nan, "sd": math.nan, "supervision": "", "remark": ""}
-    _refuse_mixed(runs, _settings(runs), what)
-    twice = runs[runs.duplicated(["repetition", "mask_seed"], keep=False)]
-    if len(twice):
-        raise UsageError(f"{what} has several runs of one repetition and mask seed ({_keys(twice['key'])})")
-    first, values = runs.iloc[0], runs[_RESULT + metric]
-    supervision = _supervision(first["method.supervision"])
+    require_one(runs, settings_of, what)
+    drawn = by_draw(runs, what)
+    values = np.array([value_of(record, metric) for record in drawn.values()])
+    first, supervision = runs[0]["identity"], supervision_of(runs[0])
     remarks = [] if supervision == "observed" else [f"supervision: {supervision or 'none'}"]
     if method.startswith(SUBMITTED):
-        claimed = f"backbone {first['backbone.name']}, supervision {supervision}"
+        claimed = f"backbone {first['backbone']['name']}, supervision {supervision}"
         remarks = [f"submitted predictions: scored here, not reproduced, not ranked with our runs; claimed: {claimed}"]
-    if values.isna().any():
-        remarks.append(f"undefined in {values.isna().sum()} of {len(runs)} runs")
-    for column in (c for c in map(str, runs) if c.startswith("uses.")):
-        settings = {lineage.get(key) for key in runs[column].dropna()}
-        if None in settings:
-            remarks.append("builds on runs that are not among the records: their settings were not compared")
-        if len(settings - {None}) > 1:
-            raise UsageError(f"{what} mixes runs whose '{column}' have different settings (runs {_keys(runs['key'])})")
+    if len(drawn) < len(runs):
+        remarks.append(f"sees no mask: its {len(runs)} runs count as one for each repetition")
+    if np.isnan(values).any():
+        remarks.append(f"undefined in {np.isnan(values).sum()} of {len(values)} runs")
+    used = {name: [r["identity"]["uses"][name] for r in runs] for name in first.get("uses", {})}
+    if any(key not in settings for keys in used.values() for key in keys):
+        remarks.append("builds on runs that are not among the records: their settings were not compared")
+    if len({settings[record["key"]] for record in runs}) > 1:
+        names = " and ".join(f"'uses.{name}'" for name in used)
+        raise UsageError(
+            f"{what} mixes runs whose {names} have different settings (runs {keys_text(r['key'] for r in runs)})"
+        )
     return cell | {
-        "mean": values.mean(skipna=False),
-        "sd": values.std(ddof=1, skipna=False),
+        "n": len(values),
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
         "supervision": supervision,
         "remark": "; ".join(remarks),
-        "repetitions": " ".join(map(text_of, sorted(set(runs["repetition"])))),
-        "mask_seeds": " ".join(map(text_of, sorted(set(runs["mask_seed"])))),
-        **{c.replace(".", "_"): first[c] for c in ("protocol", "track", "backbone.name", "dataset.version")},
-        "dataset_fingerprint": first["dataset.fingerprint"],
+        "repetitions": " ".join(map(str, sorted({seed for seed, _ in drawn}))),
+        "mask_seeds": " ".join(map(str, sorted({mask for _, mask in drawn if mask is not None}))),
+        **{name: first[name] for name in ("protocol", "track")},
+        "backbone_name": first["backbone"]["name"],
+        "precision": first["precision"],
+        "annotation": annotation_text(runs[0]),
+        "dataset_version": first["dataset"]["version"],
+        "dataset_fingerprint": first["dataset"]["fingerprint"],
     }
 
 
 def _tie(
-    column: Sequence[dict[str, Any]], runs: pd.DataFrame, metric: str, replicates: Replicates | None, digits: int
+    column: Sequence[dict[str, Any]],
+    by_method: Mapping[str, Sequence[Record]],
+    metric: str,
+    replicates: Replicates | None,
+    digits: int,
 ) -> list[Runs]:
     """Give the ranked cells of a column their tie groups, say which are bold, and return the ranked runs by cell."""
     own: list[Runs] = []
     for cell in column:
-        mine = (
-            runs[runs["method.name"] == cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else runs[:0]
-        )
-        draws = zip(mine["repetition"], mine["mask_seed"], mine["key"], mine[_RESULT + metric], strict=True)
-        own.append({(seed, mask): (key, float(value)) for seed, mask, key, value in draws})
+        mine = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
+        drawn = by_draw(mine, f"method '{cell['method']}'")
+        own.append({draw: (record["key"], value_of(record, metric)) for draw, record in drawn.items()})
     groups = column_ties(own, replicates)
     shown = [f"{cell['mean']:.{digits}f}" for cell in column]
     best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=float, default="")
     tested = any(group is not None for group in groups)
-    for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
+    for cell, group, text, runs in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
-        cell["best"] = group == 1 if tested else bool(mine) and text == best
-        cell["untested"] = bool(mine) and group is None and text != best
+        cell["best"] = group == 1 if tested else bool(runs) and text == best
+        cell["untested"] = bool(runs) and group is None and text != best
     return own
 
 
@@ -353,15 +338,21 @@ def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
     return (Part(text, cell["best"], marks(cell["remark"]) if cell["remark"] else ""),)
 
 
-def describe_runs(runs: pd.DataFrame) -> str:
+def describe_runs(runs: Sequence[Record]) -> str:
+    """What the runs of a column share, in words."""
     # Of submissions, track and backbone are not known: a column is described by our own runs where it has any.
-    first = runs.iloc[int(np.argmin(runs["method.name"].str.startswith(SUBMITTED)))]
-    named = {c.removeprefix("definitions."): text_of(first[c]) for c in map(str, runs) if c.startswith("definitions.")}
-    scored = [f"{name} {value}" for name, value in named.items() if value != "none"]
+    first = next((record for record in runs if not _method(record).startswith(SUBMITTED)), runs[0])
+    identity, own = first["identity"], column_of(first)
+    named = {name.removeprefix("definitions."): text for name, text in own.items() if name.startswith("definitions.")}
+    annotation = annotation_text(first)
+    if not as_written(first):
+        annotation += " (not as the protocol is written)"
     return (
-        f"{first['dataset.id']} version {first['dataset.version']} (fingerprint {first['dataset.fingerprint'][:12]}), "
-        f"protocol {first['protocol']} ({first['protocol_sha256'][:12]}), track {first['track']}, "
-        f"backbone {first['backbone.name']}; definitions: {', '.join(scored)}"
+        f"{identity['dataset']['id']} version {identity['dataset']['version']} (fingerprint "
+        f"{identity['dataset']['fingerprint'][:12]}), protocol {identity['protocol']} "
+        f"({identity['protocol_sha256'][:12]}), annotation {annotation}, track {identity['track']}, backbone "
+        f"{identity['backbone']['name']}, {identity['precision']}; definitions: "
+        f"{', '.join(f'{name} {text}' for name, text in named.items())}"
     )
 
 
@@ -393,7 +384,9 @@ def _footer(
 ) -> tuple[str, ...]:
     filled = [c for c in cells if c["n"] and c["metric"] == metrics[0]]
     draws = {(c["repetitions"], c["mask_seeds"]) for c in filled}
-    listed = "; ".join(f"repetitions {r} with mask seeds {m}" for r, m in sorted(draws))
+    listed = "; ".join(
+        f"repetitions {r} {f'with mask seeds {m}' if m else 'that see no mask'}" for r, m in sorted(draws)
+    )
     lines = [
         f"{', '.join(metrics)} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose "
         "number stands in brackets; one run shows no deviation.",

@@ -54,7 +54,7 @@ def image_replicates(
     """
     # Imported late: it brings torch, which tables without this test do not need.
     from mlbench.compare import statistics_of
-    from mlbench.protocol import load_protocol
+    from mlbench.protocol import protocol_of
 
     here = AtHand(root, data_root)
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -62,7 +62,7 @@ def image_replicates(
     for record in records:
         try:
             predictions, data = here.predictions(record), here.dataset(record)
-            statistics = statistics_of(predictions, data, load_protocol(record["identity"]["protocol"]))
+            statistics = statistics_of(predictions, data, protocol_of(record))
             found[record["key"]], _ = paired_replicates(statistics, [], data.splits["test"].groups, count, _SEED)
         except MlbenchError as error:
             left_out[str(error)] = left_out.get(str(error), 0) + 1

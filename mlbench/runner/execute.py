@@ -2,61 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import math
+import gc
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import traceback
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from mlbench.annotation import save_mask
 from mlbench.class_groups import groups_for
-from mlbench.errors import DataError, MlbenchError
+from mlbench.errors import DataError, MethodError, MlbenchError
 from mlbench.locks import locked
 from mlbench.methods import Method, Phase
-from mlbench.paths import store_dir
 from mlbench.predictions import read_predictions, write_predictions
 from mlbench.progress import Reporter
-from mlbench.runner.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from mlbench.provenance import start_of
+from mlbench.runner.checkpoint import (
+    CHECKPOINT_FILE,
+    Kept,
+    load_checkpoint,
+    load_tensors,
+    save_tensors,
+)
 from mlbench.runner.crops import check_last_phase
 from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed, OpenedFeatures
-from mlbench.runner.forensics import rates
-from mlbench.runner.loop import PhaseLoop
-from mlbench.runner.plan import Request, Run, resolve, used_requests
+from mlbench.runner.feed import Feed
+from mlbench.runner.forensics import rates_by_class
+from mlbench.runner.hooks import calling, check_weights, code_of, network_of, phases_of, tensors_of
+from mlbench.runner.options import Options
+from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.recording import compose_record, predictions_of
+from mlbench.runner.rescored import rescore_alike
 from mlbench.runner.task import Task
+from mlbench.runner.training import Course, PhaseTrainer, best_file, epoch_file, keeps_all, rule_of, title_of
 from mlbench.runner.world import World
-from mlbench.scoring import ap_by_class, observed_map, score_predictions
-from mlbench.seeds import derive
-from mlbench.selection import select
-from mlbench.store import RECORD_FILE, atomic_write, file_blocks, read_record, run_dir, sha256_file, write_record
+from mlbench.scoring import score_predictions
+from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir, sha256_file, write_record
+from mlbench.store.consistency import contradictions
 
+__all__ = ["Options", "run"]
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a run is executed; none of it may change its numbers.
-
-    `on_checkpoint` is called after each checkpoint. `opened` holds features that several runs share. `remark` is added
-    to the record's notes.
-    """
-
-    store: Path = dataclasses.field(default_factory=store_dir)
-    resume: bool = False
-    again: bool = False
-    device: str = "auto"
-    checkpoint_seconds: float = 30.0
-    quiet: bool = False
-    command: Sequence[str] = ()
-    on_checkpoint: Callable[[], None] | None = None
-    opened: OpenedFeatures | None = None
-    remark: str = ""
+#: Where the traceback of a method that failed is.
+ERROR_LOG = "error.log"
 
 
 def run(request: Request, options: Options | None = None) -> dict[str, Any]:
@@ -92,42 +83,83 @@ class _Executor:
         run = self.run
         record: Any = None if self.options.again else self.world.agree(self._finished())
         if record is not None:
-            self.reporter.say(f"{_title(run)}: already in the store ({self.folder})")
+            self.reporter.say(f"{title_of(run)}: already in the store ({self.folder})")
             return record
         used = self._run_used()
+        record = None if self.options.again else self.world.agree(self._rescored(used))
+        if record is not None:
+            return record
         for note in run.notes:
             self.reporter.say(f"note: {note}")
         if run.weights is None and run.backbone != "scenes":
             self.reporter.say(f"note: {run.start.note}")
-        self.world.accelerator.wait_for_everyone()
-        if not self.world.main:
-            return self._train_and_score(used)
+        with contextlib.ExitStack() as held:
+            held.callback(self.world.release)
+            problem: Any = None
+            if self.world.main:
+                try:
+                    record = self._begin(held)
+                except MlbenchError as error:
+                    problem = error
+            problem, record = self.world.agree((problem, record))  # type: ignore[misc]
+            if problem is not None:
+                raise problem
+            if record is not None:
+                self.reporter.say(f"{title_of(run)}: was finished meanwhile ({self.folder})")
+                return record
+            try:
+                return self._train_and_score(used)
+            except MethodError as error:
+                raise self._with_log(error) from error.__cause__
+
+    def _begin(self, held: contextlib.ExitStack) -> dict[str, Any] | None:
+        """Take the run's lock until `held` is left, and look again: the record, if another process has finished it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self.folder / "lock"
             lock.touch()
         except OSError as error:
             raise MlbenchError(f"cannot write in {self.options.store}: {error.strerror}") from None
-        with locked(lock, wait=False, busy=f"{_title(run)} is being run by another process ({self.folder})"):
+        busy = f"{title_of(self.run)} is being run by another process ({self.folder})"
+        held.enter_context(locked(lock, wait=False, busy=busy))
+        record = None if self.options.again else self._finished()
+        if record is None:
             (self.folder / RECORD_FILE).unlink(missing_ok=True)  # with --again, the files below are about to change
+            (self.folder / ERROR_LOG).unlink(missing_ok=True)
             for half in self.folder.rglob(".*.tmp"):  # what a process wrote that was killed
                 half.unlink()
-            return self._train_and_score(used)
+        return record
+
+    def _with_log(self, error: MethodError) -> MethodError:
+        """`error`, its traceback written into the run's folder."""
+        log, text = self.folder / ERROR_LOG, "".join(traceback.format_exception(error))
+        try:
+            atomic_write(log, text.encode("utf-8", "backslashreplace"))
+        except MlbenchError:  # a full disk must not hide what went wrong first
+            return error
+        return MethodError(f"{error} (traceback: {log})")
 
     def _finished(self) -> dict[str, Any] | None:
         path = self.folder / RECORD_FILE
-        return read_record(path) if path.exists() else None
+        try:
+            return read_record(path) if path.exists() else None
+        except DataError as error:
+            raise DataError(f"{error}. To make this run anew, give --again or delete the file") from None
+
+    def _rescored(self, used: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """The record of this run where a finished one differs from it in metric definitions alone."""
+        return rescore_alike(self.run, self.options.store, used, self.reporter.say) if self.world.main else None
 
     # -- training -----------------------------------------------------------------------------------------------
 
     def _train_and_score(self, used: dict[str, dict[str, Any]]) -> dict[str, Any]:
         run, started = self.run, datetime.datetime.now(datetime.UTC)
-        clock = time.perf_counter()
-        checkpoint = load_checkpoint(self.folder / "checkpoint.pt", run.key) if self.options.resume else None
+        self.code = code_of(run.method)  # once: the files may change while this process goes on with what it loaded
+        checkpoint = self._checkpoint() if self.options.resume else None
         if checkpoint is not None:
-            self.reporter.say(f"{_title(run)}: going on after a stop in phase '{checkpoint['phase']}'")
-        elif self.world.main and (self.folder / "checkpoint.pt").exists():
-            self.reporter.say(f"{_title(run)}: starting anew; --resume would have gone on from the checkpoint")
+            self.reporter.say(f"{title_of(run)}: going on after a stop in phase '{checkpoint['phase']}'")
+        elif self.world.main and (self.folder / CHECKPOINT_FILE).exists():
+            self.reporter.say(f"{title_of(run)}: starting anew; --resume would have gone on from the checkpoint")
         if self.world.main:
             save_mask(run.mask, self.folder / "mask.safetensors")
         counter = self.reporter.counter if self.world.main else None
@@ -135,34 +167,43 @@ class _Executor:
         task = Task(run, self.world, feed)
         for name, record in used.items():
             task.artefacts[name] = self._weights_of(record)
-        epochs: list[dict[str, Any]] = list(checkpoint["epochs"]) if checkpoint else []
-        seconds = float(checkpoint["seconds"]) if checkpoint else 0.0
+        course = Course(
+            self.folder,
+            self.code,
+            starts=[*(checkpoint["starts"] if checkpoint else []), start_of(self.world.size, started)],
+            kept=Kept(self.folder, checkpoint["kept"] if checkpoint else None),
+            epochs=list(checkpoint["epochs"]) if checkpoint else [],
+            before=float(checkpoint["seconds"]) if checkpoint else 0.0,
+        )
+        trainer = PhaseTrainer(run, self.options, self.world, self.reporter, course)
         method, network = self._new_method(task), None
-        phases = list(method.phases())
+        phases = phases_of(method, used)
         check_last_phase(run.protocol, run.method, phases)
-        if len({phase.name for phase in phases} | used.keys()) != len(phases) + len(used):
-            raise MlbenchError(f"method '{run.method.name}' has two phases, or a phase and a used method, of one name")
         selected: dict[str, Any] = {"phase": "none", "epoch": 0, "rule": "last"}
         for number, phase in enumerate(phases):
             final = number == len(phases) - 1
-            handed = self.folder / f"phase-{phase.name}.safetensors"
+            handed = f"phase-{phase.name}.safetensors"
             if checkpoint is not None and number < checkpoint["phase_number"]:
-                task.artefacts[phase.name] = load_tensors(handed)
+                task.artefacts[phase.name] = course.kept.load(handed)
                 continue
             resumed = checkpoint if checkpoint is not None and number == checkpoint["phase_number"] else None
-            network, chosen = self._train_phase(task, method, phase, number, final, resumed, epochs, clock, seconds)
-            rule = run.selection if phase.selection == "run" else phase.selection
-            selected = {"phase": phase.name, "epoch": chosen, "rule": rule}
-            handover = {name: tensor.detach().cpu() for name, tensor in method.handover(phase, network).items()}
+            network, chosen = trainer.train(task, method, phase, number, final, resumed)
+            selected = {"phase": phase.name, "epoch": chosen, "rule": rule_of(run, phase)}
+            with calling(method, "handover", phase.name):
+                found = tensors_of(method, "handover", method.handover(phase, network))
+            handover = {name: tensor.detach().cpu() for name, tensor in found.items()}
             if self.world.main:
-                save_tensors(handed, handover, {"phase": phase.name, "key": run.key})
+                course.kept.save(handed, handover, {"phase": phase.name, "key": run.key})
+                course.kept.forget(best_file(phase, chosen))
             self.world.accelerator.wait_for_everyone()
             task.artefacts[phase.name] = handover
+            if not final:  # what trained it holds itself by cycles, and may be large
+                found, network = {}, None
+                gc.collect()
         if network is None:
-            network = method.network(Phase("evaluate")).to(self.world.device)
+            network = network_of(method, Phase("evaluate")).to(self.world.device)
             feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
-        record = self._record(task, method, network, phases, epochs, selected, started, seconds, clock)
-        return record
+        return self._record(task, method, network, phases, course, selected, started)
 
     def _weights_of(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Weights of a finished run that this one uses, unchanged since its record was written."""
@@ -176,124 +217,22 @@ class _Executor:
             )
         return load_tensors(weights)
 
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from; MlbenchError if it was made by other code of the method."""
+        path = self.folder / CHECKPOINT_FILE
+        checkpoint = load_checkpoint(path, self.run.key)
+        if checkpoint is not None and checkpoint["code"] != self.code:
+            raise MlbenchError(
+                f"the code of method '{self.run.method.name}' was changed after the run was stopped: going on would "
+                f"mix two codes in one record. Start it anew without --resume, or delete {path}"
+            )
+        return checkpoint
+
     def _new_method(self, task: Task) -> Method:
-        method = self.run.method(task)
+        with calling(self.run.method, "__init__"):
+            method = self.run.method(task)
         task.bind(method)
         return method
-
-    def _train_phase(
-        self,
-        task: Task,
-        method: Method,
-        phase: Phase,
-        number: int,
-        final: bool,
-        resumed: dict[str, Any] | None,
-        epochs: list[dict[str, Any]],
-        clock: float,
-        before: float,
-    ) -> tuple[nn.Module, int]:
-        """Train `phase`; returns its network with the selected epoch's weights, and that epoch's number."""
-        run, world = self.run, self.world
-        task.begin(phase)
-        feed = task._feed
-        names = ["train", *(["val"] if "val" in run.parts else []), *(["test"] if final else [])]
-        feed.prepare(names, pooled=phase.source == "pooled")
-        torch.manual_seed(derive("train", run.method.name, run.dataset.id, run.seed, phase.name, world.rank))
-        network = method.network(phase)
-        roles = {name.partition(".")[0] for name, _ in network.named_parameters()}
-        for role in sorted(task.train.lr_multipliers.keys() - roles):
-            found = f"the network of phase '{phase.name}' has {', '.join(sorted(roles))}"
-            self.reporter.say(f"note: lr_multipliers.{role} has no effect: {found}")
-        loop = PhaseLoop(task, method, phase, network, world, feed)
-        if resumed is not None:
-            loop.load_state_dict(resumed["loop"])
-            world.set_rng_state(resumed["rng"])
-        rule = run.selection if phase.selection == "run" else phase.selection
-        best = self.folder / f"best-{phase.name}.safetensors"
-        mine = [row for row in epochs if row["phase"] == phase.name]
-        last_saved = time.perf_counter()
-
-        def due() -> bool:
-            if self.options.checkpoint_seconds <= 0:
-                return True
-            if world.size > 1 and loop.position.batch % 16:  # asking the other processes costs a message
-                return False
-            late = world.agree(time.perf_counter() - last_saved >= self.options.checkpoint_seconds)
-            return bool(late)
-
-        def save() -> None:
-            nonlocal last_saved
-            rng = world.rng_states()
-            if world.main:
-                spent = before + time.perf_counter() - clock
-                state = {"key": run.key, "phase": phase.name, "phase_number": number, "epochs": list(epochs)}
-                save_checkpoint(
-                    self.folder / "checkpoint.pt", state | {"loop": loop.state_dict(), "rng": rng, "seconds": spent}
-                )
-            last_saved = time.perf_counter()
-            if self.options.on_checkpoint is not None:
-                self.options.on_checkpoint()
-
-        while not loop.done:
-            note = _val_map(mine[-1]) if mine else ""
-            title = f"{_title(run)} {phase.name} {loop.position.epoch}/{loop.settings.epochs}"
-            bar = self.reporter.bar(title, len(run.parts["train"]), loop.position.images, note)
-            row = loop.run_epoch(due, save, bar)
-            row |= self._epoch_scores(method, network, phase, loop.position.epoch, final)
-            if final and loop.findings and world.main:
-                counts = {kind: torch.from_numpy(found) for kind, found in loop.findings.items()}
-                save_tensors(self._epoch_file(loop.position.epoch, "forensics"), counts, {"key": run.key})
-            epochs.append(row)
-            mine.append(row)
-            position = select([r["val"] for r in mine], rule)
-            if position == len(mine) - 1 and world.main:
-                save_tensors(best, network.state_dict(), {"epoch": str(loop.position.epoch), "key": run.key})
-            shown = f", {_val_map(row)}" if _val_map(row) else ""
-            left = row["seconds"] * (loop.settings.epochs - loop.position.epoch)
-            self.reporter.say(
-                f"{title}: loss {row['loss']:.4f}, {row['images_per_s']:,.0f} images/s{shown}, {left:.0f} s left"
-            )
-            loop.next_epoch()
-            if not (loop.done and final) and due():
-                save()
-        world.accelerator.wait_for_everyone()
-        network.load_state_dict(load_tensors(best))
-        network.to(world.device)
-        return network, int(mine[select([r["val"] for r in mine], rule)]["epoch"])
-
-    def _epoch_scores(
-        self, method: Method, network: nn.Module, phase: Phase, epoch: int, final: bool
-    ) -> dict[str, Any]:
-        """Validation numbers of this epoch; test numbers are kept too, apart, where no selection reads them."""
-        run = self.run
-        found: dict[str, dict[str, float | None]] = {"val": {}, "test_sealed": {}}
-        for name, kept in (("val", "val"), ("test", "test_sealed")):
-            if name not in run.parts or (name == "test" and not final):
-                continue
-            seen = predict_part(network, method.predict, self._feed_of(method), name, self.world, None, phase.source)
-            if final and self.world.main:
-                write_predictions(self._epoch_file(epoch, name), predictions_of(run, seen, name, epoch))
-            found[kept] = self._quick_scores(seen.scores.numpy(), name)
-        return self.world.agree(found)  # type: ignore[return-value]
-
-    def _feed_of(self, method: Method) -> Feed:
-        return method.task._feed
-
-    def _quick_scores(self, scores: np.ndarray, name: str) -> dict[str, float | None]:
-        from mlbench.metrics import mean_average_precision, scores_of_kind
-
-        run, part = self.run, self.run.parts[name]
-        rules = run.protocol.metrics
-        rule = run.protocol.unspecified_for(run.dataset.id).ap
-        ap, known = ap_by_class(scores_of_kind(run.method.scores, scores), part.labels, rule, rules.ap)
-        found = {"mAP": 100.0 * mean_average_precision(ap, rules.empty_class, known)}
-        if name == "val":
-            found["mAP_observed"] = observed_map(scores, run.method.scores, part.observed, rules.empty_class)
-        return {key: None if math.isnan(value) else value for key, value in found.items()}
-
-    def _epoch_file(self, epoch: int, name: str) -> Path:
-        return self.folder / "epochs" / f"{epoch:03d}-{name}.safetensors"
 
     # -- the record ---------------------------------------------------------------------------------------------
 
@@ -303,11 +242,9 @@ class _Executor:
         method: Method,
         network: nn.Module,
         phases: list[Phase],
-        epochs: list[dict[str, Any]],
+        course: Course,
         selected: dict[str, Any],
         started: datetime.datetime,
-        before: float,
-        clock: float,
     ) -> dict[str, Any]:
         run, world = self.run, self.world
         names = [name for name in ("val", "test") if name in run.parts]
@@ -316,14 +253,13 @@ class _Executor:
             target = self.folder / f"{name}.safetensors"
             if phases:
                 if world.main:
-                    atomic_write(target, file_blocks(self._epoch_file(selected["epoch"], name)))
+                    digest = course.kept.copy(epoch_file(selected["epoch"], name), target)
             else:
                 seen = predict_part(network, method.predict, task._feed, name, world)
                 if world.main:
-                    write_predictions(target, predictions_of(run, seen, name, 0))
+                    digest = write_predictions(target, predictions_of(run, seen, name, 0))
             if world.main:
                 part = run.parts[name]
-                digest = sha256_file(target)
                 results[name], classes = score_predictions(
                     read_predictions(target, digest),
                     part.labels,
@@ -338,58 +274,46 @@ class _Executor:
                 files[name] = {"file": target.name, "sha256": digest, "kind": run.method.scores}
         record: dict[str, Any] | None = None
         if world.main:
-            per_class |= self._findings(selected["epoch"])
+            check_weights(run.method, network, "in the end")
+            findings = epoch_file(selected["epoch"], "forensics")
+            if findings in course.kept.hashes:
+                counts = {kind: found.numpy() for kind, found in course.kept.load(findings).items()}
+                per_class |= rates_by_class(counts, run.dataset.classes)
             weights = self.folder / "weights.safetensors"
             save_tensors(weights, network.state_dict(), {"key": run.key, "method": run.method.name})
             record = compose_record(
                 run,
                 task.labels.observed,
                 phases,
-                epochs,
+                course.epochs,
                 selected,
                 results=results,
                 per_class=per_class,
                 files=files,
                 weights={"file": weights.name, "sha256": sha256_file(weights)},
                 started=started,
-                seconds=before + time.perf_counter() - clock,
+                seconds=course.seconds,
                 processes=world.size,
                 argv=self.options.command or sys.argv,
                 pixels_sha256=task._feed.pixels_sha256(),
                 side_sha256=task._feed.side_sha256(),
+                starts=course.starts,
                 remark=self.options.remark,
             )
+            if wrong := contradictions(record):
+                raise DataError(f"{self.folder}: nothing is recorded: {wrong[0]}")
             write_record(self.options.store, record)
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-            for phase in phases:
-                (self.folder / f"best-{phase.name}.safetensors").unlink(missing_ok=True)
+            (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+            for name in list(course.kept.hashes):
+                if name.startswith("best-") or (name.startswith("epochs/") and not keeps_all(run, self.options)):
+                    course.kept.forget(name)
+            course.kept.checkpointed()
             self._tell(record)
         return world.agree(record)  # type: ignore[return-value]
-
-    def _findings(self, epoch: int) -> dict[str, Any]:
-        """Per class, what the method did to unknown labels in the selected epoch (see `Forensics`)."""
-        path = self._epoch_file(epoch, "forensics")
-        found: dict[str, Any] = {}
-        for kind, counts in load_tensors(path).items() if path.exists() else ():
-            by_class = [rates(column) for column in counts.numpy().T]
-            for name in ("precision", "recall"):
-                values = zip(self.run.dataset.classes, by_class, strict=True)
-                found[f"{kind}_{name}"] = {c: value[name] for c, value in values}
-        return found
 
     def _tell(self, record: dict[str, Any]) -> None:
         test = record["results"]["test"]
         shown = ", ".join(
             f"{name} {test[name]:.2f}" for name in ("mAP", "F1-C_mean", "F1-O") if test.get(name) is not None
         )
-        self.reporter.say(f"{_title(self.run)}: test {shown}; record {self.folder / 'record.json'}")
-
-
-def _val_map(row: dict[str, Any]) -> str:
-    """An epoch's validation mAP for the screen, or nothing where there is none."""
-    value = row["val"].get("mAP")
-    return "" if value is None else f"val mAP {value:.2f}"
-
-
-def _title(run: Run) -> str:
-    return f"{run.method.name} on {run.dataset.id} ({run.protocol.name}, {run.track}, seed {run.seed})"
+        self.reporter.say(f"{title_of(self.run)}: test {shown}; record {self.folder / 'record.json'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,16 @@ def rates(counts: np.ndarray) -> dict[str, float | None]:
         "precision": 100.0 * right / judged if judged else None,
         "recall": 100.0 * right / findable if findable else None,
     }
+
+
+def rates_by_class(by_class: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """`rates` of each class by name, as "KIND_precision" and "KIND_recall": the lines in the record."""
+    found: dict[str, Any] = {}
+    for kind, counts in by_class.items():
+        columns = [rates(column) for column in counts.T]
+        for name in ("precision", "recall"):
+            found[f"{kind}_{name}"] = {c: value[name] for c, value in zip(classes, columns, strict=True)}
+    return found
 
 
 def summary(by_class: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from mlbench.labels import Change, Labels, Note
 from mlbench.methods import Batch, Method, Phase, Step
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import Forensics, summary
+from mlbench.runner.hooks import PSEUDO_LABELS, calling, check_weights, tensors_of, terms_of
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
 from mlbench.seeds import derive, id_hashes, keyed_bits
@@ -33,8 +34,10 @@ class StepModule(nn.Module):
         self._method = (method,)
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        loss = self._method[0].training_step(self.network, batch, step)
-        return loss if isinstance(loss, dict) else {"loss": loss}
+        method = self._method[0]
+        with calling(method, "training_step", step.phase):
+            loss = method.training_step(self.network, batch, step)
+        return terms_of(method, loss)
 
 
 @dataclass
@@ -48,9 +51,12 @@ class Position:
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
-def epoch_order(ids: Sequence[str], names: tuple[str | int, ...]) -> np.ndarray:
-    """Row order of one epoch: sorted by a draw keyed by (names, sample id), so no library's shuffle is involved."""
-    return np.argsort(keyed_bits(id_hashes(ids), derive("order", *names)), kind="stable")
+def epoch_order(hashes: np.ndarray, names: tuple[str | int, ...]) -> np.ndarray:
+    """Row order of one epoch: sorted by a draw keyed by (names, sample id), so no library's shuffle is involved.
+
+    `hashes` are those of the sample ids (`mlbench.seeds.id_hashes`).
+    """
+    return np.argsort(keyed_bits(hashes, derive("order", *names)), kind="stable")
 
 
 def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -97,15 +103,22 @@ def make_scheduler(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1.0)
 
 
-def freeze_other_roles(network: nn.Module, roles: tuple[str, ...] | None) -> None:
-    """Leave only the parameters of `roles` trainable (None: all); UsageError for a role the network has not."""
+def freeze_other_roles(network: nn.Module, roles: tuple[str, ...] | None) -> list[nn.Parameter]:
+    """Freeze the parameters of all roles but `roles` (None: of none) and return them; UsageError for a role the network
+    has not. What the method itself froze stays so."""
     parameters = {name: name.partition(".")[0] for name, _ in network.named_parameters()}
     known = {*parameters.values(), *dict(network.named_children())}
     for role in roles or ():
         if role not in known:
             raise unknown("role", role, known, "this phase")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(roles is None or parameters[name] in roles)
+    frozen = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if roles is not None and parameters[name] not in roles and parameter.requires_grad
+    ]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
 
 
 def set_training_mode(network: nn.Module, roles: tuple[str, ...] | None) -> None:
@@ -125,8 +138,9 @@ class PhaseLoop:
         self.settings = task.train
         self.part = feed.run.parts["train"]
         self.steps = math.ceil(len(self.part) / self.settings.batch_size)
-        freeze_other_roles(network, phase.roles)
+        self._frozen = freeze_other_roles(network, phase.roles)
         network.to(world.device)
+        self.hashes = id_hashes(self.part.split.ids)
         self.module = world.prepare(StepModule(network, method), method.unused_parameters)
         self.optimizer = make_optimizer(network, self.settings)
         self.scheduler = make_scheduler(self.optimizer, self.settings, self.steps)
@@ -140,29 +154,28 @@ class PhaseLoop:
         here, started = self.position, time.perf_counter()
         before = here.seconds
         names = (self.feed.run.dataset.id, self.feed.run.seed, here.epoch)
-        order = epoch_order(self.part.split.ids, names)
+        order = epoch_order(self.hashes, names)
         size = self.settings.batch_size
         set_training_mode(self.network, self.phase.roles)
         while here.batch < self.steps:
             rows = order[here.batch * size : (here.batch + 1) * size]
             self._step(rows)
             here.batch += 1
+            if self.world.device.type == "cpu" or here.batch % 32 == 0:  # elsewhere to look is to wait for the device
+                self._check_terms()
             here.images += len(rows)
             here.seconds = before + time.perf_counter() - started
             advance(len(rows))
             if due():
                 save()
-        self.method.after_epoch(self.network, self._context(len(order), [], order))
+        self._check_terms()
+        with calling(self.method, "after_epoch", self.phase.name):
+            self.method.after_epoch(self.network, self._context(len(order), [], order))
+        check_weights(type(self.method), self.network, f"after epoch {here.epoch} of phase '{self.phase.name}'")
         self._apply(self.task.take_changes(), replicated=True)
         self.findings = self.forensics.by_class(self.task.labels)
         self.forensics.clear()
         terms = {name: (total / here.images).item() for name, total in sorted(here.terms.items())}
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        if bad:
-            raise MlbenchError(
-                f"{', '.join(bad)} of method '{self.method.name}' is not finite in epoch {here.epoch} of phase "
-                f"'{self.phase.name}' (lr {self.settings.lr:g}): nothing is recorded"
-            )
         seconds = before + time.perf_counter() - started
         return {
             "phase": self.phase.name,
@@ -170,9 +183,25 @@ class PhaseLoop:
             "loss": sum(terms.values()),
             "seconds": seconds,
             "images_per_s": here.images / seconds,
-            "log": terms | {"pseudo_labels": int(self.task.labels.pseudo.sum())},
+            "log": terms | {PSEUDO_LABELS: int(self.task.labels.pseudo.sum())},
             "forensics": summary(self.findings),
         }
+
+    def _check_terms(self) -> None:
+        """MlbenchError if a term of the loss was not finite: it stays so in the epoch's sum."""
+        here = self.position
+        bad = [name for name, total in sorted(here.terms.items()) if not math.isfinite(total.item())]
+        if bad:
+            raise MlbenchError(
+                f"{', '.join(bad)} of method '{self.method.name}' is not finite in epoch {here.epoch} of phase "
+                f"'{self.phase.name}', step {here.batch} of {self.steps} (lr {self.settings.lr:g}): nothing is recorded"
+            )
+
+    def end(self) -> None:
+        """The phase is over: give its network back as the method made it, and let go of what trained it."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self.world.release()
 
     def next_epoch(self) -> None:
         self.position = Position(epoch=self.position.epoch + 1)
@@ -228,12 +257,19 @@ class PhaseLoop:
             touched = whole if run.method.batch_global else own
             changes += [change for labels in touched for change in labels.pending]
             notes += [note for labels in touched for note in labels.notes]
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:  # a step that no float can hold
+            reason = " ".join(str(error).split())
+            raise MlbenchError(
+                f"{self.settings.optimizer} cannot take a step of lr {self.settings.lr:g}: {reason}"
+            ) from error
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._apply(changes, replicated=run.method.batch_global)
         self.forensics.add(self.world.gather_items(notes, replicated=run.method.batch_global))
-        self.method.after_step(self.network, step)
+        with calling(self.method, "after_step", self.phase.name):
+            self.method.after_step(self.network, step)
 
     def _backward(self, terms: dict[str, Tensor], local: int, dummy: bool, total: int) -> None:
         """Scale so that the mean over processes, summed over pieces, is the gradient of the whole batch's loss.
@@ -282,12 +318,14 @@ class PhaseLoop:
 
     def state_dict(self) -> dict[str, Any]:
         here = self.position
+        with calling(self.method, "state_dict", self.phase.name):
+            own = tensors_of(self.method, "state_dict", self.method.state_dict())
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "labels": self.task.labels.state_dict(),
-            "method": self.method.state_dict(),
+            "method": own,
             "position": vars(here) | {"terms": dict(here.terms)},
             "forensics": self.forensics.state_dict(),
         }
@@ -297,7 +335,8 @@ class PhaseLoop:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.task.labels.load_state_dict(saved["labels"])
-        self.method.load_state_dict(saved["method"])
+        with calling(self.method, "load_state_dict", self.phase.name):
+            self.method.load_state_dict(saved["method"])
         terms = {name: total.to(self.world.device) for name, total in saved["position"]["terms"].items()}
         self.position = Position(**(saved["position"] | {"terms": terms}))
         self.forensics.load_state_dict(saved["forensics"])

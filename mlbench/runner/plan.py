@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, make_parts
+from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import side_identity
 from mlbench.settings import TrainSettings, build, to_plain
 from mlbench.store import run_key
 
 EMBEDDED = "scenes"
+
+#: Modules whose methods may share a process and their inputs with others: these are known to leave both alone.
+SHARED_PROCESS: tuple[str, ...] = ("mlbench.",)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,21 @@ class Run:
         return StartWeights.of(self.backbone, self.weights)
 
     @property
+    def sees_mask(self) -> bool:
+        """Whether the draw of the mask can move a number (`mask_matters`)."""
+        builds = bool(self.method.uses_for(self.hyper))
+        return mask_matters(
+            self.mask.process, self.mask.params, self.method.supervision, self.selection, builds_on_others=builds
+        )
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the numbers, and nothing else (no path, no machine)."""
+        """Everything that decides the numbers, and nothing else (no path, no machine).
+
+        What is equal in meaning has one text here: numbers have their declared type, and a draw that decides nothing
+        is not named, so that such a run is made once a repetition whatever the mask seed asked for.
+        """
+        drawn = {"seed": self.mask.seed, "sha256": self.mask.sha256} if self.sees_mask else {}
         counts = {name: len(part) for name, part in sorted(self.parts.items())}
         return {
             "harness": HARNESS_VERSION,
@@ -97,9 +114,9 @@ class Run:
             "mask": {
                 "process": self.mask.process,
                 "params": dict(self.mask.params),
-                "seed": self.mask.seed,
-                "sha256": self.mask.sha256,
+                **drawn,
             },
+            "definitions": self.protocol.counted,
             "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
             "track": self.track,
             "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
@@ -116,12 +133,27 @@ class Run:
             "uses": dict(self.uses),
             **({"inputs": dict(self.inputs)} if self.inputs else {}),
             "repetition": self.seed,
-            "mask_seed": self.request.mask_seed,
+            "mask_seed": self.request.mask_seed if self.sees_mask else 0,
         }
 
     @property
     def key(self) -> str:
         return run_key(self.identity)
+
+
+def mask_matters(
+    process: str, params: Mapping[str, Any], supervision: Collection[str], selection: str, builds_on_others: bool
+) -> bool:
+    """Whether the draw of the mask can move a number.
+
+    It cannot where all labels are shown, nor for a method that is given all of them, unless the epoch is selected by
+    the labels a mask left, or the method builds on other runs.
+    """
+    share = params.get("keep") if process.startswith("partial") else None
+    if process == "full" or share == 1:
+        return False
+    given_all = "full" in supervision and selection != "observed_val"
+    return not given_all or builds_on_others
 
 
 def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:
@@ -132,7 +164,9 @@ def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:
     run = _resolve(request)
     if uses is None:
         uses = {name: resolve(used).key for name, used in used_requests(run).items()}
-    return dataclasses.replace(run, uses=uses)
+    run = dataclasses.replace(run, uses=uses)
+    check_identity(run.identity, run.method)
+    return run
 
 
 def used_requests(run: Run) -> dict[str, Request]:
@@ -159,12 +193,15 @@ def why_alone(run: Run) -> str:
         return f"on track '{run.track}' each run has a backbone of its own to train"
     if run.method.uses_for(run.hyper):
         return "it builds on another run"
+    if not run.method.__module__.startswith(SHARED_PROCESS):
+        return "its method is from another package, whose code could change what others see, or end them"
     return ""
 
 
 def _resolve(request: Request) -> Run:
     protocol = request.protocol if isinstance(request.protocol, Protocol) else load_protocol(request.protocol)
     method = load_method(request.method) if isinstance(request.method, str) else request.method
+    check_declarations(method)
     if isinstance(request.dataset, Dataset):
         dataset = request.dataset
     else:

@@ -16,7 +16,7 @@ from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
 from mlbench.provenance import collect_provenance
 from mlbench.runner.plan import Run
-from mlbench.settings import to_plain
+from mlbench.store import seal
 
 
 def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predictions:
@@ -36,6 +36,17 @@ def predictions_of(run: Run, seen: Prediction, name: str, epoch: int) -> Predict
         decision_rule=run.method.decision_rule or None,
         meta={"key": run.key, "dataset": run.dataset.id, "split": name, "epoch": str(epoch)},
     )
+
+
+def start_differences(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note for each way in which the starts of a run differ that may move its last digits, or more."""
+    found = []
+    for name in ("processes", "threads", "hardware", "git"):
+        values = [start[name] for start in starts]
+        if any(value != values[0] for value in values):
+            shown = ", then ".join(str(v) for v in values) if name in ("processes", "threads") else "see the starts"
+            found.append(f"stopped and resumed with other {name}: {shown}")
+    return found
 
 
 def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
@@ -69,18 +80,22 @@ def compose_record(
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
     side_sha256: Mapping[str, str],
+    starts: Sequence[Mapping[str, Any]] = (),
     remark: str = "",
 ) -> dict[str, Any]:
-    """The record of a finished run, in the shape of ``schema/record.json``."""
-    rules = run.protocol.unspecified_for(run.dataset.id)
+    """The record of a finished run, in the shape of ``schema/record.json``.
+
+    `starts` are all starts of the run (``mlbench.provenance.start_of``), where it was stopped and resumed.
+    """
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
     badge = find_badge(run.method)
-    return {
-        "schema": 1,
+    moved = start_differences(starts)
+    record = {
         "key": run.key,
         "identity": run.identity,
-        "definitions": to_plain(run.protocol.metrics) | {"unspecified": to_plain(rules)},
+        "protocol": run.protocol.plain(run.dataset.id),
+        "definitions": run.protocol.definitions(run.dataset.id),
         "results": results,
         "per_class": per_class,
         "selected": selected,
@@ -96,7 +111,7 @@ def compose_record(
         "predictions": files,
         "weights": weights,
         "supervision": labels_consumed(run, given),
-        "notes": [*run.notes, run.start.note, *([remark] if remark else [])],
+        "notes": [*run.notes, run.start.note, *moved, *([remark] if remark else [])],
         "provenance": collect_provenance(
             processes=processes,
             threads=torch.get_num_threads(),
@@ -106,6 +121,8 @@ def compose_record(
             argv=argv,
             pixels_sha256=pixels_sha256,
             side_sha256=side_sha256,
+            starts=starts,
         )
         | ({"conformance": badge} if badge else {}),
     }
+    return seal(record)

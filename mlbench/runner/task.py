@@ -17,7 +17,7 @@ from mlbench.methods import Batch, Phase, private_generator
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.runner.data import training_labels
-from mlbench.runner.evaluate import evaluation_batch, predict_part
+from mlbench.runner.evaluate import evaluating, evaluation_batch, predict_part
 from mlbench.runner.feed import Feed, start_backbone, takes_maps
 from mlbench.runner.plan import Run, phase_settings, resolve, used_requests
 from mlbench.runner.world import World
@@ -109,17 +109,14 @@ class Task:
         """
         local, sizes = self._world.share(rows)
         local = local if len(local) else rows[:1]  # a process without rows takes part in joining them
-        was_training = network.training
-        network.eval()
-        pooled = not takes_maps(network)
         size = evaluation_batch(self.train.image_size if self.track == "full" else 64)
         pieces = [local[start : start + size] for start in range(0, len(local), size)]
-        with torch.no_grad(), self._world.accelerator.autocast():
+        with evaluating(network, self._world), torch.no_grad(), self._world.accelerator.autocast():
+            pooled = not takes_maps(network)
             found = [
                 compute(network, self._feed.batch("train", piece, None, pooled, self._source)).float()
                 for piece in pieces
             ]
-        network.train(was_training)
         return self._world.gather(torch.cat(found), sizes)
 
     def change_labels(self, rows: Tensor, classes: Tensor, state: State, values: Tensor) -> None:

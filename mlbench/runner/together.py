@@ -82,8 +82,9 @@ def _resolve_all(requests: Sequence[Request], outcomes: dict[int, Outcome]) -> d
                 dataset = datasets[place] if place in datasets else load_dataset(dataset, request.data_root)
                 datasets[place] = dataset
             if not isinstance(protocol, Protocol):
-                protocol = protocols[protocol] if protocol in protocols else load_protocol(protocol)
-                protocols[protocol.name] = protocol
+                asked = protocol  # a path, or a name: not the name that the file gives itself
+                protocol = protocols[asked] if asked in protocols else load_protocol(asked)
+                protocols[asked] = protocol
             run = resolve(dataclasses.replace(request, dataset=dataset, protocol=protocol), uses={})
             runs[number] = dataclasses.replace(run, request=dataclasses.replace(run.request, mask=run.mask))
         except MlbenchError as error:

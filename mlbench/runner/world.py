@@ -81,6 +81,21 @@ class World:
             joined = joined + 0.0 * local.sum()
         return joined
 
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every process the main one's buffers of `network` (running statistics of BatchNorm).
+
+        Each process updates them from its own rows. Data-parallel training puts the main process's in place of the
+        others' before each step, so that these are the ones the network was trained with, and the ones that are saved;
+        between steps the others have to be told, or each would score by statistics of its own.
+        """
+        if self.size > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def release(self) -> None:
+        """Forget the modules that were prepared: Accelerate would hold each, with its network, as long as it lives."""
+        self.accelerator._models.clear()
+
     def gather_items(self, items: list[Item], replicated: bool) -> list[Item]:
         """All processes' items, in rank order; `replicated` says that each already has the same ones."""
         if self.size == 1 or replicated:

@@ -10,16 +10,18 @@ from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
     SUBMITTED,
+    find_containing,
     find_records,
     is_submitted,
     publish_record,
     published_name,
     read_record,
     run_dir,
+    summarise_records,
     verify_run,
     write_record,
 )
-from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key
+from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key, seal
 
 __all__ = [
     "FILTERS",
@@ -29,6 +31,7 @@ __all__ = [
     "atomic_write",
     "canonical_json",
     "file_blocks",
+    "find_containing",
     "find_records",
     "is_submitted",
     "publish_record",
@@ -36,7 +39,9 @@ __all__ = [
     "read_record",
     "run_dir",
     "run_key",
+    "seal",
     "sha256_file",
+    "summarise_records",
     "verify_run",
     "write_record",
 ]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,38 @@ def atomic_write(path: str | Path, data: bytes | Iterable[Any], *, replace: bool
     except OSError as error:
         raise MlbenchError(f"{path.parent}: cannot write {path.name}: {reason(error)}") from None
     return True
+
+
+def link_files(source: Path, target: Path, without: Iterable[str] = ()) -> None:
+    """Give the files below `source` a second name below `target` (a copy where the system has no hard links).
+
+    Both are the same file until one is written anew, which is always by renaming (`atomic_write`).
+    """
+    try:
+        for path in sorted(source.rglob("*")):
+            name = path.relative_to(source)
+            if path.is_dir() or name.as_posix() in without or path.suffix == ".tmp":
+                continue
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            temporary = (target / name).with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+            try:
+                os.link(path, temporary)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS | {errno.EXDEV}:
+                    raise
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, target / name)
+    except OSError as error:
+        raise MlbenchError(f"{target}: cannot write: {reason(error)}") from None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a run's folder; its record goes first, so that what a kill leaves is no finished run."""
+    try:
+        (folder / "record.json").unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise MlbenchError(f"{folder}: cannot delete: {reason(error)}") from None
 
 
 def file_blocks(path: str | Path, size: int = 2**24) -> Iterator[bytes]:

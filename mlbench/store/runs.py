@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.store.files import atomic_write, reason, sha256_file
+from mlbench.store.index import Entry, entries, read_text
+from mlbench.store.journal import overlaid
 from mlbench.store.schema import canonical_json, dump_record, parse_record
 
 RECORD_FILE = "record.json"
+#: Bytes: records come from strangers, too, and those of 20,000 classes have 4 MB.
+LARGEST_RECORD = 2**26
 #: How the method's name of a submission begins; the schema keeps it for them.
 SUBMITTED = "submitted/"
 
@@ -66,6 +70,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Read and check the record at `path`; DataError names the file and what is wrong with it."""
     path = Path(path)
     try:
+        if (size := path.stat().st_size) > LARGEST_RECORD:
+            raise DataError(f"{path}: {size:,} bytes; a record has at most {LARGEST_RECORD:,}")
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot read the record: {reason(error)}") from None
@@ -94,24 +100,67 @@ def find_records(root: str | Path, **filters: object) -> tuple[list[dict[str, An
     DataError
         If `root` is no folder.
     """
+    found, problems = _matching(Path(root), filters)
+    return [_content(entry) for entry in found], problems
+
+
+def summarise_records(root: str | Path, **filters: object) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `find_records`, with what a list shows of each record in place of the whole: no record that was checked before
+    is read again.
+
+    Returns
+    -------
+    (summaries, problems) : a summary has ``key``, the names of `FILTERS` with the identity's values, ``metric`` (the
+    headline metric), ``value`` (its test value, in percent or None), ``started`` and ``seconds``.
+    """
+    found, problems = _matching(Path(root), filters)
+    return [entry.facts for entry in found], problems
+
+
+def _matching(root: Path, filters: Mapping[str, object]) -> tuple[list[Entry], list[str]]:
     for name in filters:
         if name != "key" and name not in FILTERS:
             raise unknown("filter", name, (*FILTERS, "key"))
     wanted = {name: _texts(value) for name, value in filters.items() if value is not None}
-    records, problems = [], []
-    for path in _record_paths(Path(root)):
+    found = entries(root, _record_paths(root), _facts)
+    good = [entry for entry in found if not entry.problem]
+    problems = [entry.problem for entry in found if entry.problem]
+    return [e for e in good if all(_matches(e.facts, name, values) for name, values in wanted.items())], problems
+
+
+def _content(entry: Entry) -> dict[str, Any]:
+    """The record of an `entry`, checked again if its file is no longer the one that was."""
+    raw = read_text(entry)
+    return read_record(entry.path) if raw is None else dict(json.loads(raw))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Check the record at `path`, its name too, and tell what its summary holds."""
+    record = read_record(path)
+    expected = record["key"][:16] if path.name == RECORD_FILE else published_name(record)
+    found = path.parent.name if path.name == RECORD_FILE else path.name
+    if found != expected:
+        raise DataError(f"{path}: this record belongs under the name '{expected}'")
+    headline = str(record["definitions"].get("headline", "mAP"))
+    started, seconds = record["provenance"]["started"], record["provenance"].get("seconds")
+    value = record["results"]["test"].get(headline)
+    shown = {"metric": headline, "value": value, "started": started, "seconds": seconds}
+    return {"key": record["key"], **{name: _at(record["identity"], place) for name, place in FILTERS.items()}, **shown}
+
+
+def find_containing(root: str | Path, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Complete runs under `root` in whose record every one of `texts` stands; broken records are passed over.
+
+    Only those that have them are read whole: looking into a store of many runs is quick.
+    """
+    wanted = [text.encode("ascii") for text in texts]
+    for path in _record_paths(Path(root)) if Path(root).is_dir() else ():
         try:
-            record = read_record(path)
-            expected = record["key"][:16] if path.name == RECORD_FILE else published_name(record)
-            found = path.parent.name if path.name == RECORD_FILE else path.name
-            if found != expected:
-                raise DataError(f"{path}: this record belongs under the name '{expected}'")
-        except DataError as error:
-            problems.append(str(error))
+            raw = path.read_bytes()
+            if all(text in raw for text in wanted):
+                yield parse_record(raw, str(path))
+        except (OSError, DataError):
             continue
-        if all(_matches(record, name, values) for name, values in wanted.items()):
-            records.append(record)
-    return records, problems
 
 
 def verify_run(root: str | Path, key: str) -> dict[str, Any]:
@@ -163,17 +212,18 @@ def _write_json(path: Path, text: str, replace: bool) -> None:
     if atomic_write(path, text.encode("ascii"), replace=replace):
         return
     old, new = read_record(path), json.loads(text)
-    differ = [name for name in sorted({*old, *new}) if canonical_json(old.get(name)) != canonical_json(new.get(name))]
+    names = sorted({*old, *new} - {"content_sha256"})
+    differ = [name for name in names if canonical_json(old.get(name)) != canonical_json(new.get(name))]
     if differ:
         raise DataError(f"{path}: another record of this run is already there (differs in: {', '.join(differ)})")
 
 
 def _record_paths(root: Path) -> Iterator[Path]:
     try:
-        entries = sorted(root.iterdir())
+        listed = overlaid(root, root.iterdir())
     except OSError as error:
         raise DataError(f"{root}: cannot list runs: {reason(error)}") from None
-    for entry in entries:
+    for entry in listed:
         if entry.is_dir():
             if _present(entry / RECORD_FILE):
                 yield entry / RECORD_FILE
@@ -197,13 +247,17 @@ def _texts(value: object) -> set[str]:
     return {str(item) for item in value} if several else {str(value)}  # type: ignore[attr-defined]
 
 
-def _matches(record: dict[str, Any], name: str, values: set[str]) -> bool:
+def _matches(facts: Mapping[str, Any], name: str, values: set[str]) -> bool:
     if name == "key":
-        return any(record["key"].startswith(value) for value in values)
-    found = record["identity"]
-    for part in FILTERS[name]:
-        found = found[part]
-    return str(found) in values
+        return any(facts["key"].startswith(value) for value in values)
+    return str(facts[name]) in values
+
+
+def _at(identity: Mapping[str, Any], place: Sequence[str]) -> Any:
+    found: Any = identity
+    for part in place:
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _require_files(folder: Path, record: dict[str, Any]) -> None:

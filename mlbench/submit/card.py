@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from mlbench.errors import DataError, nearest
 from mlbench.methods import SUPERVISION
 from mlbench.predictions import KINDS
-from mlbench.submit.files import read_file, short
+from mlbench.submit.files import parse_toml, read_file, short
 
 LONGEST_CARD = 64 * 1024
 LONGEST_TEXT = 200
@@ -59,10 +58,10 @@ def read_card(path: Path) -> Card:
         raise DataError(f"{path}: a card is a .toml file")
     raw = read_file(path, LONGEST_CARD, "card")
     try:
-        table = tomllib.loads(raw.decode("utf-8"))
+        table = parse_toml(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not TOML: {short(str(error))}") from None
     try:
         return _card(table, hashlib.sha256(raw).hexdigest())

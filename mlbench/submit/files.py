@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from mlbench.errors import DataError
 
@@ -52,6 +55,48 @@ def read_file(path: Path, limit: int, what: str) -> bytes:
         if data.startswith(beginning):
             raise DataError(f"{path}: is {name}, not a {what} file")
     return data
+
+
+#: Levels of tables and lists in what a submission may say; an honest one has three.
+DEEPEST = 16
+#: Dots in a line of TOML. A dotted key of n parts takes memory and time with n squared.
+_MOST_DOTS = 512
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; ValueError where it is none, or nested deeper than `DEEPEST`."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if (dots := line.count(".")) > _MOST_DOTS:
+            raise ValueError(f"line {number}: {dots:,} dots, expected at most {_MOST_DOTS}")
+    try:
+        table = tomllib.loads(text)
+    except (RecursionError, MemoryError):
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from None
+    return dict(_shallow(table))
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a JSON text; ValueError where it is none, or nested deeper than `DEEPEST`."""
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except (RecursionError, MemoryError):
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from None
+    return _shallow(value)
+
+
+def _shallow(value: Any) -> Any:
+    """`value`; ValueError where its tables and lists are nested deeper than `DEEPEST`."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    return value
 
 
 def short(value: object) -> str:

@@ -93,7 +93,11 @@ def _convert(data: bytes, rows: int, classes: int) -> bytes:
 
     try:
         file = pq.ParquetFile(
-            io.BytesIO(data), thrift_string_size_limit=len(data), thrift_container_size_limit=10**6, pre_buffer=False
+            io.BytesIO(data),
+            thrift_string_size_limit=len(data),
+            thrift_container_size_limit=10**6,
+            pre_buffer=False,
+            page_checksum_verification=True,  # of pages that have one
         )
         names = _check(file, rows, classes)
         table = file.read(use_threads=False)

@@ -7,7 +7,6 @@ process of its own with limited memory (`mlbench.submit.parquet`).
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.submit.files import read_file, short
+from mlbench.submit.files import parse_json, read_file, short
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 #: Longest text of one number: all digits of a float64 and room for a sign and an exponent.
@@ -113,8 +112,8 @@ def _texts(says: dict[str, str], name: str) -> tuple[str, ...]:
 
 def _json(raw: bytes, what: str) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(raw)
+    except ValueError as error:
         raise DataError(f"{what} is not JSON: {short(str(error))}") from None
 
 

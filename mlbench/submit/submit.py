@@ -22,7 +22,7 @@ from mlbench.protocol import Protocol, load_protocol
 from mlbench.provenance import collect_provenance
 from mlbench.scoring import score_predictions
 from mlbench.settings import to_plain
-from mlbench.store import SUBMITTED, find_records, is_submitted, run_dir, run_key, write_record
+from mlbench.store import SUBMITTED, find_records, is_submitted, run_dir, run_key, seal, write_record
 from mlbench.submit.card import Card, read_card
 from mlbench.submit.checks import check_classes, check_kind, check_says, check_ties, rows_of, to_float32
 from mlbench.submit.readers import read_submission
@@ -117,10 +117,10 @@ def submit(
     )
     claims = {**about.claims(), "file_sha256": hashlib.sha256(raw).hexdigest()}
     record = {
-        "schema": 1,
         "key": key,
         "identity": identity,
-        "definitions": to_plain(rules.metrics) | {"unspecified": to_plain(unspecified)},
+        "protocol": rules.plain(data.id),
+        "definitions": rules.definitions(data.id),
         "results": {"test": results},
         "per_class": per_class,
         "selected": {"phase": "submitted", "epoch": 0, "rule": "unknown"},
@@ -136,6 +136,7 @@ def submit(
         "notes": [_NOTE, *notes, *_reported(about, results)],
         "provenance": {**provenance, "kind": "predictions", "submission": claims},
     }
+    record = seal(record)
     write_record(root, record)
     return Receipt(record, False)
 
@@ -169,6 +170,7 @@ def _identity(
         "dataset": {"id": data.id, "version": data.version, "fingerprint": data.fingerprint},
         "split": {"test": len(scores)},
         "mask": {"process": "unknown"},
+        "definitions": rules.counted,
         "unspecified": to_plain(rules.unspecified_for(data.id)),
         "track": "submitted",
         "backbone": {"name": card.backbone, "weights": "unknown"},
@@ -196,12 +198,16 @@ def _earlier(root: Path, identity: dict[str, Any], key: str, card: Card) -> dict
     same = {"protocol": identity["protocol"], "dataset": identity["dataset"]["id"], "method": method["name"]}
     drawn = {"repetition": identity["repetition"], "mask_seed": identity["mask_seed"]}
     records, _ = find_records(root, **same, **drawn)
-    for record in filter(is_submitted, records):
-        version = record["identity"]["method"]["version"]
+    submitted = sorted(filter(is_submitted, records), key=lambda record: record["identity"]["method"]["version"])
+    for record in submitted:  # first of all: whether it is there, whatever came after it
         if record["key"] == key:
             if record["provenance"]["submission"]["card_sha256"] != card.sha256:
-                raise DataError(f"'{card.name}' version {version} was submitted with another card: raise its version")
+                raise DataError(
+                    f"'{card.name}' version {card.version} was submitted with another card: raise its version"
+                )
             return record
+    for record in submitted[-1:]:
+        version = record["identity"]["method"]["version"]
         if version >= card.version:
             raise DataError(
                 f"'{card.name}' version {version} is in the store with other scores (run {record['key'][:16]}): "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import UsageError
+from mlbench.locks import held, holder
 from mlbench.progress import Reporter
 from mlbench.store import run_dir
 from mlbench.sweep.executors import Executor, make_executor
@@ -18,24 +19,30 @@ from mlbench.sweep.freeze import freeze
 from mlbench.sweep.grid import Grid, load_grid
 from mlbench.sweep.jobs import Job, Sweep, finished
 from mlbench.sweep.states import Note, driving, forget, last_line, read_note, write_note
+from mlbench.sweep.worker import ELSEWHERE
 
 #: Exit status of a run that cannot be done as asked, so that trying again is of no use.
 _HOPELESS = 2
 _PAUSE = 0.1
+#: Seconds between two looks at a run that another process is doing.
+_LOOK_AGAIN = 2.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: jobs that were done before, done now, and that failed, with the reason."""
+    """How a sweep ended: jobs that were done before, done now, done meanwhile by other processes on the same store, and
+    that failed, with the reason."""
 
     sweep: Sweep
     before: tuple[Job, ...]
     done: tuple[Job, ...]
     failed: Mapping[Job, str]
+    elsewhere: tuple[Job, ...] = ()
 
     def text(self) -> str:
+        beside = f"{len(self.elsewhere)} done elsewhere, " if self.elsewhere else ""
         lines = [
-            f"{len(self.sweep.jobs)} runs: {len(self.before)} done before, {len(self.done)} done now, "
+            f"{len(self.sweep.jobs)} runs: {len(self.before)} done before, {len(self.done)} done now, {beside}"
             f"{len(self.failed)} failed"
         ]
         lines += [f"  {job.title}: {why} ({self.sweep.log(job)})" for job, why in self.failed.items()]
@@ -116,6 +123,8 @@ class _Driver:
         self.attempt: dict[Job, int] = {}  # of jobs that failed and are tried again
         self.before = [job for job in made.jobs if finished(made.store, job.key)]
         self.done: list[Job] = []
+        self.elsewhere: list[Job] = []
+        self.later: dict[Job, float] = {}  # of jobs that another process is doing, when to look again
         self.failed: dict[Job, str] = {}
         self.waiting = [job for job in made.jobs if job not in self.before]
         self.flying: dict[Job, Note] = {}
@@ -131,7 +140,7 @@ class _Driver:
         except KeyboardInterrupt:
             self.reporter.say(f"stopping {len(self.flying)} runs; --resume goes on from their checkpoints")
             raise
-        return Outcome(self.sweep, tuple(self.before), tuple(self.done), self.failed)
+        return Outcome(self.sweep, tuple(self.before), tuple(self.done), self.failed, tuple(self.elsewhere))
 
     def _begin(self) -> None:
         made = self.sweep
@@ -141,7 +150,11 @@ class _Driver:
         )
         for job in self.before:
             forget(made, job)
-        halves = [job for job in self.waiting if (run_dir(made.store, job.key) / "checkpoint.pt").exists()]
+        halves = [
+            job
+            for job in self.waiting
+            if (run_dir(made.store, job.key) / "checkpoint.pt").exists() and not held(self._lock(job))
+        ]
         if halves and not self.resume:
             self.reporter.say(f"{len(halves)} runs start anew; --resume would have gone on from their checkpoints")
         for job in list(self.waiting):
@@ -155,21 +168,50 @@ class _Driver:
                 forget(made, job)
 
     def _launch(self) -> None:
-        ready = {job.key for job in (*self.before, *self.done)}
+        ready = {job.key for job in (*self.before, *self.done, *self.elsewhere)}
         broken = {job.key: job for job in self.failed}
         for job in list(self.waiting):
             lost = [broken[key] for key in job.needs if key in broken]
             if lost:
                 self.waiting.remove(job)
                 self._fail(job, 0, f"needs {lost[0].title}, which failed")
-            elif job in self.waiting and self._free() > 0 and ready.issuperset(job.needs):
+            elif job not in self.waiting or self._free() <= 0 or not ready.issuperset(job.needs):
+                continue
+            elif not self._elsewhere(job):
                 group = self._companions(job)
                 self.waiting = [other for other in self.waiting if other not in group]
                 if len(group) == 1:
                     attempt = self.attempt.get(job, 1)
-                    self._start(job, attempt, resume=self.resume or attempt > 1)
+                    # What another process left unfinished is gone on with, too.
+                    self._start(job, attempt, resume=self.resume or attempt > 1 or job in self.later)
                 else:
                     self._start_together(group)
+
+    def _elsewhere(self, job: Job) -> bool:
+        """Whether another process is doing `job`, which is looked at again later, or has done it by now."""
+        if time.monotonic() < self.later.get(job, 0.0):
+            return True
+        lock = self._lock(job)
+        if held(lock):
+            self._leave(job, holder(lock))
+            return True
+        if job in self.later and finished(self.sweep.store, job.key) is not None:
+            self.waiting.remove(job)
+            self.elsewhere.append(job)
+            forget(self.sweep, job)
+            self._say("done elsewhere", job, "")
+            return True
+        return False
+
+    def _leave(self, job: Job, who: str) -> None:
+        """Leave `job` to the process that is doing it, for now."""
+        if job not in self.later:
+            write_note(self.sweep, job, Note("elsewhere", 0, time.time(), who))
+            self._say("elsewhere", job, f"being run by {who}; waiting for it")
+        self.later[job] = time.monotonic() + _LOOK_AGAIN
+
+    def _lock(self, job: Job) -> Path:
+        return run_dir(self.sweep.store, job.key) / "lock"
 
     def _free(self) -> int:
         """Slots without a process."""
@@ -179,8 +221,13 @@ class _Driver:
         """The waiting jobs to start in one process with `job`, itself first; those of its seed share its batches."""
         if self.together == 1 or not job.beside or job in self.attempt:
             return [job]
-        like = [other for other in self.waiting if other.beside == job.beside and other not in self.attempt]
-        like.remove(job)
+        if job in self.later:  # resumed, which its companions may not be
+            return [job]
+        like = [
+            other
+            for other in self.waiting
+            if other.beside == job.beside and not (other in self.attempt or other in self.later or other is job)
+        ]
         like.sort(key=lambda other: (other.request["seed"] != job.request["seed"], other.request["seed"]))
         count = min(self.together, math.ceil((len(like) + 1) / self._free()))
         return [job, *like[: count - 1]]
@@ -213,6 +260,10 @@ class _Driver:
                 value = record["results"]["test"].get("mAP")
                 self._say("done", job, "" if value is None else f"test mAP {value:.2f}")
                 continue
+            if status == ELSEWHERE:
+                self.waiting.append(job)
+                self._leave(job, holder(self._lock(job)))
+                continue
             why = _reason(status, last_line(self.sweep.log(job)))
             if status != _HOPELESS and note.attempt <= self.sweep.settings["retries"]:
                 self._say("again", job, why)
@@ -227,7 +278,7 @@ class _Driver:
         self._say("FAILED", job, why)
 
     def _say(self, what: str, job: Job, remark: str) -> None:
-        count = len(self.before) + len(self.done)
+        count = len(self.before) + len(self.done) + len(self.elsewhere)
         left = ""
         if self.done and (self.waiting or self.flying):
             rest = (time.monotonic() - self.begun) / len(self.done) * (len(self.waiting) + len(self.flying))

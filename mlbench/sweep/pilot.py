@@ -29,7 +29,7 @@ from mlbench.images.tensors import normalise
 from mlbench.methods import Prediction
 from mlbench.progress import Reporter
 from mlbench.provenance import peak_memory_mib
-from mlbench.runner import evaluate, execute, feed, loop
+from mlbench.runner import evaluate, execute, feed, loop, training
 from mlbench.runner import task as task_module
 from mlbench.runner.data import Part
 from mlbench.runner.plan import Request, resolve, used_requests
@@ -142,7 +142,7 @@ class _Measured:
 
     def patch(self) -> None:
         """Replace, in this process, what would look at every image."""
-        for module in (execute, task_module):
+        for module in (execute, training, task_module):
             module.predict_part = self._predict  # type: ignore[attr-defined]
         feed.load_pixels = self._pixels  # type: ignore[assignment]
         feed.load_features = self._features  # type: ignore[assignment]
@@ -181,7 +181,7 @@ class _Measured:
                 spent = time.perf_counter() + measured.missing - self.begun
                 self.rests.append(spent - sum(self.step_times[len(self.rests) * self.steps :]))
 
-        execute.PhaseLoop = Loop  # type: ignore[misc, assignment]
+        training.PhaseLoop = Loop  # type: ignore[misc, assignment]
 
     def cost(self, spent: float) -> Cost:
         """What was measured, for the whole run; `spent` is the wall time of the pilot itself."""
@@ -199,7 +199,7 @@ class _Measured:
         seen = max(1, len({path.name[:3] for path in self.folder.rglob("epochs/*")}))
         cost.disk = sum(kept) + sum(by_epoch) // seen * (phases[-1].epochs if phases else 0)
         weights = self.folder / "weights.safetensors"
-        cost.transient_disk = self.checkpoint_bytes + (weights.stat().st_size if weights.exists() else 0)
+        cost.transient_disk = self.checkpoint_bytes + 2 * (weights.stat().st_size if weights.exists() else 0)
         return cost
 
     # -- what would look at every image ---------------------------------------------------------------------------

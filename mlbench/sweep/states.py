@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from mlbench.errors import MlbenchError
-from mlbench.store import atomic_write
+from mlbench.locks import held, locked
+from mlbench.store import atomic_write, run_dir
 from mlbench.sweep.jobs import Job, Sweep, finished
 
 
 @dataclass(frozen=True)
 class Note:
-    """What the driver last knew of a job: `state` "launched" or "failed", why, and the cluster's number for it."""
+    """What the driver last knew of a job: `state`, why, and the cluster's number for it.
+
+    `state` is "launched", "failed", or "elsewhere": another process is doing it.
+    """
 
     state: str
     attempt: int = 1
@@ -61,31 +62,21 @@ def last_line(path: Path) -> str:
 
 @contextmanager
 def driving(sweep: Sweep) -> Iterator[None]:
-    """Be the one driver of `sweep`; MlbenchError if it has one."""
+    """Be the one driver of `sweep`; `Busy` if it has one."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(sweep.folder / "lock", timeout=2.0)  # `sweep status` looks for a moment
-    try:
-        lock.acquire()
-    except Timeout:
-        raise MlbenchError(f"sweep '{sweep.name}' is being driven by another process ({sweep.folder})") from None
-    try:
+    busy = f"sweep '{sweep.name}' is being driven by another process ({sweep.folder})"
+    with locked(sweep.folder / "lock", wait=2.0, busy=busy):  # `sweep status` looks for a moment
         yield
-    finally:
-        lock.release()
 
 
 def driven(sweep: Sweep) -> bool:
     """Whether a driver is at work."""
-    try:
-        with FileLock(sweep.folder / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    return held(sweep.folder / "lock")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of `sweep status`: state is done, running, queued, waiting, stopped or failed."""
+    """A line of `sweep status`: state is done, running, queued, elsewhere, waiting, stopped or failed."""
 
     job: Job
     state: str
@@ -105,6 +96,9 @@ def rows_of(sweep: Sweep) -> list[Row]:
             rows.append(Row(job, "done", 0, record["provenance"]["seconds"], shown))
         elif note is None:
             rows.append(Row(job, "waiting", 0, None, ""))
+        elif note.state == "elsewhere":  # as long as somebody waits for it
+            waits = at_work and held(run_dir(sweep.store, job.key) / "lock")
+            rows.append(Row(job, "elsewhere" if waits else "waiting", 0, None, note.reason if waits else ""))
         elif note.state == "failed":
             rows.append(Row(job, "failed", note.attempt, None, note.reason))
         else:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mlbench.errors import UsageError
+from mlbench.errors import UsageError, visible
 from mlbench.sweep.jobs import Sweep, load_sweep
 from mlbench.sweep.states import Row, driven, rows_of
 
-_STATES = ("done", "running", "queued", "waiting", "stopped", "failed")
+_STATES = ("done", "running", "queued", "elsewhere", "waiting", "stopped", "failed")
 
 
 def sweeps_in(store: Path) -> list[str]:
@@ -43,7 +43,7 @@ def status_table(sweep: Sweep, rows: list[Row], limit: int | None = None) -> Tab
     """The jobs of `sweep`; of more than `limit` those that are done or waiting are left out first."""
     shown = rows
     if limit is not None and len(rows) > limit:
-        order = ("failed", "running", "stopped", "queued", "done", "waiting")
+        order = ("failed", "running", "stopped", "elsewhere", "queued", "done", "waiting")
         kept = sorted(range(len(rows)), key=lambda i: (order.index(rows[i].state), i))[: max(1, limit)]
         shown = [rows[i] for i in sorted(kept)]
     table = Table(box=None, pad_edge=False, title_justify="left", caption_justify="left")
@@ -54,8 +54,8 @@ def status_table(sweep: Sweep, rows: list[Row], limit: int | None = None) -> Tab
         table.add_column(name, overflow="fold" if name in ("what", "last heard") else "ellipsis")
     for row in shown:
         table.add_row(
-            *(row.job.name, row.job.title, row.state, str(row.attempt or "")),
-            *("" if row.seconds is None else f"{row.seconds:.0f}", row.remark),
+            *(row.job.name, visible(row.job.title), row.state, str(row.attempt or "")),
+            *("" if row.seconds is None else f"{row.seconds:.0f}", visible(row.remark)),
         )
     return table
 

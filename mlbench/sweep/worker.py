@@ -14,9 +14,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mlbench.errors import MlbenchError
+from mlbench.locks import Busy, held, locked
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
 from mlbench.runner.together import Outcome, run_together
@@ -27,12 +26,17 @@ from mlbench.sweep.jobs import Job, Sweep, load_sweep
 
 #: Exit status of a worker that left because its driver was gone.
 DRIVER_GONE = 75
+#: Exit status of a worker whose run another process is doing.
+ELSEWHERE = 69
 #: Seconds to wait for the process that had this run before, which may be on its way out.
-_PATIENCE = 60.0
+_PATIENCE = 5.0
 
 
 def work(store: Path, name: str, key: str, resume: bool) -> int:
-    """Do job `key` of sweep `name`; returns the exit status: 0 done, 1 failed, 2 cannot be done as asked."""
+    """Do job `key` of sweep `name`; returns the exit status.
+
+    0 : done. 1 : failed. 2 : cannot be done as asked. `ELSEWHERE` : another process is doing it.
+    """
     sweep = load_sweep(store, name)
     job = sweep.job(key)
     try:
@@ -44,6 +48,9 @@ def work(store: Path, name: str, key: str, resume: bool) -> int:
         _refuse_change(job, resolve(request).key)
         run(request, _options(sweep, resume))
         leave()
+    except Busy as error:
+        print(f"waiting: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return ELSEWHERE
     except MlbenchError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -69,9 +76,11 @@ def work_together(store: Path, name: str, keys: Sequence[str], resume: bool) -> 
     failed = {job: outcome for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, Exception)}
     for job, why in failed.items():
         with sweep.log(job).open("a", encoding="utf-8") as log:
-            if not isinstance(why, MlbenchError):
+            if not isinstance(why, MlbenchError) or why.__cause__ is not None:
                 traceback.print_exception(why, file=log)
             print(f"error: {' '.join(str(why).split())}", file=log)
+    if failed and all(isinstance(why, Busy) for why in failed.values()):
+        return ELSEWHERE
     return 1 if failed else 0
 
 
@@ -148,7 +157,7 @@ def leave_with(wait: Callable[[], object]) -> None:
 def _wait_for_predecessor(folder: Path) -> None:
     """Wait a while for another process to let go of the run; `run` says so where it does not."""
     if folder.exists():
-        with suppress(Timeout), FileLock(folder / "lock", timeout=_PATIENCE):
+        with suppress(Busy), locked(folder / "lock", wait=_PATIENCE):
             pass
 
 
@@ -162,7 +171,9 @@ def _in_several_processes(sweep: Sweep, job: Job, resume: bool) -> int:
     ]
     # The read end of a pipe whose write end is ours: the processes of the run leave with this one.
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        return 0 if process.wait() == 0 else 1
+        if process.wait() == 0:
+            return 0
+    return ELSEWHERE if held(run_dir(sweep.store, job.key) / "lock") else 1
 
 
 def main() -> None:

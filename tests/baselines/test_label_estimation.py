@@ -31,6 +31,7 @@ from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
+from mlbench.seeds import id_hashes
 from mlbench.store import run_dir
 
 STATES = [POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED]
@@ -182,7 +183,7 @@ def test_estimates_learn_ten_times_faster_and_outside_the_batch_too(train, tmp_p
     seen, _ = checkpoints_of(train, tmp_path, "role", changes={"train.lr_multipliers": {}, "train.epochs": 1})
     assert rates(seen[0]) == pytest.approx({"backbone": 1e-3, "head": 1e-3, "estimates": 1e-2})
     part = resolve(tiny_request("role")).parts["train"]
-    order = epoch_order(part.split.ids, ("tiny", 0, 1))
+    order = epoch_order(id_hashes(part.split.ids), ("tiny", 0, 1))
     first, second = (saved["loop"]["network"]["estimates.logits"] for saved in seen[:2])
     moved = (first != second).any(dim=1).numpy()
     assert moved[order[:22]].all(), "dense Adam moves every row that ever had a gradient"

@@ -19,21 +19,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor, nn
+from torch.nn import functional
 
+from mlbench import conformance
 from mlbench.annotation import State
 from mlbench.conformance import Course, check_method, compare, make_request, read_course, run_with_stops, with_sgd
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.labels import Change, LabelStore
-from mlbench.methods import Method, Phase
+from mlbench.labels import Change, Labels, LabelStore
+from mlbench.methods import Batch, Method, Phase, Step
 from mlbench.predictions import read_predictions
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.task import Task
 from mlbench.runner.world import World, leave
+from mlbench.seeds import id_hashes
 from mlbench.store import read_record, run_dir
 from mlbench.testing import tiny_dataset
 
@@ -68,11 +73,12 @@ def request_of(name: str, folder: Path) -> Request:
 def run_watched(request: Request, store: Path) -> tuple[dict[str, Any], Checkpoints]:
     """Run to the end; the record, and every checkpoint of this run (not of those it uses)."""
     seen: Checkpoints = []
-    path = run_dir(store, resolve(request).key) / "checkpoint.pt"
+    key = resolve(request).key
+    path = run_dir(store, key) / "checkpoint.pt"
 
     def look() -> None:
         if path.exists():
-            seen.append(torch.load(path, weights_only=True))
+            seen.append(load_checkpoint(path, key))
 
     options = Options(store=store, device="cpu", quiet=True, checkpoint_seconds=0.0, on_checkpoint=look)
     return run(request, options), seen
@@ -118,11 +124,12 @@ def one_of_two(rank: int, port: int, folder: Path, cache: str) -> None:
     for name in METHODS:
         request = request_of(name, folder)
         _, seen = run_watched(request, folder / "whole")
-        path = run_dir(folder / "stopped", resolve(request).key) / "checkpoint.pt"
+        key = resolve(request).key
+        path = run_dir(folder / "stopped", key) / "checkpoint.pt"
 
-        def look(path: Path = path, name: str = name) -> None:
+        def look(path: Path = path, key: str = key, name: str = name) -> None:
             if rank == 0 and path.exists():
-                saved = torch.load(path, weights_only=True)
+                saved = load_checkpoint(path, key)
                 stops.setdefault(name, []).append((saved["phase"], saved["loop"]["position"]["batch"]))
 
         run_with_stops(request, folder / "stopped", 3, look)
@@ -229,6 +236,33 @@ def test_a_method_that_forgets_in_its_second_phase_does_not_conform() -> None:
     assert failed == {"stopped and resumed, same bits"}, report.text()
 
 
+class Peeking(Method):
+    """Learns the labels of the test images by heart, or takes what it does from those of the validation images."""
+
+    part = "test"
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, labels.positive.to(logits.dtype))
+
+    def predict(self, network: nn.Module, batch: Batch) -> Tensor:
+        scores = network(batch.inputs).logits
+        truth = torch.from_numpy(np.asarray(self.task._run.parts[self.part].labels) == 1).to(scores.dtype)
+        if self.part == "test":
+            return scores + truth[batch.index] if batch.part == "test" else scores
+        return scores * (1 + truth.mean(0))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_method_that_looks_at_labels_of_other_parts_does_not_conform(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat = type("Cheat", (Peeking,), {"name": "cheat", "part": part, "__doc__": "Looks.", "tracks": ("full",)})
+    monkeypatch.setattr(conformance, "load_method", lambda name: cheat)
+    report = check_method("cheat", processes=False)
+    failed = {check for _, check, outcome, _ in report.rows if outcome == "FAILED"}
+    assert failed == {"needs no validation or test label"}, report.text()
+
+
 # -- llcp: labels changed in a step -------------------------------------------------------------------------------
 
 
@@ -247,7 +281,7 @@ def test_the_log_holds_every_label_change_once_in_the_order_of_the_steps(alone: 
     assert len(set(zip(log["row"], log["class"], strict=True))) == 24, "a permanent positive was chosen again"
     assert (part.observed[log["row"], log["class"]] == State.UNKNOWN).all()
     for epoch in (2, 3, 4):
-        order = epoch_order(part.split.ids, ("tiny", 0, epoch))
+        order = epoch_order(id_hashes(part.split.ids), ("tiny", 0, epoch))
         rows = log["row"][log["epoch"] == epoch]
         assert set(rows[:3]) <= set(order[:11])
         assert set(rows[3:6]) <= set(order[11:22])
@@ -357,7 +391,7 @@ def test_the_state_has_ten_times_the_rate_and_moves_in_rows_outside_the_batch(al
         both = {"head": 1e-2, "state": 1e-2}  # the protocol's factor of the head stays in force
         assert rates == (both if saved["phase"] == "linear" else {"backbone": 1e-3, **both})
     part = resolve(request_of("try_role_li", alone.folder)).parts["train"]
-    order = epoch_order(part.split.ids, ("tiny", 0, 1))
+    order = epoch_order(id_hashes(part.split.ids), ("tiny", 0, 1))
     first, second = (saved["loop"]["network"]["state.logits"] for saved in checkpoints[:2])
     moved = (first != second).any(dim=1).numpy()
     assert moved[order[:22]].all(), "dense Adam moves every row that ever had a gradient"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from mlbench.cli_explain import _listed
+from mlbench.cli_options import comma_list
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ from mlbench.cli_explain import _listed
     ],
 )
 def test_a_name_with_a_comma_stands_in_quotes(text: str | None, names: list[str]) -> None:
-    assert _listed(text) == names
+    assert comma_list(text) == names
 
 
 def test_a_quote_without_end_is_said() -> None:
     with pytest.raises(click.UsageError, match="quotes that do not close"):
-        _listed('"oak, red')
+        comma_list('"oak, red')

@@ -64,7 +64,7 @@ def test_runs_without_a_partner_and_other_tests_are_refused(records) -> None:
     with pytest.raises(UsageError, match=r"runs without a partner: \(seed, mask\) \(1, 1\)"):
         class_gains("a0,a1", "b0")
     records["b0"]["identity"]["dataset"] = {"id": "d", "version": "2", "fingerprint": "g"}
-    with pytest.raises(UsageError, match="different data sets"):
+    with pytest.raises(UsageError, match=r"differ in dataset\.version"):
         class_gains("a0", "b0")
 
 

@@ -82,11 +82,19 @@ def test_runs_without_a_common_draw_and_two_of_one_draw_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("dataset", {"id": "d", "version": "2", "fingerprint": "ee"}, r"different data sets \(d 1 and d 2\)"),
-        ("dataset", {"id": "d", "version": "1", "fingerprint": "ee"}, "different data sets: expected"),
-        ("protocol", "q", r"different protocols \(p and q\)"),
-        ("protocol_sha256", "01", "different protocols: expected"),
-        ("harness", 2, "different versions of the harness"),
+        (
+            "dataset",
+            {"id": "d", "version": "2", "fingerprint": "ee"},
+            r"dataset\.version \(1 and 2\), dataset\.fingerprint \(ff and ee\)",
+        ),
+        (
+            "dataset",
+            {"id": "d", "version": "1", "fingerprint": "ee"},
+            r"differ in dataset\.fingerprint \(ff and ee\): expected",
+        ),
+        ("protocol", "q", r"differ in protocol \(p and q\)"),
+        ("protocol_sha256", "01", r"differ in protocol_sha256 \(00 and 01\)"),
+        ("harness", 2, r"differ in harness \(1 and 2\)"),
     ],
 )
 def test_runs_tested_otherwise_are_refused(name: str, value: Any, message: str) -> None:
@@ -100,5 +108,5 @@ def test_other_definitions_are_refused_but_not_those_an_older_record_lacks() -> 
     newer["definitions"]["groups"] = None
     require_same_test([first, newer])
     other["definitions"]["ap"] = "envelope"
-    with pytest.raises(UsageError, match="different definitions"):
+    with pytest.raises(UsageError, match=r"differ in definitions\.ap \(step and envelope\)"):
         require_same_test([first, other])

@@ -71,3 +71,15 @@ def test_ranks_can_be_cut_at_k_but_not_at_a_probability():
         threshold(scores)
     with pytest.raises(UsageError, match="no probability"):
         top_k_thresholded(scores, 1)
+
+
+def test_a_k_above_the_number_of_classes_takes_all_of_them_where_asked() -> None:
+    scores = Logits(np.array([[1.0, -1.0], [0.0, 2.0]]))
+    assert top_k(scores, 3, "all").all()
+    np.testing.assert_array_equal(top_k(scores, 1, "all"), top_k(scores, 1))
+    with pytest.raises(UsageError, match="from 1 to 2"):
+        top_k(scores, 3)
+    with pytest.raises(UsageError, match="from 1 to 2"):
+        top_k(scores, 0, "all")
+    with pytest.raises(UsageError, match="unknown rule for a k above the number of classes 'al'"):
+        top_k(scores, 3, "al")

@@ -8,11 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    label_ranking_average_precision_score,
+    precision_recall_fscore_support,
+)
+from sklearn.metrics import hamming_loss as hamming_loss_score
 
 from mlbench.errors import UsageError
 from mlbench.metrics import (
     AXES,
+    FURTHER,
     PUBLISHED,
     Definition,
     Lens,
@@ -234,7 +241,7 @@ def test_no_images_left_is_undefined_and_one_image_is_fine():
 
 def test_unknown_names_are_refused_with_the_nearest():
     lens = lens_of(*drawn())
-    with pytest.raises(UsageError, match=r"'F1-X'.*Known: F1-C"):
+    with pytest.raises(UsageError, match=r"'F1-X'. Did you mean 'F1-.*Known: .*F1-C"):
         lens.value(Definition(), "F1-X")
     with pytest.raises(UsageError, match="decision rule 'often'"):
         lens.value(Definition(decision="often"), "F1-C")
@@ -244,3 +251,149 @@ def test_who_uses_what():
     assert users("f1_c", "hm") == "MLGCN, CSRA, WARP, CNN-RNN"
     assert users("ap", "envelope") == "SRN, VOC 2010"
     assert users("decision", "p > 0.8") == "ASL"
+
+
+# --- nothing is predicted, nothing is present: what the released codes make of 0/0 ------------------------------------
+
+
+def srn(decided: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+    """P, R and F1 over all entries, a tiny number added to each count (tools/precision_recall_f1.m)."""
+    eps = np.finfo(float).eps
+    hits, predicted, positives = (decided & targets).sum() + eps, decided.sum() + eps, targets.sum() + eps
+    p, r = hits / predicted, hits / positives + eps
+    return p, r, 2 * p * r / (p + r)
+
+
+def asl(decided: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+    """P, R and F1 over all entries without a guard (validate.py)."""
+    hits, predicted, positives = (float(n.sum()) for n in (decided & targets, decided, targets))
+    with np.errstate(invalid="ignore"):
+        p, r = np.float64(hits) / predicted, np.float64(hits) / positives
+        return p, r, 2 * p * r / (p + r)
+
+
+def mlgcn(decided: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+    """P, R and F1 over all entries, then by class (util.py, `evaluation`); NaN where it divides 0 by 0."""
+    hits, predicted, positives = ((m).sum(axis=0).astype(float) for m in (decided & targets, decided, targets))
+    predicted[predicted == 0] = 1
+    with np.errstate(invalid="ignore"):
+        p, r = hits.sum() / predicted.sum(), hits.sum() / positives.sum()
+        pc, rc = (hits / predicted).mean(), (hits / positives).mean()
+        return p, r, 2 * p * r / (p + r), pc, rc, 2 * pc * rc / (pc + rc)
+
+
+CASES = {
+    "nothing predicted": (np.full((4, 3), -9.0), np.eye(4, 3, dtype=bool)),
+    "nothing right": (np.where(np.eye(4, 3, dtype=bool), -9.0, 9.0), np.eye(4, 3, dtype=bool)),
+    "nothing present": (np.full((4, 3), 9.0), np.zeros((4, 3), bool)),
+    "nothing at all": (np.full((4, 3), -9.0), np.zeros((4, 3), bool)),
+    "something": (np.array([[9.0, -9.0, 9.0], [9.0, -9.0, -9.0]]), np.array([[1, 1, 0], [0, 0, 1]], bool)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_zero_by_zero_is_what_the_released_codes_make_of_it(case: str) -> None:
+    logits, targets = CASES[case]
+    lens, overall = lens_of(logits, targets), ("P-O", "R-O", "F1-O")
+    for name, code in (("SRN", srn), ("ASL", asl), ("MLGCN", mlgcn), ("CSRA", mlgcn)):
+        definition = replace(PUBLISHED[name], unlabelled="counted")  # the four lines above know no dropped images
+        names = (*overall, "P-C", "R-C", "F1-C") if code is mlgcn else overall
+        got = [lens.value(definition, metric) for metric in names]
+        assert got == pytest.approx(list(code(logits > 0, targets)), abs=1e-12, nan_ok=True), (name, case)
+    vac = precision_recall_fscore_support(targets.ravel(), (logits > 0).ravel(), average="binary", zero_division=0)
+    assert [lens.value(PUBLISHED["VAC"], metric) for metric in overall] == pytest.approx(list(vac[:3]))
+
+
+def test_when_nothing_is_predicted_srn_has_precision_1_and_the_others_no_f1() -> None:
+    lens = lens_of(*CASES["nothing predicted"])
+    assert lens.value(PUBLISHED["SRN"], "P-O") == 1.0
+    for name in ("ASL", "MLGCN", "CSRA"):
+        assert math.isnan(lens.value(PUBLISHED[name], "F1-O"))
+    assert math.isnan(lens.value(PUBLISHED["ASL"], "P-O"))
+    assert lens.value(PUBLISHED["ASL"], "F1-C") == 0.0  # it guards each class
+    assert math.isnan(lens.value(PUBLISHED["MLGCN"], "F1-C"))
+    assert lens.value(Definition(), "P-O") == lens.value(Definition(), "F1-O") == 0.0
+
+
+def test_top_k_beyond_the_number_of_classes_is_undefined_or_takes_all() -> None:
+    logits, targets = drawn(classes=6)
+    lens = lens_of(logits[:, :2], targets[:, :2])
+    assert lens.axes("top3/F1-C")["beyond"] == ("undefined", "all")
+    assert "beyond" not in lens_of(logits, targets).axes("top3/F1-C")
+    strict = Definition(top="strict", beyond="all")
+    for metric in ("F1-C", "P-O", "F1-O"):
+        assert math.isnan(lens.value(Definition(), f"top3/{metric}"))
+        assert lens.value(Definition(beyond="all"), f"top3/{metric}") == lens.value(Definition(), metric)
+    assert lens.value(strict, "top3/R-O") == 1.0
+    assert lens.value(strict, "top3/P-O") == pytest.approx(targets[:, :2].mean())
+
+
+# --- measures beside the papers' tables -------------------------------------------------------------------------------
+
+
+def vac_by_hand(decided: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    union = [(d | t).sum() for d, t in zip(decided, targets, strict=True)]
+    hits = [(d & t).sum() for d, t in zip(decided, targets, strict=True)]
+    with np.errstate(invalid="ignore"):
+        rates = (decided & targets).sum() / targets.sum(), (~decided & ~targets).sum() / (~targets).sum()
+    return {
+        "accuracy": float(np.mean([accuracy_score(t, d) for d, t in zip(decided.T, targets.T, strict=True)])),
+        "accuracy-O": accuracy_score(targets.ravel(), decided.ravel()),
+        "accuracy-I": float(np.mean([h / u if u else 0.0 for h, u in zip(hits, union, strict=True)])),
+        "mA-O": sum(rates) / 2,
+    }
+
+
+def test_accuracies_are_those_of_vac() -> None:
+    for seed in range(5):
+        logits, targets = drawn(seed=seed)
+        lens = lens_of(logits, targets)
+        for measure, value in vac_by_hand(logits > 0, targets).items():
+            assert lens.value(Definition(), measure) == pytest.approx(value, abs=1e-12), measure
+
+
+def test_accuracies_leave_unknown_labels_out() -> None:
+    logits, targets = drawn()
+    known = np.random.default_rng(1).random(targets.shape) < 0.5
+    known[:, 2], known[7] = False, False
+    lens = Lens(Logits(logits), targets, known)
+    right = (logits > 0) == targets
+    by_class = [right[k, c].mean() for c, k in enumerate(known.T) if k.any()]
+    by_image = [
+        vac_by_hand((logits > 0)[[i]][:, k], targets[[i]][:, k])["accuracy-I"] for i, k in enumerate(known) if k.any()
+    ]
+    assert lens.value(Definition(), "accuracy") == pytest.approx(np.mean(by_class))
+    assert lens.value(Definition(), "accuracy-O") == pytest.approx(right[known].mean())
+    assert lens.value(Definition(), "accuracy-I") == pytest.approx(np.mean(by_image))
+    nothing = Lens(Logits(logits), targets, np.zeros_like(targets))
+    assert all(math.isnan(nothing.value(Definition(), measure)) for measure in FURTHER)
+
+
+def test_map_macro_is_that_of_csl() -> None:
+    """AP of classes with both kinds of known labels, weighted by their positives."""
+    logits, targets = drawn()
+    random = np.random.default_rng(2)
+    logits = logits + random.random(logits.shape) / 10  # CSL's code ranks ties at random
+    known = random.random(targets.shape) < 0.6
+    targets[:, 1] |= known[:, 1]  # all positive
+    weights, values = [], []
+    for c in range(targets.shape[1]):
+        truth, scores = targets[known[:, c], c], logits[known[:, c], c]
+        if truth.any() and not truth.all():
+            weights.append(truth.sum())
+            values.append(average_precision_score(truth, scores))
+    assert len(values) < targets.shape[1] - 1
+    got = Lens(Logits(logits), targets, known).value(Definition(), "map_macro")
+    assert got == pytest.approx(np.average(values, weights=weights), abs=1e-12)
+
+
+def test_further_measures_are_reached_by_name_and_ranks_have_those_without_decisions() -> None:
+    logits, targets = drawn()
+    lens = lens_of(logits, targets)
+    assert lens.value(Definition(), "hamming_loss") == hamming_loss_score(targets, logits > 0)
+    assert lens.value(Definition(), "LRAP") == pytest.approx(label_ranking_average_precision_score(targets, logits))
+    ranks = Lens(Ranks(logits), targets, np.ones_like(targets))
+    for measure in FURTHER:
+        undecided = math.isnan(ranks.value(Definition(), measure))
+        assert undecided == (measure in ("accuracy", "accuracy-O", "accuracy-I", "mA-O", "hamming_loss")), measure
+        assert undecided or ranks.value(Definition(), measure) == lens.value(Definition(), measure)

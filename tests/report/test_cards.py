@@ -184,7 +184,7 @@ def test_a_setting_made_by_a_plan_sets_what_the_plan_does() -> None:
 def test_two_runs_of_one_cell_are_an_error(card, runs) -> None:
     records = runs("an", lambda s, m: 60.0)
     twin = {**records[0], "key": "0" * 64}
-    with pytest.raises(DataError, match="two runs of 'an'"):
+    with pytest.raises(DataError, match="'an' on 'scenes', seed 0, mask 0: two runs, "):
         judge(card, [*records, twin])
 
 

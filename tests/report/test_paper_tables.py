@@ -268,6 +268,24 @@ def test_runs_of_another_protocol_do_not_count(run):
     assert (table.cells["n"] == 0).all()
 
 
+def test_runs_with_labels_hidden_otherwise_than_their_protocol_is_written_are_left_out_and_counted(run):
+    own = {"identity__protocol_sha256": load_protocol("single_positive").sha256, "identity__mask__params": {}}
+    table = one([run("an", 85.0, **own), run("ls", 99.0, **own, identity__mask__process="full")])
+    assert table.cells["n"].sum() == 1
+    assert "Left out: 1 runs whose labels were hidden otherwise than their protocol is written." in table.footer
+    assert not any("Left out" in line for line in one([run("an", 85.0, **own)]).footer)
+
+
+def test_runs_of_two_precisions_are_chosen_from_and_never_ranked_together(run):
+    single = [run(m, v + r, r) for m, v in (("an", 60.0), ("llr", 80.0)) for r in (0, 1)]
+    half = [run("ls", 90.0 + r / 10, r, identity__precision="bf16") for r in (0, 1)]
+    ranked = one([*single, *half]).cells.dropna(subset="tie_group").set_index("method")["tie_group"].to_dict()
+    assert "ls" not in ranked
+    assert ranked["llr"] == 1
+    chosen = one([*single, *half], where={"precision": "bf16"})
+    assert chosen.cells.loc[chosen.cells["n"] > 0, "method"].tolist() == ["ls"]
+
+
 def test_the_level_a_method_declares_is_shown(monkeypatch):
     registered = {point.name for point in entry_points(group="mlbench.methods")}
     assert "an" in registered

@@ -18,12 +18,13 @@ from click.testing import CliRunner
 
 from mlbench.cli import cli
 from mlbench.errors import DataError, UsageError
+from mlbench.protocol import load_protocol
 from mlbench.report.site import write_site
 from mlbench.report.site.boards import make_boards
 from mlbench.report.site.charts import Line, line_chart
 from mlbench.report.site.pages import method_link
-from mlbench.store import published_name, run_key
-from mlbench.store.schema import dump_record, parse_record
+from mlbench.store import published_name
+from mlbench.store.schema import dump_record, parse_record, refit
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(1)>' --> {{7*7}} \\input{x} \u202e\x1b&amp;"
 VOID = {"meta", "br", "img", "input", "hr", "link"}
@@ -108,7 +109,7 @@ def published_record(begin: str) -> dict[str, Any]:
 
 def put(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    record["key"] = run_key(record["identity"])
+    record |= refit(record)
     (folder / published_name(record)).write_text(dump_record(record, "test"), encoding="ascii")
     return record
 
@@ -249,13 +250,12 @@ def poisoned(record: dict[str, Any]) -> tuple[dict[str, Any], int]:
             place = place[key]
         before = place[last]
         place[last] = HOSTILE
-        record["key"] = run_key(record["identity"])
         try:
-            parse_record(json.dumps(record).encode(), "test")
+            parse_record(json.dumps(refit(record)).encode(), "test")
             count += 1
         except DataError:
             place[last] = before
-    return record, count
+    return refit(record), count
 
 
 def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:
@@ -351,6 +351,69 @@ def test_rows_of_other_tracks_or_supervision_are_ranked_apart(make_record) -> No
     for row in board.rows:
         assert row.tie == (expected[row.method] and letters[row.identity["track"]] + expected[row.method])
     assert sorted(board.sets) == ["A", "B"]
+
+
+def board_records(make_record, *entries: tuple[str, float, int, dict[str, Any]]) -> list[dict[str, Any]]:
+    provenance = {"started": "2026-01-01T00:00:00Z", "seconds": 1.0, "hardware": {"cpu": "c", "accelerator": "none"}}
+    return [make_record(m, value, draw, **changes) | {"provenance": provenance} for m, value, draw, changes in entries]
+
+
+def test_shares_of_labels_have_boards_of_their_own_and_precisions_are_ranked_apart(make_record) -> None:
+    partial = {"identity__protocol": "partial", "identity__mask__process": "partial"}
+    tenth, most = ({**partial, "identity__mask__params": {"keep": keep}} for keep in (0.1, 0.9))
+    half = {**tenth, "identity__precision": "bf16"}
+    drawn = [(d, d / 10) for d in range(3)]
+    records = board_records(
+        make_record,
+        *(("an", 60.0 + x, d, tenth) for d, x in drawn),
+        *(("llr", 70.0 + x * x, d, tenth) for d, x in drawn),
+        *(("an", 90.0 + x, d, half) for d, x in drawn),
+        *(("iu", 95.0, d, most) for d, _ in drawn),
+    )
+    boards = make_boards(records)
+    assert [board.title for board in boards] == [
+        "partial on scenes, labels: partial, keep 0.1",
+        "partial on scenes, labels: partial, keep 0.9",
+    ]
+    ranked = {(row.method, row.identity["precision"]): row.tie for row in boards[0].rows}
+    assert ranked == {("an", "bf16"): "", ("llr", "fp32"): "1", ("an", "fp32"): "2"}
+
+
+def test_a_submission_stands_on_the_board_of_its_protocol_as_written(make_record) -> None:
+    sha = load_protocol("partial").sha256
+    own = {"identity__protocol": "partial", "identity__protocol_sha256": sha, "identity__mask__process": "partial"}
+    claimed = {
+        "identity__protocol": "partial",
+        "identity__protocol_sha256": sha,
+        "identity__mask": {"process": "unknown"},
+    }
+    records = board_records(
+        make_record,
+        *(("an", 60.0, 0, {**own, "identity__mask__params": {"keep": keep}}) for keep in (0.1, 0.9)),
+        ("submitted/x", 99.0, 0, claimed),
+    )
+    boards = make_boards(records)
+    assert [[row.method for row in board.rows] for board in boards] == [["submitted/x", "an"], ["an"]]
+    assert [board.title for board in make_boards(records[1:])] == [
+        "partial on scenes, labels: partial, keep 0.9",
+        "partial on scenes, labels: unknown",
+    ]
+
+
+def test_rows_of_students_of_differently_trained_teachers_are_two_and_masks_unseen_count_once(make_record) -> None:
+    teachers = board_records(make_record, *(("an", 60.0, r, {"identity__train__epochs": 12 + r}) for r in (0, 1)))
+    students = board_records(
+        make_record, *(("kd", 65.0, r, {"identity__uses": {"teacher": teachers[r]["key"]}}) for r in (0, 1))
+    )
+    full = board_records(
+        make_record, *(("full", 80.0 + s, s, {"identity__mask_seed": m}) for s in (0, 1) for m in (0, 1, 2))
+    )
+    (board,) = make_boards([*teachers, *students, *full])
+    assert [row.method for row in board.rows].count("kd") == 2
+    (row,) = [row for row in board.rows if row.method == "full"]
+    assert row.grid == "2 (no mask)"
+    assert row.numbers["mAP"].sd == pytest.approx(0.5**0.5)
+    assert row.notes == ["sees no mask: 6 runs count as one for each repetition"]
 
 
 def test_a_chart_skips_missing_points_and_stands_one_point_and_equal_values() -> None:

@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from mlbench.errors import DataError, UsageError
+from mlbench.protocol import load_protocol
 from mlbench.report.published import load_published
 from mlbench.report.tables import METHOD_ORDER, build_table, records_to_frame
 
@@ -123,6 +124,12 @@ def test_top3_metrics_meet_the_published_top3_block_and_a_repeated_number_stands
         ("identity__protocol_sha256", "protocol_sha256", "b" * 64),
         ("identity__backbone__weights", "backbone.weights", "c" * 64),
         ("identity__harness", "harness", 2),
+        ("identity__precision", "precision", "bf16"),
+        ("identity__selection", "selection", "last"),
+        ("identity__mask__process", "mask.process", "partial"),
+        ("identity__mask__params__keep", "mask.params.keep", 0.1),
+        ("identity__split__validation", "split.validation", "official"),
+        ("identity__something_new", "something_new", "x"),
         ("definitions__ap", "definitions.ap", "envelope"),
         ("definitions__unspecified__ap", "definitions.unspecified.ap", "negative"),
     ],
@@ -143,7 +150,7 @@ def test_a_column_of_runs_that_cannot_be_compared_is_refused(make_record, field,
 
 def test_the_option_named_by_a_refusal_separates_the_runs(make_record):
     records = [make_record("an"), make_record("ls", identity__protocol="other")]
-    with pytest.raises(UsageError, match=r"where=\{'protocol': 'other'\}"):
+    with pytest.raises(UsageError, match=r"Keep one kind with --where protocol=single_positive$"):
         build_table(records)
     assert build_table(records, where={"protocol": "other"}).cells["method"].tolist() == ["ls"]
 
@@ -188,9 +195,7 @@ def test_two_data_sets_may_differ_in_track_and_say_so(make_record):
         ("identity__method__hyperparameters__delta", "method.hyperparameters.delta", 0.2),
         ("identity__method__version", "method.version", 2),
         ("identity__train__epochs", "train.epochs", 20),
-        ("identity__precision", "precision", "bf16"),
-        ("identity__selection", "selection", "last"),
-        ("identity__mask__process", "mask.process", "partial"),
+        ("identity__inputs__proposals__count", "inputs.proposals.count", 32),
     ],
 )
 def test_a_cell_of_other_than_repetitions_is_refused(make_record, field, column, value):
@@ -204,6 +209,54 @@ def test_selecting_one_hyperparameter_keeps_the_methods_that_have_none(make_reco
     records = [make_record("llr", **{delta: 0.2}), make_record("llr", repetition=1, **{delta: 0.5}), make_record("an")]
     table = build_table(records, where={"method.hyperparameters.delta": 0.5})
     assert table.cells[["method", "repetitions"]].values.tolist() == [["an", "0"], ["llr", "1"]]
+
+
+def test_shares_of_labels_are_tabulated_one_at_a_time_and_the_column_says_which(make_record):
+    keep = "identity__mask__params__keep"
+    partial = {"identity__protocol": "partial", "identity__mask__process": "partial"}
+    # Other repetitions, and oracle negatives: nothing but the share itself keeps these runs apart.
+    oracle = {"identity__method__supervision": ["oracle_negatives"]}
+    records = [make_record("an", 60.0, r, **partial, **{keep: 0.1}) for r in (0, 1)]
+    for method, change in (("iu", {}), ("iun", oracle)):
+        mixed = [*records, make_record(method, 80.0, 2, **partial, **change, **{keep: 0.9})]
+        with pytest.raises(
+            UsageError, match=r"column 'scenes' mixes .*keep: 0\.1 .*0\.9.*--where mask\.params\.keep=0\.1$"
+        ):
+            build_table(mixed)
+        text = build_table(mixed, where={"mask.params.keep": 0.9}).to_markdown()
+        assert "annotation partial, keep 0.9" in text
+        assert "fp32" in text
+
+
+def test_a_mask_of_another_process_never_stands_under_the_protocol_unsaid(make_record):
+    own = {**COCO, "identity__protocol_sha256": load_protocol("single_positive").sha256, "identity__mask__params": {}}
+    shown = {**own, "identity__mask__process": "full"}
+    with pytest.raises(UsageError, match=r"mask\.process: single_positive .*full.*--where mask\.process="):
+        build_table([make_record("an", **own), make_record("llr", repetition=1, **shown)])
+    table = build_table([make_record("an", **shown)])
+    assert "annotation full (not as the protocol is written)" in table.to_markdown()
+    assert grid(table)["method"] == ["coco2014<sup>a</sup>"]  # no published number beside it
+    assert grid(build_table([make_record("an", **own)]))["method"][1] == "coco2014 published"
+
+
+def test_a_method_that_sees_no_mask_counts_one_run_a_seed(make_record):
+    records = [
+        make_record("full", 80.0 + s, s, identity__mask_seed=m, identity__mask__seed=m)
+        for s in (0, 1)
+        for m in (0, 1, 2)
+    ]
+    table = build_table([*records, *(make_record("an", 60.0 + s, s) for s in (0, 1))])
+    assert grid(table)["full"][0].startswith("80.5 ± 0.7 (2)")
+    text = table.to_markdown()
+    assert "sees no mask: its 6 runs count as one for each repetition" in text
+    assert "Runs: 4; repetitions 0 1 that see no mask; repetitions 0 1 with mask seeds 0 1" in text
+    assert table.cells.set_index("method")["mask_seeds"].to_dict() == {"full": "", "an": "0 1"}
+
+
+def test_one_mask_given_under_two_seeds_is_no_two_draws(make_record):
+    records = [make_record("an", repetition=r, identity__mask__sha256="d" * 64) for r in (0, 1)]
+    with pytest.raises(UsageError, match="column 'scenes': mask seeds 0 and 1 are one and the same mask"):
+        build_table(records)
 
 
 def test_methods_may_differ_in_epochs_from_each_other(make_record):
@@ -248,9 +301,9 @@ def test_wrong_names_are_named_with_the_nearest_right_one(make_record):
         build_table(records, methods=["llrr"])
     with pytest.raises(UsageError, match=r"unknown data set 'scens'.*'scenes'"):
         build_table(records, datasets=["scens"])
-    with pytest.raises(UsageError, match=r"unknown column 'trak'.*'track'"):
+    with pytest.raises(UsageError, match=r"unknown key 'trak'.*'track'"):
         build_table(records, where={"trak": "head"})
-    with pytest.raises(UsageError, match=r"'track' 'head'.*Known: full"):
+    with pytest.raises(UsageError, match=r"--where track=head: no run has it\. Values of 'track' here: full"):
         build_table(records, where={"track": "head"})
     with pytest.raises(UsageError, match="no run record"):
         build_table([])

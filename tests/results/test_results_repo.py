@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mlbench.results_repo import merge, rescore, verify
-from mlbench.store import find_records, published_name, run_key
-from mlbench.store.schema import dump_record
+from mlbench.store import find_records, published_name
+from mlbench.store.consistency import contradictions
+from mlbench.store.schema import dump_record, refit
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "runs"
 Change = Callable[[dict[str, Any]], None]
@@ -35,7 +36,7 @@ def first(folder: Path) -> dict[str, Any]:
 
 
 def put(folder: Path, record: dict[str, Any]) -> Path:
-    record["key"] = run_key(record["identity"])
+    record = refit(record)
     path = folder / published_name(record)
     path.write_text(dump_record(record, "test"), encoding="ascii")
     return path
@@ -51,11 +52,13 @@ def other(folder: Path, target: Path, change: Change) -> Path:
 
 
 def moved(record: dict[str, Any]) -> None:
-    record["results"]["test"]["mAP"] += 0.1
+    record["results"]["test"]["mA"] += 0.1  # no other number of the record follows from it
 
 
 def moved_class(record: dict[str, Any]) -> None:
-    record["per_class"]["AP"][next(iter(record["per_class"]["AP"]))] = 1.5
+    a, b = list(record["per_class"]["AP"])[:2]
+    record["per_class"]["AP"][a] += 0.5  # the mean over classes stays
+    record["per_class"]["AP"][b] -= 0.5
 
 
 def rerun(record: dict[str, Any]) -> None:
@@ -95,7 +98,7 @@ def test_an_edited_score_is_found_against_the_earlier_state(folder: Path, tmp_pa
     put(folder, record)
     assert verify(folder).problems == []
     (problem,) = verify(folder, earlier).problems
-    assert "scores moved without a version bump: results.test.mAP" in problem
+    assert "scores moved without a version bump: results.test.mA" in problem
 
 
 def test_a_score_may_move_with_a_version(folder: Path, tmp_path: Path) -> None:
@@ -108,6 +111,21 @@ def test_a_score_may_move_with_a_version(folder: Path, tmp_path: Path) -> None:
     bumped(record)
     put(folder, record)
     assert not any("gone" in problem or "moved" in problem for problem in verify(folder, earlier).problems)
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [{"precision": "bf16"}, {"mask": {"process": "partial", "params": {"keep": 0.9}, "seed": 0}}]
+)
+def test_a_later_version_elsewhere_does_not_stand_for_a_record_that_is_gone(
+    folder: Path, tmp_path: Path, elsewhere: dict[str, Any]
+) -> None:
+    earlier = Path(shutil.copytree(folder, tmp_path / "earlier"))
+    record = first(folder)
+    (folder / published_name(record)).unlink()
+    bumped(record)
+    record["identity"] |= elsewhere
+    put(folder, record)
+    assert any("gone, and no record of a later version" in problem for problem in verify(folder, earlier).problems)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +194,6 @@ def test_rescoring_compares_with_predictions_and_counts_those_not_here(
     merge(folder, tmp_path / "runs")
     report = rescore(folder, tmp_path / "runs")
     assert (report.counts, report.problems) == ({"scored again": 1}, [])
-    moved(record)
     record["results"]["test"]["mAP"] = min(record["results"]["test"]["mAP"], 100) - 1
     put(folder, record)
     code, out, err = mlbench("results", "rescore", folder, "--output", tmp_path / "runs")
@@ -204,3 +221,175 @@ def test_two_submissions_of_one_version_are_found(tmp_path: Path) -> None:
     (problem,) = verify(tmp_path).problems
     assert "under the same version" in problem
     assert verify(tmp_path).counts == {"submissions": 2}
+
+
+# a record that contradicts itself
+
+
+def edit(record: dict[str, Any], *place: Any) -> None:
+    inner: Any = record
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] += 30.0
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        (("results", "test", "mAP"), "results.test.mAP is 104.406, and was 74.4059 in epoch 16, which was selected"),
+        (("results", "val", "mAP"), "results.val.mAP is 102.781, and was 72.781 in epoch 16"),
+        (("results", "test", "mAP_step"), "results.test.mAP is 74.4059; mAP_step is 104.406"),
+        (("epochs", 15, "test_sealed", "mAP"), "was 104.406 in epoch 16"),
+        (("epochs", 14, "val", "mAP"), "selected is epoch 16; by 'clean_val' its epochs select 15"),
+        (("per_class", "AP"), "the mean of its classes' AP is"),
+        (("per_class", "F1"), "the mean of its classes' F1 is"),
+        (("results", "test", "top3_strict/F1-O"), "top3_strict/F1-O is 99.9434; its precision and recall make 69.9434"),
+        (("results", "test", "P-C"), "results.test.F1-C_hm is 28.3831; its precision and recall make"),
+        (("selected", "epoch"), "selected is epoch 46 of phase 'train', which is not among its epochs"),
+    ],
+)
+def test_a_number_that_another_of_the_record_denies_is_found(place: tuple[Any, ...], problem: str) -> None:
+    record = json.loads((PUBLISHED / "an__scenes__single_positive__3818c36f736b.json").read_text())
+    assert contradictions(record) == []
+    edit(record, *place, *([min(record["per_class"][place[1]])] if place[0] == "per_class" else []))
+    record["selected"]["epoch"] = int(record["selected"]["epoch"])
+    assert any(problem in line for line in contradictions(record)), contradictions(record)
+
+
+def test_a_record_that_contradicts_itself_is_neither_verified_nor_merged(folder: Path, tmp_path: Path) -> None:
+    def edited(record: dict[str, Any]) -> None:
+        record["results"]["test"]["mAP"] += 1
+
+    source = other(folder, tmp_path / "source", edited)
+    assert "which was selected" in verify(source).problems[0]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "which was selected" in merge(tmp_path / "new", source).problems[0]
+    assert not (tmp_path / "new").exists()
+    assert merge(folder, source).problems
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# reruns under other circumstances
+
+
+@pytest.fixture
+def trained(train, tmp_path: Path) -> Path:
+    """A folder with one record of this schema, made by one thread."""
+    record = train("an", changes={"train.epochs": 1})
+    record["provenance"]["starts"][0]["threads"] = 1
+    (tmp_path / "published").mkdir()
+    put(tmp_path / "published", record)
+    return tmp_path / "published"
+
+
+def with_threads(threads: int, shift: float) -> Change:
+    """A rerun whose numbers differ as rounding makes them."""
+
+    def change(record: dict[str, Any]) -> None:
+        record["provenance"]["starts"][0] |= {"threads": threads, "started": f"2026-11-2{threads}T00:00:00Z"}
+        record["predictions"]["test"]["sha256"] = str(threads) * 64
+        if "F1" in record["per_class"]:
+            record["results"]["test"]["mA"] -= shift
+
+    return change
+
+
+def test_a_rerun_with_other_threads_is_a_replication_that_the_record_lists(trained: Path, tmp_path: Path) -> None:
+    before = first(trained)
+    for threads in (2, 3):
+        report = merge(trained, other(trained, tmp_path / f"rerun{threads}", with_threads(threads, 0.2)))
+        assert (report.counts, report.problems) == ({"replications": 1}, [])
+    assert "(1 threads)" in report.notes[0]
+    assert "(3 threads)" in report.notes[0]
+    record = first(trained)
+    assert [entry["predictions"][0] for entry in record["replications"]] == ["2", "3"]
+    assert [entry["starts"][0]["threads"] for entry in record["replications"]] == [2, 3]
+    assert record["results"] == before["results"]
+    again = merge(trained, tmp_path / "rerun3")
+    assert (again.counts, again.problems) == ({"already there, replicated": 1}, [])
+    assert verify(trained).problems == []
+    assert "replicated, mAP" in verify(trained).notes[0]
+
+
+def test_replications_come_together_from_both_sides(trained: Path, tmp_path: Path) -> None:
+    ours, theirs = (other(trained, tmp_path / f"rerun{threads}", with_threads(threads, 0.2)) for threads in (2, 3))
+    merge(ours, theirs)
+    merge(trained, ours)
+    assert [entry["predictions"][0] for entry in first(trained)["replications"]] == ["2", "3"]
+
+
+def test_a_rerun_under_the_same_circumstances_must_give_the_same_numbers(trained: Path, tmp_path: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["predictions"]["test"]["sha256"] = "2" * 64
+        moved(record)
+
+    (problem,) = merge(trained, other(trained, tmp_path / "rerun", change)).problems
+    assert "scores moved without a version bump: results.test.mA" in problem
+
+
+def test_a_record_replaced_by_its_replication_is_told(trained: Path, tmp_path: Path) -> None:
+    def rerun(record: dict[str, Any]) -> None:
+        with_threads(2, 0.0)(record)
+        moved(record)
+
+    later = other(trained, tmp_path / "rerun", rerun)
+    (problem,) = verify(later, trained).problems
+    assert "replaced by a rerun under other circumstances; `results merge` keeps both" in problem
+    merge(later, trained)
+    assert verify(later, trained).problems == []
+
+
+# a merge that is killed
+
+
+def test_a_merge_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(folder: Path, tmp_path: Path) -> None:
+    from mlbench.store import journal
+
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    source = tmp_path / "source"
+    source.mkdir()
+    for repetition in (7, 8):
+        record = copy.deepcopy(first(folder))
+        record["identity"]["repetition"] = repetition
+        put(source, record)
+    merge(whole, source)
+
+    class Killed(BaseException):
+        pass
+
+    calls = {"count": 0, "limit": 0}
+
+    def dying(real):
+        def call(*given, **named):
+            calls["count"] += 1
+            if calls["count"] > calls["limit"]:
+                raise Killed
+            return real(*given, **named)
+
+        return call
+
+    def keys(place: Path) -> list[str]:
+        return [record["key"] for record in find_records(place)[0]]
+
+    old, new = keys(folder), keys(whole)
+    seen = set()
+    for limit in range(12):
+        target = tmp_path / f"target{limit}"
+        shutil.copytree(folder, target)
+        calls.update(count=0, limit=limit)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(journal.os, "replace", dying(journal.os.replace))
+            patch.setattr(journal.os, "rename", dying(journal.os.rename))
+            try:
+                merge(target, source)
+                seen.add("done")
+            except Killed:
+                pass
+        assert keys(target) in (old, new)
+        seen.add("old" if keys(target) == old else "new")
+        assert find_records(target)[1] == []
+        assert merge(target, source).problems == []
+        assert keys(target) == new
+        assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert seen == {"old", "new", "done"}

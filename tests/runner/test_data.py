@@ -18,6 +18,7 @@ from mlbench.runner.data import FeatureInputs, ImageInputs, make_parts, training
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import resolve
 from mlbench.runner.side import boxes_of
+from mlbench.seeds import id_hashes
 from mlbench.testing import ArrayImages, tiny_dataset
 
 P, N, U, X = (int(s) for s in (State.POSITIVE, State.NEGATIVE, State.UNKNOWN, State.UNSPECIFIED))
@@ -203,7 +204,9 @@ def test_methods_of_one_repetition_share_mask_order_and_mirroring(tiny_request) 
     assert len({run.mask.sha256 for run in runs}) == 1
     assert len({run.key for run in runs}) == 3
     for epoch in (1, 2):
-        orders = [epoch_order(run.parts["train"].split.ids, (run.dataset.id, run.seed, epoch)) for run in runs]
+        orders = [
+            epoch_order(id_hashes(run.parts["train"].split.ids), (run.dataset.id, run.seed, epoch)) for run in runs
+        ]
         assert all((order == orders[0]).all() for order in orders)
 
 

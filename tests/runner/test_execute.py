@@ -19,6 +19,7 @@ from mlbench.conformance import read_scores
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.models.heads import HeadSpec
 from mlbench.registry import load_method
+from mlbench.runner import execute
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
@@ -78,6 +79,14 @@ def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tm
     assert record["provenance"]["processes"] == 1
     assert record["provenance"]["images_per_s"] > 0
     assert str(tmp_path) not in str(record)
+
+
+def test_fewer_classes_than_the_top_k_takes_are_scored_and_those_numbers_are_undefined(train) -> None:
+    record = train(dataset=tiny_dataset(classes=2))
+    test = record["results"]["test"]
+    undefined = {name for name, value in test.items() if value is None}
+    assert undefined == {name for name in test if name.startswith("top3_")}
+    assert len(undefined) == 14
 
 
 def test_test_numbers_of_each_epoch_are_kept_apart(train) -> None:
@@ -169,6 +178,29 @@ def test_a_run_that_another_process_makes_is_left_to_it(train, tmp_path: Path) -
     record = train()
     with held(folder(tmp_path, record) / "lock"), pytest.raises(MlbenchError, match="another process"):
         train(again=True)
+    assert read_record(folder(tmp_path, record) / RECORD_FILE) == record
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_taken_from_it(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Between the look for the record and the lock another process makes the run: its record stays."""
+    real = execute._Executor._run_used
+    made: list[Any] = []
+
+    def window(self: Any) -> Any:
+        if not made:
+            made.append(None)
+            made[0] = train()
+        return real(self)
+
+    def never() -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(execute._Executor, "_run_used", window)
+    record = train(quiet=False, checkpoint_seconds=0.0, on_checkpoint=lambda: never() if made[0] else None)
+    assert record == made[0]
+    assert "was finished meanwhile" in capsys.readouterr().err
     assert read_record(folder(tmp_path, record) / RECORD_FILE) == record
 
 

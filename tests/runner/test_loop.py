@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mlbench.conformance import read_scores
+from mlbench.conformance import compare, read_course, read_scores, run_with_stops
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.labels import Labels
 from mlbench.methods import Method, Phase, Step
 from mlbench.registry import load_method
+from mlbench.runner import execute
+from mlbench.runner.evaluate import evaluating
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import (
     PhaseLoop,
+    StepModule,
     epoch_order,
     freeze_other_roles,
     make_optimizer,
@@ -27,6 +31,7 @@ from mlbench.runner.loop import (
 from mlbench.runner.plan import resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
+from mlbench.seeds import id_hashes
 from mlbench.settings import TrainSettings
 
 
@@ -78,6 +83,7 @@ def test_frozen_roles_are_in_no_group_and_none_at_all_is_an_error() -> None:
     network = Network()
     freeze_other_roles(network, ("head",))
     assert [group["role"] for group in make_optimizer(network, settings()).param_groups] == ["head"]
+    network = Network()
     freeze_other_roles(network, None)
     assert len(make_optimizer(network, settings()).param_groups) == 3
     freeze_other_roles(network, ())
@@ -96,7 +102,6 @@ def test_frozen_roles_keep_parameters_and_batchnorm_statistics() -> None:
     after = network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"head.weight", "head.bias"}
-    freeze_other_roles(network, None)
     set_training_mode(network, None)
     network(torch.randn(6, 3, 2, 2))
     assert not torch.equal(before["backbone.1.running_mean"], network.state_dict()["backbone.1.running_mean"])
@@ -183,17 +188,19 @@ IDS = tuple(f"sample {i}" for i in range(50))
 
 
 def test_the_order_of_an_epoch_is_a_permutation_fixed_by_data_repetition_and_epoch() -> None:
-    order = epoch_order(IDS, ("data", 0, 1))
+    order = epoch_order(id_hashes(IDS), ("data", 0, 1))
     assert sorted(order.tolist()) == list(range(50))
-    assert (order == epoch_order(IDS, ("data", 0, 1))).all()
-    others = [epoch_order(IDS, names) for names in (("data", 0, 2), ("data", 1, 1), ("other", 0, 1))]
+    assert (order == epoch_order(id_hashes(IDS), ("data", 0, 1))).all()
+    others = [epoch_order(id_hashes(IDS), names) for names in (("data", 0, 2), ("data", 1, 1), ("other", 0, 1))]
     assert all((order != other).any() for other in others)
 
 
 def test_samples_keep_their_relative_order_whatever_the_rows_and_the_company() -> None:
-    whole = [IDS[row] for row in epoch_order(IDS, ("data", 0, 1))]
+    whole = [IDS[row] for row in epoch_order(id_hashes(IDS), ("data", 0, 1))]
     some = IDS[40:10:-3]
-    assert [some[row] for row in epoch_order(some, ("data", 0, 1))] == [name for name in whole if name in some]
+    assert [some[row] for row in epoch_order(id_hashes(some), ("data", 0, 1))] == [
+        name for name in whole if name in some
+    ]
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -307,3 +314,91 @@ def test_a_method_without_a_loss_says_so(train) -> None:
 
     with pytest.raises(UsageError, match="method 'bare' defines neither loss nor training_step"):
         train(Bare)
+
+
+# --- what is frozen stays frozen --------------------------------------------------------------------------------------
+
+
+class LooksAround(Method):
+    """Trains the head over a frozen trunk with BatchNorm, and looks at training images after every step."""
+
+    name = "looks_around"
+    tracks = ("full",)
+    looks = True
+    modes: ClassVar[list[bool]] = []
+    networks: ClassVar[list[Any]] = []
+
+    def phases(self) -> list[Phase]:
+        return [Phase("early", roles=("head",), selection="last"), Phase("late", roles=("head",))]
+
+    def network(self, phase: Phase) -> nn.Module:
+        torch.manual_seed(3)
+        network = Network()
+        network.head = nn.Linear(4, self.task.num_classes)
+        network.state.requires_grad_(False)  # by the method, in no role of its own
+        self.networks.append(network)
+        return network
+
+    def training_step(self, network: nn.Module, batch: Any, step: Step) -> Tensor:
+        logits = network(batch.inputs)
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.positive.to(logits.dtype))
+
+    def predict(self, network: nn.Module, batch: Any) -> Tensor:
+        return network(batch.inputs)
+
+    def after_step(self, network: nn.Module, step: Step) -> None:
+        if self.looks:
+            self.task.look(network, np.arange(3), lambda network, batch: network(batch.inputs))
+            self.task.predict(network)
+        self.modes.append(network.backbone.training)
+
+
+def test_a_pass_over_the_data_leaves_frozen_roles_frozen(train, tiny_request, tmp_path) -> None:
+    blind = type("Blind", (LooksAround,), {"looks": False})
+    records = [train(method, store=tmp_path / method.__name__) for method in (LooksAround, blind)]
+    assert not any(LooksAround.modes)
+    assert records[0]["predictions"] == records[1]["predictions"]
+    course, stops = run_with_stops(tiny_request(LooksAround), tmp_path / "stopped", 5)
+    assert stops
+    compare(read_course(tmp_path / "LooksAround", records[0]), course, 0.0)
+
+
+def test_freezing_never_undoes_what_the_method_froze_and_is_undone_after_the_phase(train) -> None:
+    LooksAround.networks.clear()
+    train(LooksAround)
+    first = LooksAround.networks[0]
+    assert not first.state.weight.requires_grad
+    assert all(parameter.requires_grad for parameter in (*first.backbone.parameters(), *first.head.parameters()))
+    network = Network()
+    network.backbone.requires_grad_(False)
+    assert freeze_other_roles(network, None) == []
+    assert {group["role"] for group in make_optimizer(network, settings()).param_groups} == {"head", "state"}
+    assert freeze_other_roles(network, ("backbone", "head")) == [network.state.weight]
+
+
+def test_modules_in_other_modes_than_the_whole_come_back_in_theirs() -> None:
+    network = Network().train()
+    network.backbone.eval()
+
+    def look() -> None:
+        with evaluating(network, World("cpu")):
+            assert not network.head.training
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        look()
+    assert (network.training, network.head.training, network.backbone.training) == (True, True, False)
+    assert not network.backbone[1].training
+
+
+def test_what_trained_a_phase_is_let_go_of(train, monkeypatch) -> None:
+    alive = []
+    real = execute._Executor._record
+
+    def record(self: Any, *given: Any) -> Any:
+        alive.append(sum(isinstance(each, StepModule) for each in gc.get_objects()))
+        return real(self, *given)
+
+    monkeypatch.setattr(execute._Executor, "_record", record)
+    train("curriculum", changes={"rounds": 3, "train.epochs": 3})
+    assert alive[-1] <= 1  # that of the last phase, until its cycles are collected

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from mlbench.errors import DataError
+from mlbench.runner.checkpoint import load_checkpoint, save_checkpoint
+from mlbench.runner.plan import resolve
 from mlbench.store import find_records
 
 KEPT = ("phase", "epoch", "loss", "val", "test_sealed", "log")
@@ -116,11 +118,12 @@ def test_a_broken_checkpoint_is_named_and_nothing_is_trained(train, tmp_path: Pa
     train(resume=True)
 
 
-def test_a_checkpoint_of_another_run_is_refused(train, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(train, tiny_request, tmp_path: Path) -> None:
     stop(train)
     path = checkpoint(tmp_path)
-    state = torch.load(path, weights_only=True)
-    torch.save({**state, "key": "0" * 64}, path)
+    held = load_checkpoint(path, resolve(tiny_request()).key)
+    assert held is not None
+    save_checkpoint(path, {**held, "key": "0" * 64})
     with pytest.raises(DataError, match="belongs to another run: delete it"):
         train(resume=True)
 
@@ -132,7 +135,7 @@ def test_code_in_a_checkpoint_is_never_run(train, tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "harm",))
 
-    torch.save({"key": Evil()}, checkpoint(tmp_path))
+    save_checkpoint(checkpoint(tmp_path), {"key": Evil()})
     with pytest.raises(DataError, match="is damaged or no checkpoint"):
         train(resume=True)
     assert not (tmp_path / "harm").exists()

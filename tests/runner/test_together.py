@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from mlbench.conformance import read_scores
-from mlbench.errors import MlbenchError, UsageError
+from mlbench.errors import MethodError, MlbenchError, UsageError
 from mlbench.methods import Method, Phase
 from mlbench.models.heads import PRODUCT, Head, HeadSpec, build_head, convert_head, logits_together
 from mlbench.registry import load_method
-from mlbench.runner import together
+from mlbench.runner import plan, together
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve, why_alone
 from mlbench.runner.together import run_together
@@ -29,6 +29,12 @@ SPECS = [HeadSpec(), HeadSpec("boostlu", 5.0, 5.0), HeadSpec("cam"), HeadSpec("b
 
 class Stopped(BaseException):
     """Stands for a kill."""
+
+
+@pytest.fixture(autouse=True)
+def methods_here_may_share_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods of this file stand for those that mlbench ships."""
+    monkeypatch.setattr(plan, "SHARED_PROCESS", ("mlbench.", __name__))
 
 
 @pytest.fixture
@@ -263,7 +269,9 @@ def test_a_failing_run_leaves_the_others_their_records(on_features: Any, options
     requests.append(on_features("an", changes={"train.learning_rate": 1.0}))
     records = run_together(requests, options("together"))
     kinds = [type(record) for record in records]
-    assert kinds == [dict, ValueError, MlbenchError, RuntimeError, dict, UsageError]
+    assert kinds == [dict, MethodError, MlbenchError, MethodError, dict, UsageError]
+    assert "method 'fails' failed in training_step (phase 'train'): ValueError: no more" in str(records[1])
+    assert "the loss has no gradient" in str(records[3])
     for number in (0, 4):
         alone = run(requests[number], options("alone"))
         found, expected = scores(tmp_path / "together", records[number]), scores(tmp_path / "alone", alone)

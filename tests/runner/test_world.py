@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ import torch
 
 from mlbench.conformance import make_request, read_scores
 from mlbench.errors import UsageError
-from mlbench.methods import Batch
+from mlbench.methods import Batch, Phase
 from mlbench.metrics import Logits, Streaming, average_precision, precision_recall_f1
+from mlbench.predictions import read_predictions
 from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.evaluate import predict_part
 from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World, leave
+from mlbench.store import run_dir
 from mlbench.testing import tiny_dataset
 
 #: Test rows that neither 2 nor 3 processes share out evenly, and fewer rows than processes.
@@ -36,6 +40,31 @@ def request_of(name: str, folder: Path, test: int = 7) -> Request:
     """32 training rows in batches of 31: the last batch has one row, so that most processes have none."""
     request = make_request(load_method(name), "full", folder, tiny_dataset(test=test))
     return replace(request, changes={**request.changes, "train.batch_size": 31})
+
+
+class Normed(load_method("an")):  # type: ignore[misc]
+    """AN on a network with BatchNorm: each process updates its running statistics from its own rows."""
+
+    name = "normed"
+
+    def network(self, phase: Phase) -> torch.nn.Module:
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(3, 8, 5, stride=4), torch.nn.BatchNorm2d(8, momentum=0.5), torch.nn.ReLU()]
+        return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4))
+
+    def training_step(self, network: torch.nn.Module, batch: Batch, step: Any) -> torch.Tensor:
+        return self.loss(network(batch.inputs), batch.labels, step)
+
+    def predict(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return network(batch.inputs)
+
+    def after_step(self, network: torch.nn.Module, step: Any) -> None:
+        self.task.look(network, np.arange(6), lambda network, batch: network(batch.inputs))
+
+
+def normed(folder: Path) -> Request:
+    request = make_request(Normed, "full", folder, tiny_dataset(test=7))
+    return replace(request, changes={**request.changes, "train.batch_size": 9, "train.lr": 0.02})
 
 
 def work(folder: Path, out: Path) -> None:
@@ -69,6 +98,7 @@ def work(folder: Path, out: Path) -> None:
     np.save(out / f"gradient-rank{world.rank}.npy", mine.grad.numpy() - 2 * rows)
     for name in METHODS:
         run(request_of(name, folder), Options(store=out / "runs", device="cpu", quiet=True, checkpoint_seconds=0.0))
+    run(normed(folder), Options(store=out / "runs", device="cpu", quiet=True))
 
 
 def one_process(rank: int, size: int, folder: str, out: str, port: int) -> None:
@@ -117,6 +147,20 @@ def test_training_gives_the_network_that_one_process_trains(several, alone: Path
     expected = read_scores(alone / "runs", record)
     np.testing.assert_allclose(read_scores(out / "runs", record), expected, rtol=1e-5, atol=1e-5)
     assert not list((out / "runs").glob("*/checkpoint.pt")), f"{processes} processes left a checkpoint behind"
+
+
+def test_several_processes_score_by_the_running_statistics_that_are_saved(several, tmp_path: Path) -> None:
+    out, _ = several
+    resolved = resolve(normed(tmp_path))
+    stored = run_dir(out / "runs", resolved.key)
+    world = World("cpu")
+    feed = Feed(resolved, world.device)
+    method = resolved.method(Task(resolved, world, feed))
+    network = method.network(method.phases()[0])
+    network.load_state_dict(load_tensors(stored / "weights.safetensors"))
+    for part in ("val", "test"):
+        expected = predict_part(network, method.predict, feed, part, world).scores.numpy()
+        np.testing.assert_allclose(read_predictions(stored / f"{part}.safetensors").scores, expected, atol=1e-5, rtol=0)
 
 
 def test_gathered_rows_stand_in_order_and_carry_the_gradient_of_the_own_rows(several) -> None:

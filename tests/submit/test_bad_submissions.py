@@ -74,6 +74,13 @@ def header(table: dict[str, Any], data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def nested(levels: int) -> bytes:
+    """The header of a safetensors file that holds lists in lists."""
+    text = b"[" * levels + b"]" * levels
+    text = b'{"scores": {"dtype": ' + text + b"}}"
+    return len(text).to_bytes(8, "little") + text
+
+
 def one(value: float) -> Callable[[np.ndarray], np.ndarray]:
     def change(scores: np.ndarray) -> np.ndarray:
         scores = scores.copy()
@@ -303,6 +310,34 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "other data set": (carded(dataset_id="scenes"), "dataset.id = 'scenes'; the data set here has 'mine'"),
     "other version": (carded(dataset_version="0"), "dataset.version = '0'; the data set here has"),
     "other fingerprint": (carded(dataset_fingerprint="0" * 64), "dataset.fingerprint = '0+'; the data set here has"),
+    "dotted keys": (text_card("a" + ".a" * 31_000 + " = 1\n"), "not TOML: .*line 1: 31,000 dots, expected at most"),
+    "dotted quoted keys": (text_card("x = 1\n" + "[''" + ".''" * 15_000 + "]\n"), "line 2: 15,000 dots"),
+    "many dotted keys": (text_card("".join(f"k{n}{'.a' * 500} = 1\n" for n in range(60))), "nested deeper than 16"),
+    "nested lists": (text_card("title = " + "[" * 30_000 + "\n"), "nested deeper than 16 levels"),
+    "nested tables": (text_card("x = " + "{a = " * 10_000 + "\n"), "nested deeper than 16 levels"),
+    "nested and closed": (text_card("x = " + "[" * 200 + "]" * 200 + "\n"), "nested deeper than 16 levels"),
+    "nested JSON": (raw("predictions.safetensors", nested(100_000)), "the header is not JSON: .*nested deeper"),
+    "nested JSON that can be read": (raw("predictions.safetensors", nested(800)), "nested deeper than 16 levels"),
+    "nested JSON in the metadata": (
+        raw(
+            "predictions.safetensors",
+            header(
+                {
+                    "__metadata__": {"ids": "[" * 90_000, "classes": "[]"},
+                    "scores": {"dtype": "F32", "shape": [0, 0], "data_offsets": [0, 0]},
+                }
+            ),
+        ),
+        "metadata 'ids' is not JSON: .*nested deeper",
+    ),
+    "digits without end in JSON": (
+        raw("predictions.safetensors", (5000).to_bytes(8, "little") + b"9" * 5000),
+        "the header is not JSON",
+    ),
+    "terminal escapes in the file's name": (
+        lambda desk: desk.write_csv().rename(desk.folder / "p\x1b[2J\u202e.txt"),
+        r"/p\\x1b\[2J\\u202e\.txt: predictions end in",
+    ),
     "reported above 100": (text_card("reported = {mAP = 101}\n"), "reported.mAP = 101: expected a number"),
     "reported huge": (text_card(f"reported = {{mAP = 1{'0' * 400}}}\n"), "reported.mAP = 10*.*: expected a number"),
     "reported markup": (text_card('reported = {"<b>" = 1}\n'), "reported: '<b>'"),

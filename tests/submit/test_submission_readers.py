@@ -62,3 +62,33 @@ def test_a_parquet_page_that_unfolds_without_bound_ends_its_reader_only(desk) ->
     assert path.stat().st_size < 500_000
     with pytest.raises(DataError, match=r"not a whole Parquet file|more memory|its ids take"):
         decode(path.read_bytes(), rows, 1)
+
+
+def test_flipped_bits_of_a_parquet_file_with_checksums_are_found(desk) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow, an extra, is not installed")
+    import pyarrow.parquet as pq
+
+    path = desk.folder / "checked.parquet"
+    table = pa.table({"id": desk.ids, **{name: desk.scores[:, c] for c, name in enumerate(desk.classes)}})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    good = path.read_bytes()
+    read_submission(path, desk.ids, desk.classes)
+    place = good.index(desk.scores[:, 1].tobytes())
+    for offset in (0, 101, desk.scores[:, 1].nbytes - 1):
+        data = bytearray(good)
+        data[place + offset] ^= 4
+        path.write_bytes(bytes(data))
+        with pytest.raises(DataError, match="not a whole Parquet file"):
+            read_submission(path, desk.ids, desk.classes)
+
+
+def test_a_card_of_a_key_without_end_takes_no_memory(desk) -> None:
+    import tracemalloc
+
+    path = desk.write_card("a" + ".a" * 31_000 + " = 1\n")
+    tracemalloc.start()
+    with pytest.raises(DataError, match="not TOML"):
+        read_card(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * 2**20

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 from mlbench.datasets.base import Dataset
 from mlbench.predictions import read_predictions
 from mlbench.report.tables import build_table
-from mlbench.store import find_records, is_submitted, run_key, verify_run
+from mlbench.store import find_records, is_submitted, verify_run
+from mlbench.store.schema import refit
 from mlbench.trained import all_runs
 
 
@@ -36,8 +37,7 @@ def reproduced(record: dict[str, Any], mean: float) -> dict[str, Any]:
     del ours["identity"]["scores"], ours["provenance"]["kind"], ours["provenance"]["submission"]
     ours["supervision"] |= {"observed_labels": 6, "selection_labels": 0}
     ours["results"]["test"]["mAP"] = mean
-    ours["key"] = run_key(ours["identity"])
-    return ours
+    return refit(ours)
 
 
 @pytest.mark.parametrize("form", ["csv", "safetensors", "parquet"])
@@ -109,6 +109,27 @@ def test_other_scores_need_another_version_seed_or_mask_seed(desk, send) -> None
     assert len(find_records(desk.store)[0]) == 3
 
 
+def test_an_earlier_version_again_is_known_whatever_came_after_it(desk, send) -> None:
+    """Records are found in the order of their keys, which is any."""
+    first = desk.scores
+    for seed in range(4):
+        versions = {}
+        for version in (1, 2, 3):
+            desk.scores = first[np.random.default_rng(10 * seed + version).permutation(len(first))]
+            versions[version] = desk.scores
+            assert send(desk.write_safetensors(), desk.write_card(version=version), "--seed", seed)[0] == 0
+        for version, scores in versions.items():
+            desk.scores = scores
+            code, out, err = send(desk.write_safetensors(), desk.write_card(version=version), "--seed", seed)
+            assert (code, err) == (0, "")
+            assert f"version {version} was submitted before" in out
+        desk.scores = versions[3]
+        code, _, err = send(desk.write_safetensors(), desk.write_card(version=2), "--seed", seed)
+        assert code == 1
+        assert "version 3 is in the store with other scores" in err
+        assert "to 4" in err
+
+
 def test_one_changed_card_under_one_version_is_refused(desk, send) -> None:
     assert send(desk.write_csv())[0] == 0
     code, _, err = send(desk.write_csv(), desk.write_card(title="Another title"))
@@ -175,7 +196,7 @@ def test_a_run_cannot_pass_for_a_submission_nor_a_submission_for_a_run(desk, sen
         write_record(desk.store, named, replace=True)
     unnamed = copy.deepcopy(record)
     unnamed["identity"]["method"]["name"] = "an"
-    unnamed["key"] = run_key(unnamed["identity"])
+    unnamed = refit(unnamed)
     with pytest.raises(DataError, match=r"identity\.method\.name: 'an' does not match"):
         write_record(desk.store, unnamed)
 

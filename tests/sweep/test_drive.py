@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -14,10 +15,13 @@ from typing import Any
 import pytest
 
 from mlbench.errors import MlbenchError, UsageError
+from mlbench.locks import locked
 from mlbench.progress import Reporter
-from mlbench.store import find_records
+from mlbench.store import find_records, run_dir
 from mlbench.sweep import drive, states
 from mlbench.sweep.executors import devices_of
+from mlbench.sweep.freeze import freeze
+from mlbench.sweep.grid import load_grid
 from mlbench.sweep.jobs import Job, Sweep
 from mlbench.sweep.states import Note, driving, read_note, rows_of, write_note
 from mlbench.sweep.status import counts
@@ -140,6 +144,62 @@ def test_runs_that_need_a_failed_one_fail_without_being_launched(drive_jobs: Any
     }
 
 
+def test_a_run_that_another_process_does_is_waited_for_behind_the_others(
+    drive_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends there: its record is taken, and what builds on it starts."""
+    monkeypatch.setattr(drive, "_LOOK_AGAIN", 0.05)
+    executor, key = Scripted(a=[drive.ELSEWHERE], b=[1, 0]), f"{ord('a'):064x}"[::-1]
+    ended = executor.ended
+
+    def end(job: Job) -> int | None:
+        status = ended(job)
+        if job.title == "c":  # the other process is done with its run by then
+            DONE.add(key)
+        return status
+
+    executor.ended = end  # type: ignore[method-assign]
+    outcome = drive_jobs(executor, {"a": "", "b": "", "c": "", "d": "a"}, retries=1)
+    assert [title for title, *_ in executor.started] == ["a", "b", "b", "c", "d"]
+    assert ([job.title for job in outcome.elsewhere], [job.title for job in outcome.done]) == (["a"], ["b", "c", "d"])
+    assert outcome.text() == "4 runs: 0 done before, 3 done now, 1 done elsewhere, 0 failed"
+
+
+def test_a_run_whose_other_process_died_is_gone_on_with_and_no_attempt_is_lost(
+    drive_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive, "_LOOK_AGAIN", 0.0)
+    executor = Scripted(a=[drive.ELSEWHERE, drive.ELSEWHERE, 1, 0])
+    outcome = drive_jobs(executor, {"a": ""}, retries=1)
+    assert not outcome.failed
+    assert [started[1:] for started in executor.started] == [(1, False), (1, True), (1, True), (2, True)]
+
+
+def test_a_locked_run_is_not_launched(drive_jobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "_LOOK_AGAIN", 0.0)
+    folder = run_dir(tmp_path, f"{ord('a'):064x}"[::-1])
+    folder.mkdir()
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(locked(folder / "lock", wait=False))
+        executor = Scripted()
+        ended = executor.ended
+
+        def end(job: Job) -> int | None:
+            (row,) = [row for row in rows_of(drive_sweep) if row.job.title == "a"]
+            seen.append((row.state, f"process {os.getpid()} on" in row.remark))
+            lock.close()
+            return ended(job)
+
+        seen: list[tuple[str, bool]] = []
+        executor.ended = end  # type: ignore[method-assign]
+        monkeypatch.setattr(states, "driven", lambda sweep: True)
+        drive_sweep = Sweep(tmp_path, "s", (Job(f"{ord('a'):064x}"[::-1], "a", "a", {}),), {})
+        outcome = drive_jobs(executor, {"a": "", "b": ""})
+    assert [title for title, *_ in executor.started] == ["b", "a"]
+    assert seen[0] == ("elsewhere", True)
+    assert not outcome.failed
+
+
 def test_states_of_runs_whose_driver_is_gone(tmp_path: Path) -> None:
     jobs = tuple(Job(f"{n:064x}"[::-1], f"run {n}", "", {}) for n in range(4))
     sweep = Sweep(tmp_path, "s", jobs, {})
@@ -225,6 +285,39 @@ def test_an_interrupt_stops_cleanly(
     assert "stopping 1 runs; --resume goes on from their checkpoints" in out
     assert "Traceback" not in out
     assert not any(alive(process) for process in attempts(store))
+
+
+def test_two_sweeps_on_one_store_share_the_work(
+    write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
+    """Each run is trained once, by one of them, and neither calls a run failed that the other is doing."""
+    store, methods = tmp_path / "runs", ["an", "iun"]
+    drivers = [
+        start_sweep(write_grid(name, methods=methods), "--output", store, "--workers", 1)
+        for name in ("first", "second")
+    ]
+    told = [driver.communicate(timeout=240)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], told
+    assert all("0 failed" in out for out in told)
+    assert len(find_records(store)[0]) == 2
+    logs = [path.read_text() for path in store.glob("sweeps/*/*.log")]
+    assert sum(log.count("2/2: loss") for log in logs) == 2
+
+
+def test_a_run_is_trained_once_the_process_that_had_it_is_gone(
+    write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
+    store, grid = tmp_path / "runs", write_grid(methods=["an", "prior"])
+    (key,) = [job.key for job in freeze(load_grid(grid), "") if job.request["method"] == "an"]
+    run_dir(store, key).mkdir(parents=True)
+    with locked(run_dir(store, key) / "lock", wait=False):
+        driver = start_sweep(grid, "--output", store, "--workers", 1)
+        wait_for(lambda: find_records(store)[0])  # the other one
+        assert driver.poll() is None
+    out, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0, out
+    assert f"being run by process {os.getpid()}" in out
+    assert "2 runs: 0 done before, 2 done now, 0 failed" in out
 
 
 def test_a_failing_run_is_logged_retried_and_never_cached(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlbench.images import features
-from mlbench.runner import evaluate, execute, feed, loop, task
+from mlbench.runner import evaluate, execute, feed, loop, task, training
 from mlbench.store import find_records
 from mlbench.sweep import pilot as pilot_module
 from mlbench.sweep.drive import sweep
@@ -23,7 +23,8 @@ from mlbench.sweep.pilot import Cost, PhaseCost
 
 #: What a pilot replaces in its process.
 PATCHED = {
-    execute: ("predict_part", "PhaseLoop"),
+    execute: ("predict_part",),
+    training: ("predict_part", "PhaseLoop"),
     task: ("predict_part",),
     feed: ("load_pixels", "load_features", "pixels_sha256"),
     features: ("load_pixels",),
@@ -135,13 +136,14 @@ def test_a_plan_is_exact_where_all_takes_the_same_time_again(
         (execute, "load_tensors", lambda *given: 0.4),
         (execute, "write_predictions", lambda *given: 0.3),
         (execute, "compose_record", lambda *given: 5.0),
-        (execute, "save_checkpoint", lambda *given: 11.0),
+        (training, "save_checkpoint", lambda *given: 11.0),
         (evaluate, "predict_part", lambda *given: 0.1 * len(given[2].run.parts[given[3]])),
         (loop.PhaseLoop, "_step", lambda *given: next(taken_steps, 0.5)),  # the first ones load libraries
         (loop.PhaseLoop, "next_epoch", lambda *given: 0.2),
     ):
         monkeypatch.setattr(module, name, clock.slow(getattr(module, name), seconds))
-    monkeypatch.setattr(execute, "predict_part", evaluate.predict_part)
+    for module in (execute, training):
+        monkeypatch.setattr(module, "predict_part", evaluate.predict_part)
 
     (*used, job) = freeze(load_grid(write_grid(methods=[method], epochs=4)), "g")
     options = execute.Options(tmp_path / "runs", device="cpu", quiet=True, checkpoint_seconds=math.inf)

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import Draw
-from mlbench.protocol import list_protocols, load_protocol
+from mlbench.errors import UsageError
+from mlbench.protocol import protocol_named
 from mlbench.report.published import PRINTED_AS, load_published
-from mlbench.report.tables import lineage_of, records_to_frame
+from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
+from mlbench.significance.comparability import (
+    KNOWN_OF_SUBMITTED,
+    RANKED_APART,
+    Draw,
+    among,
+    annotation_text,
+    as_written,
+    by_draw,
+    column_of,
+    draw_of,
+    ranked_with,
+    rows_of,
+    supervision_of,
+)
 from mlbench.stats import Interval, mean_interval
-from mlbench.store import canonical_json, is_submitted
+from mlbench.store import SUBMITTED
 
 Record = Mapping[str, Any]
+#: What the runs of a board share, by dotted name, sorted.
+_Place = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,9 @@ class Row:
     """A method with its settings on one board.
 
     origin : "reproduced" (trained by this code) or "submitted" (predictions scored here). tie : set and number of the
-    tie group, as "1" or "B2"; empty where nothing was tested. compared : what a row shares with those it is ranked
-    with.
+    tie group, as "1" or "B2"; empty where nothing was tested. draws : its values by draw; empty where two runs of one
+    draw stand in the row, which is then not ranked. compared : what a row shares with those it is ranked with, for
+    people; ranked : the same whole, see `ranked_with`.
     """
 
     method: str
@@ -44,14 +62,17 @@ class Row:
     records: list[Record]
     numbers: dict[str, Number]
     draws: dict[Draw, float]
-    compared: tuple[str, ...]
+    compared: str
+    ranked: tuple[str, ...]
     tie: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> Runs:
-        keys = (record["key"] for record in self.records)
-        return {draw: (key, value) for (draw, value), key in zip(self.draws.items(), keys, strict=True)}
+        keys: dict[Draw, str] = {}
+        for record in self.records:
+            keys.setdefault(draw_of(record), record["key"])
+        return {draw: (keys[draw], value) for draw, value in self.draws.items()}
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -95,15 +116,22 @@ class Row:
 
     @property
     def grid(self) -> str:
-        """Seeds x masks where each seed met each mask, else the number of runs."""
+        """The number of draws, and seeds x masks where each seed met each mask."""
+        if not self.draws:
+            return str(len(self.records))
         seeds, masks = {s for s, _ in self.draws}, {m for _, m in self.draws}
-        full = len(self.records) == len(seeds) * len(masks) > 1
-        return f"{len(self.records)} ({len(seeds)}×{len(masks)})" if full else str(len(self.records))
+        if None in masks:
+            return f"{len(self.draws)} (no mask)" if len(self.records) > len(self.draws) else str(len(self.draws))
+        full = len(self.draws) == len(seeds) * len(masks) > 1
+        return f"{len(self.draws)} ({len(seeds)}×{len(masks)})" if full else str(len(self.draws))
 
 
 @dataclass
 class Board:
-    """One protocol on one data set. `sets` explains the letters of tie groups; `published` are rows as printed."""
+    """One protocol and annotation on one data set.
+
+    `title` tells it from the other boards; `sets` explains the letters of tie groups; `published` are rows as printed.
+    """
 
     number: int
     protocol: str
@@ -113,10 +141,7 @@ class Board:
     rows: list[Row]
     published: list[Mapping[str, Any]]
     sets: dict[str, str]
-
-    @property
-    def title(self) -> str:
-        return f"{self.protocol} on {self.dataset['id']}"
+    title: str
 
     @property
     def runs(self) -> int:
@@ -124,98 +149,134 @@ class Board:
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:
-    """The boards of `records` (schema 1), by protocol and data set; rows best first.
+    """The boards of `records` (schema 1), by protocol, annotation and data set; rows best first.
 
-    Runs that share all settings but what a repetition draws are one row. Rows are tested against each other where data,
-    protocol, track, backbone, definitions and supervision are the same; submissions are never ranked, since what they
-    say of these is claimed. UsageError for a record given twice.
+    Runs that share all settings but what a repetition draws are one row. A board holds what `column_of` says runs must
+    share, but for track, backbone, precision and definitions: rows that differ in these, or in supervision, are ranked
+    apart. Submissions are never ranked, since what they say of these is claimed; they stand on the board of their
+    protocol as it is written. UsageError for a record given twice.
     """
-    if not records:
-        return []
-    lineage, printed = lineage_of(records_to_frame(records)), load_published()
-    grouped: dict[tuple[str, ...], dict[str, list[Record]]] = {}
-    for record in records:
-        identity = record["identity"]
-        board = identity["protocol"], identity["dataset"]["id"], _text(identity["dataset"])
-        row = lineage[record["key"]] + _text(_stated(record["definitions"]))
-        place = (*board, identity["protocol_sha256"], str(identity["harness"]))
-        grouped.setdefault(place, {}).setdefault(row, []).append(record)
+    records = check_records(records)
+    rows, printed = rows_of(records), load_published()
+    columns = {record["key"]: column_of(record) for record in records}
+    grouped: dict[_Place, dict[str, list[Record]]] = {}
+    for record in sorted(records, key=_submitted):
+        column = columns[record["key"]]
+        place = tuple(sorted((k, text) for k, text in column.items() if not among(k, RANKED_APART)))
+        if _submitted(record):
+            place = _home(place, grouped)
+        grouped.setdefault(place, {}).setdefault(rows[record["key"]], []).append(record)
+    ordered = sorted(
+        grouped.items(), key=lambda item: (dict(item[0])["protocol"], dict(item[0])["dataset.id"], item[0])
+    )
+    titles = _titles([next(iter(groups.values()))[0] for _, groups in ordered])
     return [
-        _board(number, list(rows.values()), printed)
-        for number, (_, rows) in enumerate(sorted(grouped.items(), key=lambda item: item[0]), start=1)
+        _board(number, list(groups.values()), printed, title)
+        for number, ((_, groups), title) in enumerate(zip(ordered, titles, strict=True), start=1)
     ]
 
 
-def _board(number: int, groups: list[list[Record]], printed: pd.DataFrame) -> Board:
+def _submitted(record: Record) -> bool:
+    return str(record["identity"]["method"]["name"]).startswith(SUBMITTED)
+
+
+def _home(known: _Place, boards: Mapping[_Place, Mapping[str, list[Record]]]) -> _Place:
+    """The board of a submission with column `known`: that of its protocol as written, else one of its own."""
+    fitting = [place for place in boards if _known(place) == known]
+    written = [place for place in fitting if as_written(next(iter(boards[place].values()))[0])]
+    return written[0] if written else known
+
+
+def _known(place: _Place) -> _Place:
+    return tuple((name, text) for name, text in place if among(name, KNOWN_OF_SUBMITTED))
+
+
+def _titles(firsts: Sequence[Record]) -> list[str]:
+    """A title for each board, given by one of its runs: with the annotation where that is not the protocol's own."""
+    plain = [f"{r['identity']['protocol']} on {r['identity']['dataset']['id']}" for r in firsts]
+    several = {title for title in plain if plain.count(title) > 1}
+    return [
+        f"{title}, labels: {annotation_text(record)}" if title in several or not as_written(record) else title
+        for title, record in zip(plain, firsts, strict=True)
+    ]
+
+
+def _board(number: int, groups: list[list[Record]], printed: pd.DataFrame, title: str) -> Board:
     first = groups[0][0]
-    protocol, dataset = first["identity"]["protocol"], first["identity"]["dataset"]
+    identity = first["identity"]
+    protocol, dataset = identity["protocol"], identity["dataset"]
     metrics = _metrics(protocol, [record for group in groups for record in group])
     rows = [_row(group, metrics) for group in groups]
     rows.sort(key=lambda row: (-_sortable(row.numbers[metrics[0]].mean), row.method, row.settings))
     about = (
         f"Data set version {dataset['version']}, fingerprint {dataset['fingerprint'][:12]}; protocol "
-        f"{first['identity']['protocol_sha256'][:12]}; harness {first['identity']['harness']}."
+        f"{identity['protocol_sha256'][:12]}; labels: {annotation_text(first)}; harness {identity['harness']}."
     )
-    found = _published(printed, protocol, dataset["id"], metrics[0])
-    return Board(number, protocol, dataset, about, metrics, rows, found, _rank(rows, metrics[0]))
+    found = _published(printed, protocol, dataset["id"], metrics[0]) if as_written(first) else []
+    return Board(number, protocol, dataset, about, metrics, rows, found, _rank(rows, metrics[0]), title)
 
 
 def _row(records: list[Record], metrics: Sequence[str]) -> Row:
     records = sorted(records, key=lambda r: (r["identity"]["repetition"], r["identity"]["mask_seed"]))
     first = records[0]
     identity = first["identity"]
-    pairs = [(record["identity"]["repetition"], record["identity"]["mask_seed"]) for record in records]
-    numbers, draws = {}, {}
-    for metric in reversed(metrics):
-        values = [_value(record, metric) for record in records]
-        draws = dict(zip(pairs, values, strict=True))
-        numbers[metric] = _number(values, draws)
-    submitted = is_submitted(dict(first))
-    supervision = "+".join(identity["method"]["supervision"])
-    compared = f"track {identity['track']}", f"backbone {identity['backbone']['name']}", f"supervision {supervision}"
-    apart = _text([identity["backbone"], _stated(first["definitions"])])
-    row = Row(
+    notes = []
+    try:
+        drawn = by_draw(records, "")
+    except UsageError:
+        drawn = {}
+        notes.append("several runs of one repetition and mask seed: not ranked")
+    else:
+        if len(drawn) < len(records):
+            notes.append(f"sees no mask: {len(records)} runs count as one for each repetition")
+    shown = list(drawn.values()) or records
+    numbers = {metric: _number([value_of(record, metric) for record in shown], list(drawn)) for metric in metrics}
+    draws = {draw: value_of(record, metrics[0]) for draw, record in drawn.items()}
+    undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
+    if undefined:
+        notes.append(f"{metrics[0]} undefined in {undefined} of {len(shown)} runs")
+    return Row(
         identity["method"]["name"],
-        "submitted" if submitted else "reproduced",
+        "submitted" if _submitted(first) else "reproduced",
         records,
         numbers,
         draws,
-        (*compared, apart),
+        f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
+        f"{supervision_of(first)}",
+        ranked_with(first),
+        notes=notes,
     )
-    if len(draws) < len(records):
-        row.notes.append("several runs of one repetition and mask seed: not ranked")
-    undefined = sum(math.isnan(value) for value in draws.values())
-    if undefined:
-        row.notes.append(f"{metrics[0]} undefined in {undefined} of {len(records)} runs")
-    return row
 
 
-def _number(values: list[float], draws: Mapping[Draw, float]) -> Number:
+def _number(values: Sequence[float], drawn: Sequence[Draw]) -> Number:
+    """`values` in the order of `drawn`, which is empty where they cannot be told apart by draw."""
     array = np.array(values)
+    draws = dict(zip(drawn, values, strict=True)) if drawn else {}
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    seeds, masks = sorted({s for s, _ in draws}), sorted({m for _, m in draws})
+    seeds, masks = sorted({s for s, _ in draws}), list(dict.fromkeys(m for _, m in sorted(draws)))
     if len(draws) == len(seeds) * len(masks):
         grid = np.array([[draws[s, m] for m in masks] for s in seeds])
     else:
         grid = np.array([[np.mean([v for (s, _), v in draws.items() if s == seed])] for seed in seeds])
     undefined = Interval(math.nan, math.nan, math.nan, 0.0)
-    return Number(float(array.mean()), sd, undefined if np.isnan(grid).any() else mean_interval(grid))
+    defined = draws and not np.isnan(grid).any()
+    return Number(float(array.mean()), sd, mean_interval(grid) if defined else undefined)
 
 
 def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
     """Give rows their tie groups; returns what the letters of several sets stand for."""
     sets: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row.origin == "reproduced" and not math.isnan(row.numbers[metric].mean) and not row.notes:
-            sets.setdefault(row.compared, []).append(row)
+        if row.origin == "reproduced" and row.draws and not math.isnan(row.numbers[metric].mean):
+            sets.setdefault(row.ranked, []).append(row)
     # A row without two runs in common with the best of its set cannot be told from it: it is in no group.
-    groups = {compared: column_ties([row.runs for row in found]) for compared, found in sets.items()}
-    tested = [compared for compared, numbers in groups.items() if any(numbers)]
+    groups = {ranked: column_ties([row.runs for row in found]) for ranked, found in sets.items()}
+    tested = [ranked for ranked, numbers in groups.items() if any(numbers)]
     letters: dict[str, str] = {}
-    for number, compared in enumerate(tested):
+    for number, ranked in enumerate(tested):
         letter = _letter(number) if len(tested) > 1 else ""
-        letters[letter] = ", ".join(compared[:-1])
-        for row, group in zip(sets[compared], groups[compared], strict=True):
+        letters[letter] = sets[ranked][0].compared
+        for row, group in zip(sets[ranked], groups[ranked], strict=True):
             row.tie = f"{letter}{group}" if group else ""
     return letters
 
@@ -224,11 +285,11 @@ def _letter(number: int) -> str:
     return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
-def _metrics(protocol: str, records: Iterable[Record]) -> tuple[str, ...]:
+def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
     """The headline metric and those of the protocol's own table, as far as a record has them."""
     names = dict.fromkeys(str(record["definitions"].get("headline", "mAP")) for record in records)
-    if protocol in list_protocols():
-        names |= dict.fromkeys(load_protocol(protocol).table.metrics)
+    with suppress(UsageError):  # a person's own protocol, of a record that does not hold it
+        names |= dict.fromkeys(protocol_named(protocol, records).table.metrics)
     present = {name for record in records for name in record["results"]["test"]}
     return tuple(name for name in names if name in present) or tuple(names)[:1]
 
@@ -240,19 +301,5 @@ def _published(printed: pd.DataFrame, protocol: str, dataset: str, metric: str) 
     return rows.sort_values("value", ascending=False, kind="stable").to_dict("records")  # type: ignore[return-value]
 
 
-def _value(record: Record, metric: str) -> float:
-    value = record["results"]["test"].get(metric)
-    return math.nan if value is None else float(value)
-
-
 def _sortable(value: float) -> float:
     return -math.inf if math.isnan(value) else value
-
-
-def _stated(definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said; an entry of null means what its absence means in older records."""
-    return {name: value for name, value in definitions.items() if value is not None}
-
-
-def _text(value: object) -> str:
-    return canonical_json(value).decode()

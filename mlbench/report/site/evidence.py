@@ -17,7 +17,7 @@ from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, MlbenchError
 from mlbench.metrics import average_precision, scores_of_kind
 from mlbench.predictions import Predictions
-from mlbench.protocol import load_protocol
+from mlbench.protocol import protocol_of
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.charts import Line, line_chart
 from mlbench.report.site.side_by_side import attention_of, data_uri
@@ -66,7 +66,7 @@ def evidence(record: Record, here: AtHand, pictures: bool = False, weights: Path
         if isinstance(test.labels, SparseLabels):
             raise DataError("no curves of sparse labels")
         order = align(predictions, test.ids, data.classes)
-        rule = load_protocol(record["identity"]["protocol"]).unspecified_for(data.id).ap
+        rule = protocol_of(record).unspecified_for(data.id).ap
     except MlbenchError as error:
         return Evidence(Markup(""), str(error))
     scores = predictions.scores[order]

@@ -30,10 +30,12 @@ from mlbench.report.site.boards import Board, Record, Row, make_boards
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
 from mlbench.report.site.evidence import evidence
 from mlbench.report.site.side_by_side import attention_sheets
-from mlbench.store import find_records, is_submitted
+from mlbench.store import atomic_write, find_records, is_submitted
 
 #: Says that a page is one of ours: a folder is only written over where its first page has it.
 _GENERATOR = "mlbench site"
+#: How the name of a first page begins that was not written to its end.
+_HALF = ".index.html."
 #: What HTML forbids, and what would turn the direction of the text around it.
 _UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 #: The method that per-class numbers are held against.
@@ -115,7 +117,7 @@ def run_link(record: Record) -> str:
 def _require_ours(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file, expected a folder")
-    if not output.is_dir() or not any(output.iterdir()):
+    if not output.is_dir() or all(path.name.startswith(_HALF) for path in output.iterdir()):
         return
     index = output / "index.html"
     if not index.is_file() or f'content="{_GENERATOR}"' not in index.read_text(encoding="utf-8", errors="replace"):
@@ -123,6 +125,11 @@ def _require_ours(output: Path) -> None:
 
 
 def _write(output: Path, pages: Mapping[str, str]) -> None:
+    index = output / "index.html"
+    if not index.exists():  # first of all, so that a folder whose writer was killed is known as ours
+        atomic_write(index, f'<!doctype html><meta name="generator" content="{_GENERATOR}">being written\n'.encode())
+    for half in output.glob(f"{_HALF}*"):
+        half.unlink()
     for folder in ("methods", "runs"):
         (output / folder).mkdir(parents=True, exist_ok=True)
         for old in (output / folder).glob("*.html"):
@@ -131,7 +138,9 @@ def _write(output: Path, pages: Mapping[str, str]) -> None:
     if "attention.html" not in pages:
         (output / "attention.html").unlink(missing_ok=True)
     for name, page in pages.items():
-        (output / name).write_bytes(page.encode())
+        if name != index.name:
+            (output / name).write_bytes(page.encode())
+    atomic_write(index, pages[index.name].encode())
 
 
 def _verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -194,7 +203,7 @@ def _part(board: Board, row: Row) -> dict[str, Any]:
         ),
     ]
     ours = _class_means(row.records)
-    others = [r for r in board.rows if r.method == _BASELINE != row.method and r.compared == row.compared]
+    others = [r for r in board.rows if r.method == _BASELINE != row.method and r.ranked == row.ranked]
     theirs = _class_means(others[0].records) if others else {}
     classes: list[dict[str, Any]] = [
         {"name": name, "ours": ap, "theirs": theirs.get(name, math.nan), "difference": ap - theirs.get(name, math.nan)}

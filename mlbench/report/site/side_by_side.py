@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, MlbenchError
-from mlbench.protocol import load_protocol
+from mlbench.protocol import protocol_of
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.boards import Board, Record
 from mlbench.scoring import targets_of
@@ -75,7 +75,7 @@ def subject_of(record: Record, here: AtHand) -> tuple[str, str]:
     test = data.splits["test"]
     if isinstance(test.labels, SparseLabels):
         raise DataError("no picture of sparse labels")
-    targets, known = targets_of(test.labels, load_protocol(record["identity"]["protocol"]).unspecified_for(data.id).ap)
+    targets, known = targets_of(test.labels, protocol_of(record).unspecified_for(data.id).ap)
     present: Any = targets & known
     if not present.any():
         raise DataError("no test image has a label")

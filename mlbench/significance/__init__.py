@@ -1,0 +1,1 @@
+"""What the runs' numbers say, and which runs may be held against each other."""
