@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from tabulate import tabulate
 
-from mlbench.stats import mean_interval
+from mlbench.significance.crossed import interval
 from mlbench.trained import all_runs
 
 #: Values by seed.
@@ -31,7 +31,7 @@ ROWS = (
 
 def gain(runs: Runs, over: Runs) -> str:
     """Mean difference, paired by seed, and its 95 % interval."""
-    found = mean_interval(np.array([[runs[seed] - over[seed]] for seed in sorted(runs)]))
+    found = interval({(seed, 0): runs[seed] - over[seed] for seed in sorted(runs)})
     return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 

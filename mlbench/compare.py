@@ -10,7 +10,6 @@ import numpy as np
 from tabulate import tabulate
 
 from mlbench.bootstrap import LabelF1, MeanAP, PairedInterval, Statistic, paired_interval, paired_replicates
-from mlbench.comparison import holm
 from mlbench.datasets import Dataset, load_dataset
 from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError
@@ -20,6 +19,7 @@ from mlbench.predictions import Predictions, read_predictions
 from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.scoring import align, targets_of
 from mlbench.significance.comparability import apart_notes, column_of, differing
+from mlbench.significance.ties import holm
 from mlbench.store import run_dir
 from mlbench.trained import dataset_of, find_run
 

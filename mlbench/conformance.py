@@ -166,7 +166,7 @@ class _Bench:
         No epoch is selected by validation, which is the one use of its labels that is allowed.
         """
         mask = None
-        found = []
+        found: list[Course] = []
         for dataset in (self.dataset, with_other_evaluation_labels(self.dataset)):
             request = self.request(dataset)
             rules = load_protocol(PROTOCOL)
@@ -176,7 +176,7 @@ class _Bench:
             mask = resolve(request).mask
             record = self.trained(f"evaluation {len(found)}", request)
             found.append(read_course(self.folder / f"evaluation {len(found)}", record, decisions=True))
-        compare(*found, 0.0)
+        compare(found[0], found[1], 0.0)
 
     def terms_have_gradients(self) -> None:
         resolved = resolve(self.request())

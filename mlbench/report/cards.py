@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +23,16 @@ from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.report.published import load_published
 from mlbench.settings import build, to_plain
-from mlbench.significance.comparability import as_written, column_of, require_one, settings_of
-from mlbench.stats import Interval, kendall, mean_interval, spread
+from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
+from mlbench.significance.crossed import Draw, Gaps, Interval, gaps
+from mlbench.significance.describe import kendall, spread
+from mlbench.significance.power import draws_needed
 from mlbench.store import find_records, is_submitted
 from mlbench.where import choose, parse_where
 
 Record = Mapping[str, Any]
+#: Draws of a claim that does not say how many, and the chance at which `Outcome.needed` finds the threshold.
+DRAWS, POWER = 9, 0.8
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class Card:
 
     title : what the claims are about, where a paper has several such files. protocol : of our runs.
     printed_protocols : of the printed rows, where that is another. threshold : the smallest gain worth claiming, in
-    points of `metric`. seeds, masks : repetitions of each method.
+    points of `metric`. draws : runs of each method, draw i being of seed i and mask i. seeds, masks : instead, a run of
+    each pair; with `draws` as well, all these runs count, and either makes a claim complete.
     """
 
     paper: str
@@ -72,13 +79,21 @@ class Card:
     selection: str
     threshold: float
     confidence: float
-    seeds: tuple[int, ...]
-    masks: tuple[int, ...]
     settings: Mapping[str, Setting]
     claims: Mapping[str, Claim]
+    draws: int = 0
+    seeds: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
     more_tables: tuple[str, ...] = ()
     printed_protocols: tuple[str, ...] = ()
     title: str = ""
+
+    @property
+    def plans(self) -> list[list[tuple[int, int]]]:
+        """The (seed, mask) of each method's runs, by grid, by draws, or either."""
+        grid = list(itertools.product(self.seeds, self.masks))
+        draws = self.draws or (0 if grid else DRAWS)
+        return [plan for plan in ([(i, i) for i in range(draws)], grid) if plan]
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -99,9 +114,11 @@ class Card:
 class Outcome:
     """What the runs say about one claim in one setting.
 
-    interval : of the gain in points, None without a pair; both methods by the card's metric. definitional : what the
-    definitions that the print has for the two would add to it, None without a pair or where the print does not tell
-    them. value, seconds : mean of the method's runs in points, and of their wall time; None without a run.
+    pairs : draws that both methods have. interval : of the gain in points, None without a pair; both methods by the
+    card's metric. needed : how many draws find a gain of the card's threshold in `POWER` of cases, None without two
+    pairs. definitional : what the definitions that the print has for the two would add to the gain, None without a pair
+    or where the print does not tell them. value, seconds : mean of the method's runs in points, and of their wall time;
+    None without a run.
     """
 
     method: str
@@ -111,6 +128,7 @@ class Outcome:
     interval: Interval | None
     verdict: str
     why: str = ""
+    needed: int | None = None
     definitional: float | None = None
     value: float | None = None
     seconds: float | None = None
@@ -152,48 +170,86 @@ def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
     """An `Outcome` for every claim in every setting. A claim without all its runs has no verdict yet."""
     outcomes = []
     records = list(records)
-    grids = {}
     for name, setting in card.settings.items():
-        for method in card.methods:
-            grids[name, method] = runs_of(card, setting, method, records)
-        found = [record for method in card.methods for record in grids[name, method].values()]
-        require_one(found, column_of, f"claims of '{card.paper}', setting '{name}'")
-    for method, claim in card.pairs:
-        for name in card.settings:
+        runs = {method: runs_of(card, setting, method, records) for method in card.methods}
+        every = [record for mine in runs.values() for record in mine.values()]
+        require_one(every, column_of, f"claims of '{card.paper}', setting '{name}'")
+        column = {method: _by_draw(card, mine) for method, mine in runs.items() if mine}
+        found = gaps(list(column.values()), card.confidence)
+        place = {method: i for i, method in enumerate(column)}
+        for number, (method, claim) in enumerate(card.pairs):
             if name in claim.not_testable:
-                outcomes.append(
-                    Outcome(method, claim.over, name, 0, None, "not testable here", claim.not_testable[name])
-                )
-                continue
-            ours, theirs = grids[name, method], grids[name, claim.over]
-            outcomes.append(_outcome(card, method, claim.over, name, ours, theirs))
-    return outcomes
+                why = claim.not_testable[name]
+                outcome = Outcome(method, claim.over, name, 0, None, "not testable here", why)
+            else:
+                ours, theirs = runs[method], runs[claim.over]
+                pair = (place[method], place[claim.over]) if ours and theirs else None
+                outcome = _outcome(card, method, claim.over, name, ours, theirs, found, pair)
+            outcomes.append((number, outcome))
+    return [outcome for _, outcome in sorted(outcomes, key=lambda item: item[0])]
+
+
+def _by_draw(card: Card, runs: Mapping[tuple[int, int], Record]) -> dict[Draw, float]:
+    """Values of a method's runs; those that differ in a mask that the method does not see are one."""
+    drawn = by_draw(runs.values(), f"claims of '{card.paper}'")
+    return {draw: _value(card, record) for draw, record in drawn.items()}
 
 
 def _outcome(
-    card: Card, method: str, over: str, setting: str, ours: dict[tuple[int, int], Record], theirs: dict
+    card: Card,
+    method: str,
+    over: str,
+    setting: str,
+    ours: dict[tuple[int, int], Record],
+    theirs: dict[tuple[int, int], Record],
+    found: Gaps,
+    pair: tuple[int, int] | None,
 ) -> Outcome:
-    both = [pair for pair in ours if pair in theirs]
     value, seconds = (
         float(np.mean(numbers)) if numbers else None
         for numbers in (
-            [_value(card, record) for record in ours.values()],
+            list(_by_draw(card, ours).values()),
             [record["provenance"]["seconds"] for record in ours.values()],
         )
     )
-    if not both:
+    if pair is None or not found.draws[pair]:
         return Outcome(method, over, setting, 0, None, "no runs yet", value=value, seconds=seconds)
-    definitional = _definitional(card, method, over, [(ours[pair], theirs[pair]) for pair in both])
-    gains = {pair: _value(card, ours[pair]) - _value(card, theirs[pair]) for pair in both}
-    planned = len(card.seeds) * len(card.masks)
-    if len(both) < planned:
-        grid, verdict = np.array([[gain] for gain in gains.values()]), f"incomplete: {len(both)} of {planned} pairs"
-        interval = mean_interval(grid, card.confidence)
+    interval = Interval(*(float(part[pair]) for part in (found.gap, found.low, found.high, found.deviation)))
+    mine, other = _by_draw(card, ours), _by_draw(card, theirs)
+    if math.isnan(interval.mean):  # one draw in common
+        (only,) = _in_common(mine, other, card.plans)
+        interval = Interval(_of(mine, only) - _of(other, only), *(math.nan,) * 3)
+    present = [len(_in_common(mine, other, [plan])) for plan in card.plans]
+    blind = all(mask is None for _, mask in (*mine, *other))
+    planned = [len({seed for seed, _ in plan}) if blind else len(plan) for plan in card.plans]
+    if all(have < want for have, want in zip(present, planned, strict=True)):
+        verdict = f"incomplete: {present[0]} of {planned[0]} pairs"
     else:
-        grid = np.array([[gains[seed, mask] for mask in card.masks] for seed in card.seeds])
-        interval = mean_interval(grid, card.confidence)
         verdict = verdict_of(interval, card.threshold)
-    return Outcome(method, over, setting, len(both), interval, verdict, "", definitional, value, seconds)
+    needed = None
+    if not math.isnan(interval.deviation):
+        needed = draws_needed(card.threshold, interval.deviation, POWER, 1 - card.confidence)
+    both = [draw for draw in ours if draw in theirs]
+    definitional = _definitional(card, method, over, [(ours[draw], theirs[draw]) for draw in both])
+    pairs = int(found.draws[pair])
+    return Outcome(method, over, setting, pairs, interval, verdict, "", needed, definitional, value, seconds)
+
+
+def _of(values: Mapping[Draw, float], draw: tuple[int, int]) -> float:
+    return values[draw] if draw in values else values[draw[0], None]
+
+
+def _in_common(
+    first: Mapping[Draw, float], second: Mapping[Draw, float], plans: Sequence[Sequence[tuple[int, int]]]
+) -> set[tuple[int, int]]:
+    """Planned draws that both methods have; of two methods that see no mask, one a seed."""
+    blind = all(mask is None for _, mask in (*first, *second))
+    return {
+        (seed, 0 if blind else mask)
+        for plan in plans
+        for seed, mask in plan
+        if all((seed, mask) in values or (seed, None) in values for values in (first, second))
+    }
 
 
 def _definitional(card: Card, method: str, over: str, pairs: Sequence[tuple[Record, Record]]) -> float | None:
@@ -222,6 +278,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
     version, hyper, train = _present_settings(
         card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
     )
+    planned = {pair for plan in card.plans for pair in plan}
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
@@ -234,8 +291,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or identity["backbone"]["name"] != setting.backbone
             or any(identity[key] != value for key, value in wanted.items())
             or any(identity["train"][key] != value for key, value in train.items() if key != "augment")
-            or pair[0] not in card.seeds
-            or pair[1] not in card.masks
+            or pair not in planned
             or not as_written(record)
         ):
             continue
@@ -347,10 +403,11 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
     lines = [
         f"# Claims of {card.paper}{f', {card.title}' if card.title else ''}: {', '.join(card.tables)}",
         "",
-        f"Gains in test {card.metric}, paired over seeds {_listed(card.seeds)} and masks {_listed(card.masks)}, with "
-        f"{share} intervals, both methods by one definition (the real part). Threshold of a gain worth claiming: "
-        f"{card.threshold:g} points. Selection: {card.selection}. Definitional part: what the two definitions in print "
-        "would add to the gain; empty where the print does not tell them.",
+        f"Gains in test {card.metric}, paired over {_planned(card)}, with {share} intervals, both methods by one "
+        "definition (the real part); the variances are pooled over the claims' methods of a setting as far as they are "
+        f"alike. Threshold of a gain worth claiming: {card.threshold:g} points; draws needed, each of its own seed and "
+        f"mask, find such a gain in {100 * POWER:g} % of cases. Selection: {card.selection}. Definitional "
+        "part: what the two definitions in print would add to the gain; empty where the print does not tell them.",
         "",
         *(
             f"* `{name}`: {setting.dataset}, track {setting.track}, {setting.backbone}. Tuning: {setting.budget}."
@@ -380,18 +437,27 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _planned(card: Card) -> str:
+    said = [f"draws {_listed(range(card.draws or DRAWS))} of seed and mask"] if card.draws or not card.seeds else []
+    if card.seeds:
+        said.append(f"seeds {_listed(card.seeds)} and masks {_listed(card.masks)}")
+    return ", or ".join(said)
+
+
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
 def _numbers(card: Card, runs: dict[tuple[int, int], Record]) -> dict[str, str]:
     """Mean, both spreads where the grid is full, number of runs, and what a run cost."""
-    values = {pair: _value(card, record) for pair, record in runs.items()}
+    values = _by_draw(card, runs)
     seeds = masks = mean = seconds = ""
     if values:
         mean = f"{np.mean(list(values.values())):.2f}"
         seconds = f"{np.mean([record['provenance']['seconds'] for record in runs.values()]):.0f}"
-    if len(values) == len(card.seeds) * len(card.masks):
+    if all(mask is None for _, mask in values):
+        seeds = f"{np.std(list(values.values()), ddof=1):.2f}" if len(values) > 1 else ""
+    elif card.seeds and all(pair in values for pair in itertools.product(card.seeds, card.masks)):
         found = spread(np.array([[values[seed, mask] for mask in card.masks] for seed in card.seeds]))
         seeds, masks = f"{found.over_seeds:.2f}", f"{found.over_masks:.2f}"
     names = (card.metric, "sd seeds", "sd masks", "runs", "seconds a run")
@@ -406,4 +472,10 @@ def _gain(outcome: Outcome) -> dict[str, Any]:
             gain += f" [{outcome.interval.low:+.2f}, {outcome.interval.high:+.2f}]"
     verdict = f"{outcome.verdict}: {outcome.why}" if outcome.why else outcome.verdict
     part = "" if outcome.definitional is None else f"{outcome.definitional:+.2f}"
-    return {f"gain over {outcome.over}": gain, "definitional part": part, "verdict": verdict}
+    needed = "" if outcome.needed is None else str(outcome.needed)
+    return {
+        f"gain over {outcome.over}": gain,
+        "draws needed": needed,
+        "definitional part": part,
+        "verdict": verdict,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import difference_p, tie_groups
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available, load_method
@@ -30,8 +29,10 @@ from mlbench.report.tables import (
     of_kind,
     value_of,
 )
-from mlbench.significance.comparability import Draw, as_written, by_draw, ranked_with, rows_of
-from mlbench.stats import spread
+from mlbench.report.ties import LEVEL, column_ties
+from mlbench.significance.comparability import as_written, by_draw, ranked_with, rows_of
+from mlbench.significance.crossed import Draw
+from mlbench.significance.describe import spread
 from mlbench.where import choose
 
 #: What stands in a cell that is empty in print, or without a run.
@@ -301,17 +302,10 @@ def _rank(places: Sequence[_Place]) -> None:
     filled = [place for place in places if place.runs and not math.isnan(place.cell["mean"])]
     for rank in dict.fromkeys(place.rank for place in filled):
         group = [place for place in filled if place.rank == rank]
-        pairs = itertools.combinations(range(len(group)), 2)
-        p = {(i, j): difference_p(group[i].runs or {}, group[j].runs or {}) for i, j in pairs}
-        if all(map(math.isnan, p.values())):  # one method, or one run each: nothing tells them apart
-            continue
-        numbers = tie_groups([place.cell["mean"] for place in group], _symmetric(p))
-        for place, number in zip(group, numbers, strict=True):
-            place.cell["tie_group"] = number
-
-
-def _symmetric(p: Mapping[tuple[int, int], float]) -> Callable[[int, int], float]:
-    return lambda i, j: p[min(i, j), max(i, j)]
+        numbers = column_ties([{draw: ("", value) for draw, value in (place.runs or {}).items()} for place in group])
+        for place, number in zip(group, numbers.groups, strict=True):
+            if number is not None:  # one method, or one run each: nothing tells them apart
+                place.cell["tie_group"] = number
 
 
 def _printed(place: _Place, marks: Marks) -> Cell:
@@ -366,9 +360,10 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame, left_o
         f"Second line: our runs under protocol {layout.protocol}, test images, percent: mean ± sample standard "
         "deviation (ddof 1) over the runs; in brackets seeds×masks where each seed met each mask, else the number of "
         "runs; Δ is ours minus printed.",
-        "Ours bold: the best, and all that no test tells from it (runs paired by seed and mask, Holm-adjusted, 0.05); "
-        "underlined: the next such group. Only runs of the same data, protocol, annotation, track, backbone, "
-        "precision, supervision and definition are ranked together; a single run is not ranked.",
+        "Ours bold: those that may be the best, since no test tells another of the column to be better (runs paired by "
+        f"seed and mask, all pairs together at {LEVEL:g}); underlined: the next such group. Only runs of the "
+        "same data, protocol, annotation, track, backbone, precision, supervision and definition are ranked together; "
+        "a single run is not ranked.",
         "Levels: A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts.",
     ]
     if datasets and layout.elsewhere:

@@ -8,19 +8,32 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from mlbench.comparison import CriticalDifference, critical_difference
 from mlbench.errors import UsageError
+from mlbench.significance.ranks import CriticalDifference, critical_difference
 
 _WIDTH, _MARGIN, _AXIS, _LINE = 900, 260, 70, 20
 
 
 def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
-    """SVG of the methods of a table's `cells`, ranked on each of its columns (data set and metric).
+    """SVG of the methods of a table's `cells`, ranked on each of its columns, which count as independent data sets.
 
-    UsageError names the missing cells: ranks need a full grid.
+    UsageError for several metrics, for one data set in several columns (track, backbone), and for missing cells, which
+    it names: ranks need a full grid of independent columns.
     """
-    table = cells.assign(column=cells["column"] + " " + cells["metric"])
-    table = table.pivot(index="column", columns="method", values="mean")
+    metrics = list(dict.fromkeys(cells["metric"]))
+    if len(metrics) > 1:
+        raise UsageError(
+            f"diagram of ranks: metrics {', '.join(metrics)} of one data set are not independent; name one with "
+            "--metric"
+        )
+    columns = cells.drop_duplicates("column")
+    twice = columns["dataset"][columns["dataset"].duplicated()].unique()
+    if len(twice):
+        raise UsageError(
+            f"diagram of ranks: '{twice[0]}' stands in several columns, which are not independent; choose one kind "
+            "with --track or --backbone"
+        )
+    table = cells.pivot(index="column", columns="method", values="mean")
     if table.isna().any(axis=None):
         missing = [f"{method} on {column}" for column, method in table.isna().stack()[lambda gap: gap].index]
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -47,7 +60,7 @@ def draw_ranks(methods: Sequence[str], found: CriticalDifference, sets: int, lev
         return f'<text x="{at}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
 
     said = (
-        f"Mean rank on {sets} columns (1 is the best). Friedman's test that all are alike: p = {found.p:.2g}. Bars "
+        f"Mean rank on {sets} data sets (1 is the best). Friedman's test that all are alike: p = {found.p:.2g}. Bars "
         f"join methods that Nemenyi's test does not tell apart at {level:g} (critical difference "
         f"{found.difference:.2f})."
     )

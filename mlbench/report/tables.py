@@ -19,9 +19,8 @@ from mlbench.errors import DataError, UsageError, unknown
 from mlbench.report.power import needed_lines
 from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
-from mlbench.report.ties import Replicates, Runs, column_ties
+from mlbench.report.ties import Replicates, Runs, Ties, column_ties, disorder_line, standing_line
 from mlbench.significance.comparability import (
-    Draw,
     annotation_text,
     as_written,
     by_draw,
@@ -34,6 +33,7 @@ from mlbench.significance.comparability import (
     settings_of,
     supervision_of,
 )
+from mlbench.significance.crossed import Draw
 from mlbench.store import SUBMITTED
 from mlbench.where import choose
 
@@ -125,10 +125,9 @@ def build_table(
     digits : decimals of our numbers.
     replicates, untested : draws of the test images by metric, and why runs have none, see `image_replicates`. Without,
         tie groups are tested over runs alone.
-    gap : also say how many paired runs would find a difference of so many points to the best, see `needed_lines`.
+    gap : also say how many draws would find a difference of so many points to the best, see `needed_lines`.
 
-    Bold are our best method and all that no test tells from it, see `column_ties`; where nothing could be tested, the
-    best alone.
+    Bold are all of our methods that may be the best, see `column_ties`; where nothing could be tested, the best alone.
 
     A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
     an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says what they have
@@ -159,6 +158,7 @@ def build_table(
     body: list[list[Cell]] = [[(Part(method),)] for method in rows]
     cells: list[dict[str, Any]] = []
     ranked: list[tuple[str, dict[str, dict[Draw, float]]]] = []
+    stood: list[tuple[str, Ties]] = []
     shown = list(dict.fromkeys(datasets or sorted(set(map(_dataset, chosen)))))
     on = {dataset: [record for record in chosen if _dataset(record) == dataset] for dataset in shown}
     kinds = [(dataset, kind) for dataset in shown for kind in kinds_of(on[dataset])]
@@ -173,7 +173,8 @@ def build_table(
         column = [cell_of(by_method[method], method, dataset, value, settings) for method in rows]
         for cell in column:
             cell["column"] = name
-        own = _tie(column, by_method, value, replicates(value) if replicates else None, digits)
+        own, ties = _tie(column, by_method, value, replicates(value) if replicates else None, digits)
+        stood.append((title, ties))
         ranked.append((title, {m: {d: v for d, (_, v) in mine.items()} for m, mine in zip(rows, own, strict=True)}))
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
         for cell, line in zip(column, body, strict=True):
@@ -189,6 +190,7 @@ def build_table(
                 cell["published_source"] = " / ".join(_source(r) for r in found)
         cells += column
     footer = _footer(metrics, cells, any("published" in c for c in cells), replicates is not None, untested)
+    footer += _standing_lines(rows, stood)
     footer += () if gap is None else tuple(needed_lines(ranked, gap))
     notes = tuple((mark, text) for text, mark in marks.items())
     return Table(tuple(header), tuple(map(tuple, body)), notes, footer, pd.DataFrame(cells))
@@ -310,22 +312,33 @@ def _tie(
     metric: str,
     replicates: Replicates | None,
     digits: int,
-) -> list[Runs]:
-    """Give the ranked cells of a column their tie groups, say which are bold, and return the ranked runs by cell."""
+) -> tuple[list[Runs], Ties]:
+    """Give the ranked cells of a column their tie groups, say which are bold; returns the ranked runs by cell, too."""
     own: list[Runs] = []
     for cell in column:
         mine = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
         drawn = by_draw(mine, f"method '{cell['method']}'")
         own.append({draw: (record["key"], value_of(record, metric)) for draw, record in drawn.items()})
-    groups = column_ties(own, replicates)
+    ties = column_ties(own, replicates)
+    groups, standing = ties.groups, ties.standing
     shown = [f"{cell['mean']:.{digits}f}" for cell in column]
     best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=float, default="")
-    tested = any(group is not None for group in groups)
-    for cell, group, text, runs in zip(column, groups, shown, own, strict=True):
+    for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
-        cell["best"] = group == 1 if tested else bool(runs) and text == best
-        cell["untested"] = bool(runs) and group is None and text != best
-    return own
+        cell["best"] = group == 1 or (bool(mine) and group is None and text == best)
+        cell["untested"] = bool(mine) and group is None and text != best
+    for i, cell in enumerate(column):
+        cell["chance_best"], cell["rank"] = float(standing.best[i]), float(standing.rank[i])
+        cell["rank_low"], cell["rank_high"] = float(standing.low[i]), float(standing.high[i])
+    return own, ties
+
+
+def _standing_lines(methods: Sequence[str], columns: Sequence[tuple[str, Ties]]) -> tuple[str, ...]:
+    """Footer lines on the chance of being the best, and on groups that are not in the order of the means."""
+    chances = [line for title, ties in columns if (line := standing_line(title, methods, ties))]
+    odd = [f"{title}: {line}" for title, ties in columns if (line := disorder_line(methods, ties))]
+    lines = [f"Chance of being the best of its column (mean rank, with its 95 % interval). {'. '.join(chances)}."]
+    return (*(lines if chances else ()), *(f"Groups against the order of means, {line}." for line in odd))
 
 
 def _show(cell: Mapping[str, Any], digits: int, marks: Marks) -> Cell:
@@ -391,9 +404,10 @@ def _footer(
         f"{', '.join(metrics)} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose "
         "number stands in brackets; one run shows no deviation.",
         f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
-        "Bold: the best of our methods that were given the observed labels only, and all that no test tells from it "
-        f"(runs paired by repetition and mask{', and the draw of the test images' if images else ''}; Holm-adjusted, "
-        "0.05)." + ("" if images else " The draw of the test images is not tested."),
+        "Bold: of our methods that were given the observed labels only, those that may be the best: no test tells "
+        "another of the column to be better (paired by repetition and mask, effects of both allowed for"
+        f"{', and of the draw of the test images' if images else ''}; all pairs together at 0.05)."
+        + ("" if images else " The draw of the test images is not tested."),
     ]
     untested: dict[str, list[str]] = {}
     for cell in cells:
@@ -401,7 +415,7 @@ def _footer(
             untested.setdefault(cell["dataset"], []).append(cell["method"])
     if untested:
         listed = "; ".join(f"on {data}: {', '.join(dict.fromkeys(names))}" for data, names in untested.items())
-        lines.append(f"Not tested against the best, for want of two runs in common: {listed}.")
+        lines.append(f"Not tested, for want of two runs in common: {listed}.")
     lines += [f"Not tested on draws of the test images: {reason}." for reason in reasons]
     if published:
         lines.append(

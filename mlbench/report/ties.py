@@ -1,47 +1,91 @@
-"""Tie groups of a table's column: which methods no test tells from the best."""
+"""Tie groups of a table's column: which methods may be the best, and which no test tells apart."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from mlbench.bootstrap import paired_interval, paired_replicates
-from mlbench.comparison import Draw, difference_p, tie_groups
+from mlbench.bootstrap import paired_replicates
 from mlbench.errors import MlbenchError
 from mlbench.report.at_hand import AtHand
+from mlbench.significance.crossed import Draw, Gaps, gaps
+from mlbench.significance.ties import Standing, adjusted, out_of_order, standing, tie_groups
 
 #: Runs of a method by draw: the record's key and the value.
 Runs = Mapping[Draw, tuple[str, float]]
-#: Values [1 + R] of a metric by run, the test set as it is first; see `paired_replicates`.
+#: Values [1 + R] of a metric in percent by run, the test set as it is first; see `paired_replicates`.
 Replicates = Mapping[str, np.ndarray]
+#: Family-wise error of a column's groups.
+LEVEL = 0.05
 _SEED = 0
 
 
-def column_ties(methods: Sequence[Runs], replicates: Replicates | None = None) -> list[int | None]:
-    """Tie group of each method, 1 for the best; None for one that was not tested against the best.
+@dataclass(frozen=True)
+class Ties:
+    """What tells the methods of a column apart; entries by method, in the order given.
 
-    Two methods are told apart where runs paired by draw tell them apart (`difference_p`), and, of runs with
-    `replicates`, where the draw of the test images does so too (p of the paired bootstrap, the runs' values averaged
-    in each replicate); the larger p counts. Holm's adjustment is over the tests against a group's best.
+    Attributes
+    ----------
+    groups : number of the tie group, 1 for those that may be the best; None for a method that was not tested.
+    standing : chance of being the best and mean rank with its interval.
+    disorder : (i, j), i having the higher mean and the worse group.
     """
-    means = [float(np.mean([value for _, value in runs.values()])) if runs else math.nan for runs in methods]
-    defined = [i for i, mean in enumerate(means) if not math.isnan(mean)]
-    groups: list[int | None] = [None] * len(methods)
-    if not defined:
-        return groups
-    best = max(defined, key=lambda i: means[i])
-    tested = [i for i in defined if i == best or not math.isnan(_p(methods[best], methods[i], replicates))]
-    if len(tested) > 1:
-        found = tie_groups(
-            [means[i] for i in tested], lambda i, j: _p(methods[tested[i]], methods[tested[j]], replicates)
-        )
-        for i, group in zip(tested, found, strict=True):
-            groups[i] = group
-    return groups
+
+    groups: list[int | None]
+    standing: Standing
+    disorder: list[tuple[int, int]]
+
+
+def column_ties(methods: Sequence[Runs], replicates: Replicates | None = None) -> Ties:
+    """`Ties` of a column of methods, each given as its runs.
+
+    The gap of two methods is tested over the runs they have in common, see `mlbench.significance.crossed`; where both
+    have `replicates`, the variance over draws of the test images (the runs' values averaged in each replicate) is
+    added to that over the runs. The p-values of all pairs are adjusted together. Where no two methods have two runs in
+    common, the test images alone are counted.
+    """
+    values = [{draw: value for draw, (_, value) in runs.items()} for runs in methods]
+    images = _image_variance(methods, replicates or {})
+    found = gaps(values, images=np.nan_to_num(images))
+    if np.isnan(found.gap).all() and np.isfinite(images).any():
+        found = _over_images(values, images)
+    groups = tie_groups(found.gap, adjusted(found.p) < LEVEL)
+    means = [float(np.mean(list(runs.values()))) if runs else math.nan for runs in values]
+    return Ties(groups, standing(found), out_of_order(means, groups))
+
+
+def standing_line(title: str, methods: Sequence[str], ties: Ties, most: int = 5) -> str:
+    """The likeliest best methods of a column in words, with mean ranks; empty where nothing was tested."""
+    best = ties.standing.best
+    order = [i for i in np.argsort(-np.nan_to_num(best), kind="stable") if best[i] >= 0.005]
+    if not order:
+        return ""
+    said = [
+        f"{methods[i]} {100 * best[i]:.0f} % (rank {ties.standing.rank[i]:.1f}, {ties.standing.low[i]:.0f} to "
+        f"{ties.standing.high[i]:.0f})"
+        for i in order[:most]
+    ]
+    left = 1 - sum(best[i] for i in order[:most])
+    more = f"; all others together {100 * left:.0f} %" if left >= 0.005 else ""
+    return f"{title}: {', '.join(said)}{more}"
+
+
+def disorder_line(methods: Sequence[str], ties: Ties) -> str:
+    """Why a method with a higher mean stands in a worse group; empty where none does."""
+    pairs = [f"{methods[i]} (below {methods[j]})" for i, j in ties.disorder]
+    if not pairs:
+        return ""
+    return (
+        f"{', '.join(pairs)}: in a worse group than a method of lower mean, whose gap to the best is less certain for "
+        "want of runs or for their spread"
+    )
 
 
 def image_replicates(
@@ -63,19 +107,40 @@ def image_replicates(
         try:
             predictions, data = here.predictions(record), here.dataset(record)
             statistics = statistics_of(predictions, data, protocol_of(record))
-            found[record["key"]], _ = paired_replicates(statistics, [], data.splits["test"].groups, count, _SEED)
+            values, _ = paired_replicates(statistics, [], data.splits["test"].groups, count, _SEED)
+            found[record["key"]] = {name: 100 * drawn for name, drawn in values.items()}
         except MlbenchError as error:
             left_out[str(error)] = left_out.get(str(error), 0) + 1
     notes = [f"{number} runs: {reason}" for reason, number in left_out.items()]
     return lambda metric: {key: values[metric] for key, values in found.items() if metric in values}, notes
 
 
-def _p(first: Runs, second: Runs, replicates: Replicates | None) -> float:
-    """The larger of the p-values over runs and over test images; NaN where neither can be had."""
-    values = [{draw: value for draw, (_, value) in runs.items()} for runs in (first, second)]
-    found = [difference_p(*values)]
-    keys = [(first[draw][0], second[draw][0]) for draw in sorted(first.keys() & second.keys())]
-    if replicates and keys and all(key in replicates for pair in keys for key in pair):
-        sides = (np.mean([replicates[pair[side]] for pair in keys], axis=0) for side in (0, 1))
-        found.append(paired_interval(*sides).p)
-    return max((p for p in found if not math.isnan(p)), default=math.nan)
+def _image_variance(methods: Sequence[Runs], replicates: Replicates) -> np.ndarray:
+    """Variance [K, K] of each gap over draws of the test images; NaN where a run of either method has no replicates."""
+    drawn = [
+        np.mean([replicates[key][1:] for key, _ in runs.values()], axis=0)
+        if runs and all(key in replicates for key, _ in runs.values())
+        else None
+        for runs in methods
+    ]
+    variance = np.full((len(methods), len(methods)), math.nan)
+    for (i, first), (j, second) in itertools.combinations(enumerate(drawn), 2):
+        if first is not None and second is not None:
+            variance[i, j] = variance[j, i] = np.nanvar(first - second, ddof=1)
+    return variance
+
+
+def _over_images(values: Sequence[Mapping[Draw, float]], images: np.ndarray) -> Gaps:
+    """`Gaps` of methods with a run each in common, over the draw of the test images alone."""
+    count = len(values)
+    gap = np.full((count, count), math.nan)
+    for i, j in itertools.permutations(range(count), 2):
+        common = sorted(values[i].keys() & values[j].keys(), key=str)
+        if common and np.isfinite(images[i, j]):
+            gap[i, j] = np.mean([values[i][draw] - values[j][draw] for draw in common])
+    error = np.sqrt(images)
+    half = 1.96 * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * special.ndtr(-np.abs(gap) / error)
+    p = np.where(gap == 0, 1.0, p)
+    return Gaps(gap, gap - half, gap + half, p, np.full(gap.shape, math.nan), np.isfinite(gap).astype(np.int64))

@@ -1,1 +1,1 @@
-"""What the runs' numbers say, and which runs may be held against each other."""
+"""Statistics that decide: which runs may be compared, and how far apart methods are over seeds, masks and images."""

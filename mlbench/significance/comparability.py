@@ -17,14 +17,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mlbench.errors import UsageError
+from mlbench.significance.crossed import Draw
 from mlbench.store import SUBMITTED
 
 if TYPE_CHECKING:
     from mlbench.protocol import Protocol
 
 Record = Mapping[str, Any]
-#: What a run shares with runs of other methods: (repetition, mask seed), None for a run that no mask decides.
-Draw = tuple[int, int | None]
 
 #: What a repetition draws anew. The keys of the runs that a run builds on are other with each draw, too.
 DRAWN = ("repetition", "mask_seed", "mask.seed", "mask.sha256", "scores.")

@@ -14,7 +14,8 @@ from mlbench.errors import DataError, UsageError
 from mlbench.registry import load_method
 from mlbench.report.cards import Claim, cards_text, judge, load_card, order_agreement, published_gains, verdict_of
 from mlbench.settings import to_plain
-from mlbench.stats import Interval, mean_interval
+from mlbench.significance.crossed import Interval, interval
+from mlbench.significance.power import draws_needed
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_published_gains_are_differences_within_one_table() -> None:
     ],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, verdict: str) -> None:
-    assert verdict_of(Interval((low + high) / 2, low, high, 4), threshold=0.5) == verdict
+    assert verdict_of(Interval((low + high) / 2, low, high, 1.0), threshold=0.5) == verdict
 
 
 def test_gains_are_paired_by_seed_and_mask(card, runs) -> None:
@@ -141,8 +142,9 @@ def test_gains_are_paired_by_seed_and_mask(card, runs) -> None:
     records = runs("an", lambda s, m: 60 + shared[s, m]) + runs("llr", lambda s, m: 62 + shared[s, m] + noise[s, m])
     llr, em = judge(card, records)
     assert llr.interval is not None
-    expected = mean_interval(2 + noise)
+    expected = interval({(s, m): 2 + float(noise[s, m]) for s in range(3) for m in range(3)})
     assert (llr.interval.low, llr.interval.high) == pytest.approx((expected.low, expected.high))
+    assert llr.needed == draws_needed(card.threshold, expected.deviation)
     assert llr.verdict == "reproduced"
     assert em.verdict == "not testable here"
 
@@ -151,6 +153,33 @@ def test_a_claim_without_all_its_runs_has_no_verdict_yet(card, runs) -> None:
     records = runs("an", lambda s, m: 60.0) + runs("llr", lambda s, m: 65.0 + s)[:4]
     assert judge(card, records)[0].verdict == "incomplete: 4 of 9 pairs"
     assert judge(card, runs("an", lambda s, m: 60.0))[0].verdict == "no runs yet"
+
+
+def test_a_card_of_draws_takes_their_runs_and_those_of_a_grid_where_it_names_one(card, runs) -> None:
+    records = runs("an", lambda s, m: 60.0) + runs("llr", lambda s, m: 65.0 + s)
+    drawn = dataclasses.replace(card, draws=3, seeds=(), masks=())
+    assert drawn.plans == [[(0, 0), (1, 1), (2, 2)]]
+    outcome = judge(drawn, records)[0]
+    assert (outcome.pairs, outcome.verdict) == (3, "reproduced")
+    assert dataclasses.replace(card, seeds=(), masks=()).plans == [[(i, i) for i in range(9)]]
+    assert judge(dataclasses.replace(drawn, draws=9), records)[0].verdict == "incomplete: 3 of 9 pairs"
+    either = dataclasses.replace(card, draws=9)
+    outcome = judge(either, records)[0]
+    assert (outcome.pairs, outcome.verdict) == (9, "reproduced")  # the grid is complete
+
+
+def test_a_method_that_sees_no_mask_counts_once_a_seed(card, runs) -> None:
+    claims = {"full": Claim("an", "All labels help."), "llr": Claim("full", "Never.")}
+    full = runs("full", lambda s, m: 80.0 + s)
+    for record in full:
+        record["identity"]["method"]["supervision"] = ["full"]
+    records = runs("an", lambda s, m: 60.0 + m) + full
+    card = dataclasses.replace(card, claims=claims)
+    assert judge(card, records)[0].pairs == 9
+    once = [record for record in records if record not in full or record["identity"]["mask_seed"] == 0]
+    assert judge(card, once)[0] == judge(card, records)[0]
+    text = cards_text(card, records, ["full"])
+    assert re.search(r"scenes +\| 81.00 +\| 1.00 +\| +\| 3 ", text)
 
 
 def test_runs_with_other_settings_do_not_count(card, runs) -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from mlbench.comparison import critical_difference
 from mlbench.errors import UsageError
 from mlbench.report.rank_diagram import draw_ranks, rank_diagram
 from mlbench.report.tables import build_table
+from mlbench.significance.ranks import critical_difference
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -52,9 +53,23 @@ def test_a_table_s_columns_are_the_blocks_and_gaps_are_refused(make_record):
     ]
     svg = rank_diagram(build_table(records).cells)
     assert "llr (1.00)" in svg
-    assert "on 2 columns" in svg
+    assert "on 2 data sets" in svg
     with pytest.raises(UsageError, match="no value of an on"):
         rank_diagram(build_table(records[1:]).cells)
+
+
+def test_columns_that_are_not_independent_data_sets_are_refused(make_record):
+    both = [
+        make_record(m, 60.0 + i + j, identity__dataset__id="scenes", identity__track=track)
+        for i, m in enumerate(("an", "ls", "llr"))
+        for j, track in enumerate(("full", "head"))
+    ]
+    with pytest.raises(UsageError, match="'scenes' stands in several columns"):
+        rank_diagram(build_table(both).cells)
+    cells = build_table(both[::2]).cells
+    twice = pd.concat([cells, cells.assign(metric="mA")])
+    with pytest.raises(UsageError, match="metrics mAP, mA of one data set are not independent"):
+        rank_diagram(twice)
 
 
 def test_the_command_draws_the_table_s_methods(mlbench, tmp_path):

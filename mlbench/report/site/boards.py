@@ -19,7 +19,6 @@ from mlbench.report.ties import Runs, column_ties
 from mlbench.significance.comparability import (
     KNOWN_OF_SUBMITTED,
     RANKED_APART,
-    Draw,
     among,
     annotation_text,
     as_written,
@@ -30,7 +29,7 @@ from mlbench.significance.comparability import (
     rows_of,
     supervision_of,
 )
-from mlbench.stats import Interval, mean_interval
+from mlbench.significance.crossed import Draw, Interval, interval
 from mlbench.store import SUBMITTED
 
 Record = Mapping[str, Any]
@@ -54,7 +53,8 @@ class Row:
     origin : "reproduced" (trained by this code) or "submitted" (predictions scored here). tie : set and number of the
     tie group, as "1" or "B2"; empty where nothing was tested. draws : its values by draw; empty where two runs of one
     draw stand in the row, which is then not ranked. compared : what a row shares with those it is ranked with, for
-    people; ranked : the same whole, see `ranked_with`.
+    people; ranked : the same whole, see `ranked_with`. best, rank : chance of being the best of these, and mean rank
+    with the ends of its 95 % interval.
     """
 
     method: str
@@ -65,6 +65,8 @@ class Row:
     compared: str
     ranked: tuple[str, ...]
     tie: str = ""
+    best: float = math.nan
+    rank: tuple[float, float, float] = (math.nan, math.nan, math.nan)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -253,14 +255,8 @@ def _number(values: Sequence[float], drawn: Sequence[Draw]) -> Number:
     array = np.array(values)
     draws = dict(zip(drawn, values, strict=True)) if drawn else {}
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    seeds, masks = sorted({s for s, _ in draws}), list(dict.fromkeys(m for _, m in sorted(draws)))
-    if len(draws) == len(seeds) * len(masks):
-        grid = np.array([[draws[s, m] for m in masks] for s in seeds])
-    else:
-        grid = np.array([[np.mean([v for (s, _), v in draws.items() if s == seed])] for seed in seeds])
-    undefined = Interval(math.nan, math.nan, math.nan, 0.0)
-    defined = draws and not np.isnan(grid).any()
-    return Number(float(array.mean()), sd, mean_interval(grid) if defined else undefined)
+    undefined = not draws or any(math.isnan(value) for value in draws.values())
+    return Number(float(array.mean()), sd, Interval(*(math.nan,) * 4) if undefined else interval(draws))
 
 
 def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
@@ -269,15 +265,17 @@ def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
     for row in rows:
         if row.origin == "reproduced" and row.draws and not math.isnan(row.numbers[metric].mean):
             sets.setdefault(row.ranked, []).append(row)
-    # A row without two runs in common with the best of its set cannot be told from it: it is in no group.
-    groups = {ranked: column_ties([row.runs for row in found]) for ranked, found in sets.items()}
-    tested = [ranked for ranked, numbers in groups.items() if any(numbers)]
+    # A row without two runs in common with another of its set cannot be told from it: it is in no group.
+    ties = {ranked: column_ties([row.runs for row in found]) for ranked, found in sets.items()}
+    tested = [ranked for ranked, found in ties.items() if any(found.groups)]
     letters: dict[str, str] = {}
     for number, ranked in enumerate(tested):
         letter = _letter(number) if len(tested) > 1 else ""
         letters[letter] = sets[ranked][0].compared
-        for row, group in zip(sets[ranked], groups[ranked], strict=True):
+        standing = ties[ranked].standing
+        for i, (row, group) in enumerate(zip(sets[ranked], ties[ranked].groups, strict=True)):
             row.tie = f"{letter}{group}" if group else ""
+            row.best, row.rank = float(standing.best[i]), (float(standing.rank[i]), standing.low[i], standing.high[i])
     return letters
 
 
