@@ -24,6 +24,7 @@ from mlbench.paths import cache_dir
 from mlbench.proposals import load_proposals
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.runner.data import make_parts
+from mlbench.runner.plan import Request, resolve
 from mlbench.testing import tiny_dataset
 from mlbench.verify_data import part_sizes, verify
 
@@ -199,3 +200,5 @@ def test_equal_pictures_are_counted_and_listed(mine: Path, mlbench: Callable[...
     code, out, _ = mlbench("data", "verify", mine / "mine.toml")
     assert code == 0
     assert "note: pictures of equal bytes in several parts: 1" in out
+    run = resolve(Request("full", "full", str(mine / "mine.toml"), backbone="scenes"))
+    assert any(note.startswith("pictures of equal bytes in several parts: 1, 1 of them") for note in run.notes)

@@ -19,7 +19,7 @@ from mlbench.datasets.folders import look_into
 from mlbench.datasets.guess import PART_WORDS, Guess, find_delimiter, find_files, guess_labels, guess_split, set_splits
 from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
 from mlbench.datasets.tables import read_table
-from mlbench.errors import DataError, UsageError
+from mlbench.errors import DataError, UsageError, visible
 from mlbench.images.decode import first_few
 from mlbench.store.files import atomic_write
 
@@ -97,6 +97,7 @@ def adopt(
     lines = [f"{source}:", *(f"  {line}" for line in guess.said)]
     lines += [f"{len(back.classes)} classes, {counts}{f', {boxes:,} boxes' if boxes else ''}"]
     lines += [f"note: {note}" for note in back.notes]
+    lines = [visible(line) for line in lines]
     if dry_run:
         return "\n".join([*lines, "", f"{output} would be:", "", text.rstrip()])
     return "\n".join([*lines, f"wrote {output}", f"to use it: mlbench run --dataset {output} ..."])

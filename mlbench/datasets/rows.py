@@ -70,11 +70,10 @@ def _rows_of_table(
     wanted += [columns["negatives"]] if "negatives" in columns else []
     by_column = about.label_style == "columns"
     classes = about.classes if isinstance(about.classes, tuple) else None
-    values = Spellings({value: STATES[state] for value, state in about.values.items()}) if about.values else None
     rows: list[Row] = []
     met: dict[str, Row] = {}
     repeated: list[str] = []
-    seen: dict[str, str] = {}
+    cells = _Cells(about)
     table = read_table(path, wanted, about.delimiter, lambda name: by_column and (classes is None or name in classes))
     for line, fields in table:
         where = f"{path}, line {line}"
@@ -83,7 +82,7 @@ def _rows_of_table(
         if file in met:
             raise DataError(f"{where}: '{name}' is listed twice (before: {_before(met[file], name)})")
         if by_column:
-            states = _states_of_columns(about, fields, values, seen, where)
+            states = cells.states(fields, where)
         else:
             labels = labels_in(about, fields[columns["labels"]], where)
             repeated += [name] if len(set(labels)) < len(labels) else []
@@ -105,40 +104,53 @@ def _before(row: Row, name: str) -> str:
     return line if row.name == name else f"{line}, as '{row.name}'"
 
 
-def _states_of_columns(
-    about: Description,
-    fields: Mapping[str, Any],
-    values: Spellings[State] | None,
-    seen: dict[str, str],
-    where: str,
-) -> dict[str | int, State]:
-    """States of one row with a column a class; `seen` collects where each value was first met."""
-    others = {about.columns["file"], about.columns.get("split"), about.columns.get("negatives")}
-    wanted = about.classes if isinstance(about.classes, tuple) else [key for key in fields if key not in others]
-    states: dict[str | int, State] = {}
-    for name in wanted:
-        if name not in fields:
-            raise DataError(f"{where}: no column for class '{name}'.{nearest(name, list(fields))}")
-        value = plain(fields[name])
-        seen.setdefault(value, where)
-        state = None if values is None else values.get(fields[name])
-        if state is not None:
+class _Cells:
+    """What the cells of the columns of classes mean; each spelling is looked up once."""
+
+    def __init__(self, about: Description) -> None:
+        self.about = about
+        named = about.values
+        self.values = None if named is None else Spellings({value: STATES[state] for value, state in named.items()})
+        self.others = {about.columns["file"], about.columns.get("split"), about.columns.get("negatives")}
+        self.first: dict[str, str] = {}  # where each value was met first
+        self.known: dict[str, State] = {}
+
+    def states(self, fields: Mapping[str, Any], where: str) -> dict[str | int, State]:
+        """States of one row."""
+        classes = self.about.classes
+        wanted = classes if isinstance(classes, tuple) else [name for name in fields if name not in self.others]
+        states: dict[str | int, State] = {}
+        for name in wanted:
+            if name not in fields:
+                raise DataError(f"{where}: no column for class '{name}'.{nearest(name, list(fields))}")
+            value = fields[name]
+            state = self.known.get(value) if isinstance(value, str) else None
+            if state is None:
+                state = self._state(value, name, where)
+                if isinstance(value, str):
+                    self.known[value] = state
             states[name] = state
-        elif value == "":
-            states[name] = about.missing_state
-        elif values is None and value in ("1", "0", "-1"):
-            states[name] = State.POSITIVE if value == "1" else State.NEGATIVE
-        else:
-            raise DataError(
-                f"{where}: value '{spelled(fields[name])}' of class '{name}'; expected {_known_values(about)} "
-                "(the key 'values' says what others mean)"
+        return states
+
+    def _state(self, cell: Any, name: str, where: str) -> State:
+        value = plain(cell)
+        self.first.setdefault(value, where)
+        if self.values is None and {"0", "-1"} <= self.first.keys():
+            raise UsageError(
+                f"{self.about.where}: labels hold both 0 ({self.first['0']}) and -1 ({self.first['-1']}): say what "
+                'they mean, for example values = {"1" = "positive", "0" = "unspecified", "-1" = "negative"}'
             )
-    if values is None and {"0", "-1"} <= seen.keys():
-        raise UsageError(
-            f"{about.where}: labels hold both 0 ({seen['0']}) and -1 ({seen['-1']}): say what they mean, "
-            'for example values = {"1" = "positive", "0" = "unspecified", "-1" = "negative"}'
+        state = None if self.values is None else self.values.get(cell)
+        if state is not None:
+            return state
+        if value == "":
+            return self.about.missing_state
+        if self.values is None and value in ("1", "0", "-1"):
+            return State.POSITIVE if value == "1" else State.NEGATIVE
+        raise DataError(
+            f"{where}: value '{spelled(cell)}' of class '{name}'; expected {_known_values(self.about)} "
+            "(the key 'values' says what others mean)"
         )
-    return states
 
 
 def _known_values(about: Description) -> str:

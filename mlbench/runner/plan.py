@@ -12,6 +12,7 @@ from mlbench import HARNESS_VERSION
 from mlbench.annotation import Mask
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
+from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import UsageError, unknown
 from mlbench.images.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
@@ -207,7 +208,7 @@ def _resolve(request: Request) -> Run:
         dataset = load_dataset(request.dataset, request.data_root)
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *equal_pictures(dataset)]
     backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
