@@ -223,8 +223,8 @@ class _Executor:
         checkpoint = load_checkpoint(path, self.run.key)
         if checkpoint is not None and checkpoint["code"] != self.code:
             raise MlbenchError(
-                f"the code of method '{self.run.method.name}' was changed after the run was stopped: going on would "
-                f"mix two codes in one record. Start it anew without --resume, or delete {path}"
+                f"the code that method '{self.run.method.name}' stands on was changed after the run was stopped: going "
+                f"on would mix two codes in one record. Start it anew without --resume, or delete {path}"
             )
         return checkpoint
 

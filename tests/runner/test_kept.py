@@ -198,7 +198,9 @@ def load_weights(tmp_path: Path, record: dict[str, Any]) -> dict[str, Any]:
 def test_changed_code_does_not_go_on_with_what_the_old_code_began(train: Any, tmp_path: Path) -> None:
     stop(train, 3)
     changed = type("InTwoPhases", (InTwoPhases,), {"margin": 2.0, "__module__": InTwoPhases.__module__})
-    with pytest.raises(MlbenchError, match=r"the code of method 'in_two_phases' was changed.*without --resume"):
+    with pytest.raises(
+        MlbenchError, match=r"the code that method 'in_two_phases' stands on was changed.*without --resume"
+    ):
         train(changed, resume=True)
     assert not find_records(tmp_path / "runs")[0]
     assert train(changed)["key"]
