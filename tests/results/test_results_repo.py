@@ -379,3 +379,11 @@ def test_a_merge_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(fo
         assert keys(target) == new
         assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert seen == {"old", "new", "done"}
+
+
+def test_a_run_is_shown_with_its_replications(trained: Path, tmp_path: Path, mlbench) -> None:
+    merge(trained, other(trained, tmp_path / "rerun", with_threads(2, 0.2)))
+    code, out, _ = mlbench("show", first(trained)["key"][:12], "--output", trained)
+    assert code == 0
+    assert "with its replications: mAP" in out
+    assert "(2 threads)" in out
