@@ -183,6 +183,13 @@ def _run(record: dict[str, Any]) -> str:
     ]
     if record["notes"]:
         lines += ["notes:", *(f"  - {note}" for note in record["notes"])]
+    if record.get("replications"):
+        from mlbench.replications import spread_text
+
+        lines.append(f"with its replications: {spread_text(record)}")
+    if "migrated" in provenance:
+        lines += ["brought over from an earlier harness, by what was proved:"]
+        lines += [f"  - {what}: {how}" for what, how in provenance["migrated"]["proved"].items()]
     history = [
         (row["phase"], row["epoch"], row.get("loss"), row.get("val", {}).get("mAP"), row.get("seconds"))
         for row in record["epochs"]

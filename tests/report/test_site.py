@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -467,3 +468,38 @@ def test_a_browser_sorts_filters_and_logs_no_error(built, tmp_path) -> None:
     assert found["worst"][0] == "an"
     assert sorted(found["left"]) == ["an", "llr", "wan"]
     assert found["state"] == "ascending"
+
+
+def test_a_site_whose_writer_was_killed_anywhere_is_written_over(tmp_path: Path) -> None:
+    from mlbench.report.site import pages
+    from mlbench.store import files as store_files
+
+    class Killed(BaseException):
+        pass
+
+    text = '<meta name="generator" content="mlbench site">'
+    written = {"index.html": text, "papers.html": text, "methods/an.html": text, "runs/0.html": text}
+    replace, write = store_files.os.replace, Path.write_bytes
+    for limit in range(7):
+        left = [limit]
+
+        def dying(real, left=left):
+            def call(*given):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return real(*given)
+
+            return call
+
+        output = tmp_path / f"site{limit}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store_files.os, "replace", dying(replace))
+            patch.setattr(store_files.os, "unlink", lambda path: None)  # a killed process does not tidy up
+            patch.setattr(Path, "write_bytes", dying(write))
+            with pytest.raises(Killed) if limit < 5 else nullcontext():
+                pages._write(output, written)
+        pages._require_ours(output)
+        pages._write(output, written)
+        found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+        assert found == written.keys()

@@ -249,7 +249,8 @@ def edit(record: dict[str, Any], *place: Any) -> None:
     ],
 )
 def test_a_number_that_another_of_the_record_denies_is_found(place: tuple[Any, ...], problem: str) -> None:
-    record = json.loads((PUBLISHED / "an__scenes__single_positive__3818c36f736b.json").read_text())
+    drawn = {"repetition": 0, "mask_seed": 0, "dataset_version": "1", "backbone": "scenes"}
+    (record,) = find_records(PUBLISHED, method="an", dataset="scenes", protocol="single_positive", **drawn)[0]
     assert contradictions(record) == []
     edit(record, *place, *([min(record["per_class"][place[1]])] if place[0] == "per_class" else []))
     record["selected"]["epoch"] = int(record["selected"]["epoch"])
@@ -393,3 +394,11 @@ def test_a_merge_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(fo
         assert keys(target) == new
         assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert seen == {"old", "new", "done"}
+
+
+def test_a_run_is_shown_with_its_replications(trained: Path, tmp_path: Path, mlbench) -> None:
+    merge(trained, other(trained, tmp_path / "rerun", with_threads(2, 0.2)))
+    code, out, _ = mlbench("show", first(trained)["key"][:12], "--output", trained)
+    assert code == 0
+    assert "with its replications: mAP" in out
+    assert "(2 threads)" in out

@@ -241,7 +241,9 @@ def test_a_broken_record_stops_its_own_run_and_says_how_to_mend_it(train, tmp_pa
 def test_all_that_reads_a_run_knows_its_own_protocol_when_the_file_is_gone(
     mlbench, photos: Path, protocol, tmp_path: Path
 ) -> None:
-    own = protocol("mine", ELEVEN + '[table]\nmetrics = ["mAP", "F1-O"]\n')
+    own = protocol(
+        "mine", '[metrics]\nap = "envelope"\ntop_k = 1\n[table]\nmetrics = ["mAP", "F1-O"]\ndatasets = ["mine"]\n'
+    )
     store = tmp_path / "store"
     asked = ["--dataset", photos / "mine.toml", "--backbone", "scenes", "--track", "full", "--epochs", 1]
     for method in ("an", "ls"):
@@ -264,3 +266,31 @@ def test_all_that_reads_a_run_knows_its_own_protocol_when_the_file_is_gone(
         assert code == 0, (command, err)
     assert "top1_strict" in mlbench("score", keys[0], *data)[1]
     assert "F1-O" in (tmp_path / "site" / "index.html").read_text()
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_a_run_in_half_precision_do_not_tie(train, tmp_path: Path) -> None:
+    from mlbench.methods import Method
+
+    class Plain(Method):
+        """A network whose last layer is no head of ours, so that nothing keeps it from half precision."""
+
+        name = "plain_layer"
+
+        def network(self, phase: Any) -> Any:
+            from torch import nn
+
+            return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, self.task.num_classes))
+
+        def training_step(self, network: Any, batch: Any, step: Any) -> Any:
+            return network(batch.inputs).float().square().mean()
+
+        def predict(self, network: Any, batch: Any) -> Any:
+            return network(batch.inputs)
+
+    record = train(Plain, precision="bf16", changes={"train.epochs": 1})
+    scores = read_predictions(run_dir(tmp_path / "runs", record["key"]) / "test.safetensors").scores
+    half = scores.view("uint32") & 0xFFFF  # what the last 16 bits of a float hold is lost in half precision
+    assert (half != 0).mean() > 0.9
