@@ -233,9 +233,9 @@ def text(found: list[dict[str, Any]], classes: int) -> str:
     if beyond:
         title = ["method", "through", "images", "run, h", "memory, GiB", "with mapped files, GiB"]
         parts += [
-            "The straight line through the two largest sizes, at those of OpenImages (time in proportion). It is an upper "
-            "bound: validation and test, which most of the memory is for, are made smaller alike below 1,743,042 images "
-            "and do not grow beyond, and scores of more than 256 MiB lie in files.",
+            "The straight line through the two largest sizes, at those of OpenImages (time in proportion). It is an "
+            "upper bound: validation and test, which most of the memory is for, are made smaller alike below 1,743,042 "
+            "images and do not grow beyond, and scores of more than 256 MiB lie in files.",
             tabulate(beyond, title, "github", disable_numparse=True),
         ]
     parts.append(
