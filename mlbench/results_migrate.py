@@ -26,7 +26,6 @@ from mlbench.replications import spread_text, starts_of, with_replications
 from mlbench.rescore import differing, score_on
 from mlbench.results_repo import Report
 from mlbench.runner.data import make_parts
-from mlbench.runner.plan import mask_matters
 from mlbench.runner.side import side_identity
 from mlbench.store import RECORD_FILE, find_records, is_submitted, published_name, run_dir, run_key, seal, write_record
 from mlbench.store.consistency import contradictions

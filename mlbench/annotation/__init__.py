@@ -8,6 +8,7 @@ from mlbench.annotation.describe import describe, may_contradict
 from mlbench.annotation.draws import hidden_per_image
 from mlbench.annotation.masks import Mask, load_mask, save_mask
 from mlbench.annotation.processes import PROCESSES, Param, Process, check_process, draw_mask
+from mlbench.annotation.relevance import mask_matters
 from mlbench.annotation.states import State, check_labels, hash_ids, map_unspecified
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "hidden_per_image",
     "load_mask",
     "map_unspecified",
+    "mask_matters",
     "may_contradict",
     "save_mask",
 ]

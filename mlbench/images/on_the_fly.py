@@ -15,6 +15,7 @@ import numpy as np
 from mlbench.datasets.base import Split
 from mlbench.errors import UsageError, unknown
 from mlbench.images.cache import Advance
+from mlbench.images.checked import Rows
 from mlbench.images.pixels import _in_memory, load_pixels, pixel_file, squash
 from mlbench.paths import cache_dir
 from mlbench.provenance import usable_cores
@@ -111,7 +112,7 @@ def storage(split: Split, size: int) -> Storage:
     return Storage("cache" if wanted == "cache" or begun or needed <= _SHARE * free else "decode", needed, free)
 
 
-def open_pixels(split: Split, size: int, advance: Advance | None = None) -> np.ndarray | OnTheFly:
+def open_pixels(split: Split, size: int, advance: Advance | None = None) -> Rows | OnTheFly:
     """The images of `split` at `size`, as `storage` says: cached, or decoded on the fly."""
     if storage(split, size).kind == "decode":
         return OnTheFly(split, size)

@@ -316,8 +316,8 @@ def _tie(
     """Give the ranked cells of a column their tie groups, say which are bold; returns the ranked runs by cell, too."""
     own: list[Runs] = []
     for cell in column:
-        mine = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
-        drawn = by_draw(mine, f"method '{cell['method']}'")
+        ranked = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
+        drawn = by_draw(ranked, f"method '{cell['method']}'")
         own.append({draw: (record["key"], value_of(record, metric)) for draw, record in drawn.items()})
     ties = column_ties(own, replicates)
     groups, standing = ties.groups, ties.standing

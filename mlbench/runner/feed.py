@@ -100,7 +100,8 @@ class Feed:
         written. A record is composed after that.
         """
         run = self.run
-        arrays: list[Rows] = [array for images in self._images.values() for array in images.pixels.values()]
+        pixels = (array for images in self._images.values() for array in images.pixels.values())
+        arrays: list[Rows] = [array for array in pixels if not isinstance(array, OnTheFly)]  # those are checked as read
         for cached in self._features.values():
             arrays += [cached.features.maps, cached.features.pooled]
         for array in {getattr(array, "path", None): array for array in arrays}.values():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlbench import HARNESS_VERSION
-from mlbench.annotation import Mask
+from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.datasets.duplicates import equal_pictures
@@ -139,21 +139,6 @@ class Run:
     @property
     def key(self) -> str:
         return run_key(self.identity)
-
-
-def mask_matters(
-    process: str, params: Mapping[str, Any], supervision: Collection[str], selection: str, builds_on_others: bool
-) -> bool:
-    """Whether the draw of the mask can move a number.
-
-    It cannot where all labels are shown, nor for a method that is given all of them, unless the epoch is selected by
-    the labels a mask left, or the method builds on other runs.
-    """
-    share = params.get("keep") if process.startswith("partial") else None
-    if process == "full" or share == 1:
-        return False
-    given_all = "full" in supervision and selection != "observed_val"
-    return not given_all or builds_on_others
 
 
 def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mlbench.annotation.relevance import mask_matters
 from mlbench.errors import UsageError
 from mlbench.significance.crossed import Draw
 from mlbench.store import SUBMITTED
@@ -95,20 +96,13 @@ def supervision_of(record: Record) -> str:
 
 
 def sees_mask(record: Record) -> bool:
-    """Whether the draw of the mask can move the run's numbers.
-
-    It cannot where the annotation hides nothing, nor for a method that is given all labels, or none, unless it builds
-    on other runs or its epoch is selected by the labels that a mask left.
-    """
+    """Whether the draw of the mask can move the run's numbers; what cannot be told of a record is taken to be so."""
     identity = record["identity"]
     mask = identity.get("mask", {})
-    if mask.get("process") == "full" or mask.get("params", {}).get("keep") == 1:
-        return False
-    if is_submitted_name(identity["method"]["name"]):
-        return True
-    given = identity["method"].get("supervision", ["observed"])
-    indifferent = not given or "full" in given
-    return not indifferent or bool(identity.get("uses")) or identity.get("selection") == "observed_val"
+    submitted = is_submitted_name(identity["method"]["name"])
+    supervision = ["observed"] if submitted else identity["method"].get("supervision", ["observed"])
+    selection, uses = str(identity.get("selection")), bool(identity.get("uses"))
+    return mask_matters(str(mask.get("process")), mask.get("params", {}), supervision, selection, uses)
 
 
 def draw_of(record: Record) -> Draw:

@@ -97,7 +97,7 @@ def gaps(methods: Sequence[Mapping[Draw, float]], confidence: float = 0.95, imag
         raise ValueError(f"confidence {confidence}: expected a share between 0 and 1")
     count = len(methods)
     first, second = np.triu_indices(count, 1)
-    common = [_common(methods[a], methods[b]) for a, b in zip(first, second, strict=True)]
+    common = [_common(methods[a], methods[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
     found = {name: np.full(len(first), math.nan) for name in ("gap", "low", "high", "p", "deviation")}
     numbers = np.array([len(pair) for pair in common], dtype=np.int64)
     noise = np.zeros(len(first)) if images is None else np.asarray(images, dtype=np.float64)[first, second]

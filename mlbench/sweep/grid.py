@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mlbench.annotation import mask_matters
 from mlbench.errors import MlbenchError, UsageError, unknown
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.settings import build
-from mlbench.significance.crossed import draw_of
 
 #: Draws of a grid that says nothing of them.
 DRAWS = 9
@@ -139,10 +139,11 @@ class Grid:
 def _sees_no_mask(protocol: str, method: str) -> bool:
     """Whether a run is the same whatever the mask; what cannot be looked up is told later, with its place."""
     try:
-        process, supervision = load_protocol(protocol).annotation.process, load_method(method).supervision
+        shown, cls = load_protocol(protocol), load_method(method)
     except MlbenchError:
         return False
-    return draw_of(0, 0, process, supervision)[1] is None
+    hidden = shown.annotation
+    return not mask_matters(hidden.process, hidden.params, cls.supervision, shown.selection, bool(cls.uses))
 
 
 def load_grid(path: Path, changes: Mapping[str, Any] | None = None) -> Grid:
