@@ -267,7 +267,7 @@ def _place(column: Column, row: _Row, numbers: pd.DataFrame, runs: pd.DataFrame,
     if _RESULT + metric not in runs:
         runs = runs.assign(**{_RESULT + metric: math.nan})
     cell = cell_of(runs, str(row["method"]), column.data, metric, lineage) | place
-    values: dict[Draw, float] = {
+    values = {
         (int(repetition), int(mask)): float(value)
         for repetition, mask, value in zip(runs["repetition"], runs["mask_seed"], runs[_RESULT + metric], strict=True)
     }
@@ -283,7 +283,7 @@ def _place(column: Column, row: _Row, numbers: pd.DataFrame, runs: pd.DataFrame,
         remarks.append("images or definition known to differ from the printed number's: no difference")
     first = runs.iloc[0]
     rank = (metric, *(text_of(first[c]) for c in map(str, runs.columns) if c.startswith(_RANKED_APART)))
-    return _Place(cell, published, "; ".join(filter(None, remarks)), rank, values)
+    return _Place(cell, published, "; ".join(filter(None, remarks)), rank, dict(values.items()))
 
 
 def _rank(places: Sequence[_Place]) -> None:
