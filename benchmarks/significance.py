@@ -154,9 +154,9 @@ def as_text(found: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
     return (
         f"`python benchmarks/significance.py --tables {about['tables']} --seed {about['seed']}`: {about['cpu']}, "
         f"{about['seconds']:.0f} s of one core.\n\nIntervals of 95 %; a false table tells two methods of equal "
-        f"mean apart (family-wise, at {LEVEL:g}); ± is the Monte-Carlo error. Found: tables in which the first method "
-        "is told from all others, its gap in deviations of the gap in a single draw. The last column counts tables. "
-        f"Deviations by seed, by mask, of the rest: {parts}.\n\n"
+        f"mean apart (family-wise, at {LEVEL:g}); ± is the Monte-Carlo error. Found: tables in which the first is "
+        "told from all others, its gap in deviations of the gap in one draw. The last column counts tables. Deviations "
+        f"by seed, by mask, of the rest: {parts}.\n\n"
         + tabulate(rows, [*heads, "found, %", "tables"], tablefmt="github", disable_numparse=True)
         + "\n"
     )

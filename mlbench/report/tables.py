@@ -406,7 +406,7 @@ def _footer(
         f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
         "Bold: of our methods that were given the observed labels only, those that may be the best: no test tells "
         "another of the column to be better (paired by repetition and mask, effects of both allowed for"
-        f"{', and of the draw of the test images' if images else ''}; all pairs together at 0.05)."
+        f"{' and the draw of the test images' if images else ''}; all pairs together at 0.05)."
         + ("" if images else " The draw of the test images is not tested."),
     ]
     untested: dict[str, list[str]] = {}

@@ -116,7 +116,8 @@ def gaps(methods: Sequence[Mapping[Draw, float]], confidence: float = 0.95, imag
         found["p"][i] = 1.0 if gap == 0 else 2 * special.ndtr(-abs(gap) / math.sqrt(noise[i])) if noise[i] else 0.0
     if tested:
         at = np.array(tested)
-        results = _moderated([common[i] for i in tested], count, confidence, noise[at])
+        compared = len({*first[at], *second[at]})
+        results = _moderated([common[i] for i in tested], compared, confidence, noise[at])
         for name, values in results.items():
             found[name][at] = values
     square = {name: np.full((count, count), math.nan) for name in found}
@@ -173,13 +174,15 @@ def _moderated(
 def _variance_prior(logs: np.ndarray, own: np.ndarray, methods: int) -> tuple[float, float]:
     """Degrees of freedom and scale of the distribution of the column's variances, from logs of estimates [P].
 
-    By the moments of the logs (Smyth 2004, section 6.2). The degrees are no more than those of the other methods' runs.
+    By the moments of the logs (Smyth 2004, section 6.2), with the logs' spread one standard error above what is seen,
+    since few methods do not show that they are alike. The degrees are no more than those of the other methods' runs.
     """
     most = (methods - 2) * float(np.mean(own))
     if most <= 0 or len(logs) < 2:
         return 0.0, 1.0
     centred = logs - special.digamma(own / 2) + np.log(own / 2)
-    excess = float(centred.var(ddof=1) - special.polygamma(1, own / 2).mean())
+    seen = float(centred.var(ddof=1))
+    excess = seen * (1 + math.sqrt(2 / (methods - 1))) - float(special.polygamma(1, own / 2).mean())
     df = most
     if excess > special.polygamma(1, most / 2):
         low, high = 1e-3, most

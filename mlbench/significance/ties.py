@@ -32,7 +32,8 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 
     The family is *every* pair, since the pairs of interest (those with the best) are chosen by the data. Holm's method
     with Shaffer's numbers: after k pairs are told apart, no more of the others than `_most_true` can be without a gap.
-    It holds under any dependence. NaN (no test) stays NaN and counts as a possible pair.
+    It holds under any dependence. NaN (no test) stays NaN and counts as a possible pair,
+    but a method that no test reached is not of the family.
 
     Source: Shaffer, Journal of the American Statistical Association 1986, procedure S1.
     """
@@ -41,7 +42,7 @@ def adjusted(p: np.ndarray) -> np.ndarray:
     values = p[first, second]
     order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())]
     result = np.full(p.shape, math.nan)
-    factors = _most_true(len(p))[: len(order)]
+    factors = _most_true(int(np.isfinite(p).any(axis=1).sum()))[: len(order)]
     raised = np.minimum(1.0, np.maximum.accumulate(factors * values[order]))
     result[first[order], second[order]] = result[second[order], first[order]] = raised
     return result

@@ -8,6 +8,7 @@ import pytest
 from mlbench.bootstrap import paired_bootstrap
 from mlbench.metrics import Probabilities
 from mlbench.predictions import Predictions, write_predictions
+from mlbench.report.power import needed_lines
 from mlbench.report.tables import build_table
 from mlbench.report.ties import column_ties, image_replicates, standing_line
 from mlbench.store import run_dir
@@ -16,6 +17,10 @@ from mlbench.testing import tiny_dataset
 
 def runs_of(name: str, values: list[float]) -> dict:
     return {(i, i): (f"{name}{i}", value) for i, value in enumerate(values)}
+
+
+def values_of(runs: dict) -> dict:
+    return {draw: value for draw, (_, value) in runs.items()}
 
 
 def grouped(*methods: dict, replicates: dict | None = None) -> list[int | None]:
@@ -32,6 +37,18 @@ def test_a_method_without_two_runs_in_common_with_another_is_in_no_group() -> No
     assert grouped(first, second, runs_of("c", [69.0])) == [1, 2, None]
     assert grouped(runs_of("a", [70.0]), runs_of("b", [60.0])) == [None, None]
     assert grouped({}, runs_of("b", [60.0, 61.0])) == [None, None]
+
+
+def test_what_was_not_tested_does_not_weaken_the_test_of_others() -> None:
+    rng = np.random.default_rng(0)
+    column = [runs_of(name, list(rng.normal(level, 1, 5))) for name, level in (("a", 60), ("b", 61), ("c", 63))]
+    alone = column_ties(column)
+    beside = column_ties([*column, {}, runs_of("single", [50.0]), {}])
+    assert beside.groups[:3] == alone.groups
+    assert beside.standing.best[:3] == pytest.approx(alone.standing.best)
+    assert needed_lines([("x", dict(zip("abcd", [*map(values_of, column), {}], strict=True)))], 1.0) == needed_lines(
+        [("x", dict(zip("abc", map(values_of, column), strict=True)))], 1.0
+    )
 
 
 def test_the_draw_of_the_test_images_is_part_of_the_error() -> None:

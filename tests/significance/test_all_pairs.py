@@ -107,7 +107,7 @@ def test_alike_methods_share_the_chance_and_equal_runs_the_rank() -> None:
     noise = rng.normal(size=(4, 9))
     noise -= noise.mean(axis=1, keepdims=True)
     stood = standing(gaps([{(i, i): float(v) for i, v in enumerate(row)} for row in noise]))
-    assert stood.best == pytest.approx([0.25] * 4, abs=0.1)
+    assert stood.best == pytest.approx([0.25] * 4, abs=0.15)  # the wider, the more often first or last
     assert (stood.low >= 1).all()
     assert (stood.high <= 4).all()
     same = {(i, i): float(v) for i, v in enumerate(noise[0])}
