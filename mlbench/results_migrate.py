@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlbench
+from mlbench.annotation import mask_matters
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset, SubsetImages
 from mlbench.datasets.recorded import legacy_fingerprint
