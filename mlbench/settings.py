@@ -6,6 +6,7 @@ Every error names the file, the key and the nearest right name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import types
@@ -61,7 +62,7 @@ class TrainSettings:
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """Make dataclass `cls` of `table`; `where` ("file: [section]") begins every error."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
@@ -75,6 +76,11 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         return cls(**values)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def coerce(value: Any, kind: Any, where: str) -> Any:

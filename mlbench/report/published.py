@@ -6,6 +6,8 @@ copied from elsewhere or not comparable is said in `note`.
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -84,9 +86,17 @@ def _folder() -> Traversable:
 def _read(file: Traversable, paper: str) -> pd.DataFrame:
     where = f"results/papers/{file.name}"
     try:
-        with file.open(encoding="utf-8") as stream:
-            frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        return _parsed(file.read_text(encoding="utf-8"), where, paper)
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read as CSV ({str(error).splitlines()[0]})") from error
+
+
+@cache
+def _parsed(text: str, where: str, paper: str) -> pd.DataFrame:
+    """The checked table of a file's text, to be read only: checking takes its time, and tables ask again and again."""
+    try:
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except ValueError as error:
         raise DataError(f"{where}: cannot be read as CSV ({str(error).splitlines()[0]})") from error
     if tuple(frame.columns) != COLUMNS:
         raise DataError(f"{where}: columns are {', '.join(frame.columns)}; expected {', '.join(COLUMNS)}")
