@@ -353,9 +353,10 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     if base is not None:
         if not isinstance(base, str):
             raise UsageError(f"{where}: extends = {base!r}: expected text")
-        if base.endswith(".toml"):  # beside the file that names it
-            base = os.path.normpath(Path(name).parent / base)
-        under = _read(base, (*chain, os.path.normpath(name)))[0]
+        beside = base.endswith(".toml")  # the file that names it
+        under = _read(os.path.normpath(Path(name).parent / base) if beside else base, (*chain, os.path.normpath(name)))[
+            0
+        ]
         if table.get("name", under.get("name")) == under.get("name"):
             raise UsageError(
                 f"{where}: extends = '{base}': a protocol that extends another needs a name of its own: add name = "

@@ -64,7 +64,6 @@ def protocol(selection: str, validation: str) -> Protocol:
         selection,
         settings,
         split=SplitRule(validation),
-        sha256="0" * 64,
         where="p",
     )
 

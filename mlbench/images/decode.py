@@ -162,7 +162,7 @@ class FileImages:
         Hashed once and looked up afterwards (`mlbench.images.file_hashes`). From now on `load` refuses other content.
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
-        fresh = rows[~self._hashed[rows]]
+        fresh = np.unique(rows[~self._hashed[rows]])  # in the order of `names`, whatever that of `rows`
         if len(fresh):
             names = self.names if len(fresh) == len(self) else take_names(self.names, fresh)
             self._digests[fresh] = hash_files(self.root, names, advance)

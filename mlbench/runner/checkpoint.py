@@ -36,8 +36,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     atomic_write(path, [_MAGIC, hashlib.sha256(content).hexdigest().encode() + b"\n", content])
 
 
-def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
-    """The checkpoint at `path`, or None where there is none; DataError if it is broken or another run's."""
+def load_checkpoint(path: Path, key: str | None) -> dict[str, Any] | None:
+    """The checkpoint at `path`, or None where there is none; DataError if it is broken or not of run `key` (if given)."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, key: str) -> dict[str, Any] | None:
         state = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # what was not written by `save_checkpoint` makes torch raise nearly anything
         raise DataError(f"checkpoint {path} is damaged or no checkpoint: {_ANEW}") from error
-    if not isinstance(state, dict) or state.get("key") != key:
+    if not isinstance(state, dict) or key not in (None, state.get("key")):
         raise DataError(f"checkpoint {path} belongs to another run: {_ANEW}")
     return state
 

@@ -33,7 +33,7 @@ from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.proposals import load_proposals, split_proposals
 from mlbench.registry import load_method
 from mlbench.report.paper_tables import load_layouts
-from mlbench.runner.checkpoint import load_tensors
+from mlbench.runner.checkpoint import load_checkpoint, load_tensors
 from mlbench.runner.plan import resolve, used_requests
 from mlbench.store import find_records, run_dir
 
@@ -309,9 +309,9 @@ def test_only_training_images_are_kept_at_the_teachers_size(train: Any, monkeypa
     from mlbench.runner import feed
 
     record = train("wsddn", changes={"train.image_size": 32, "train.epochs": 1})
-    asked, load = [], feed.load_pixels
+    asked, load = [], feed.open_pixels
     monkeypatch.setattr(
-        feed, "load_pixels", lambda split, side, *rest: asked.append((len(split), side)) or load(split, side, *rest)
+        feed, "open_pixels", lambda split, side, *rest: asked.append((len(split), side)) or load(split, side, *rest)
     )
     train("kd", changes={"teacher.image_size": 32, "teacher.epochs": 1, "train.epochs": 1})
     split = record["identity"]["split"]
@@ -336,7 +336,7 @@ def test_a_run_stopped_in_the_teacher_and_in_each_stage_ends_with_the_same_bits(
 
     def look() -> None:
         for path in (tmp_path / "stopped").glob("**/checkpoint.pt"):
-            stages.add(torch.load(path, weights_only=True)["phase"])
+            stages.add(load_checkpoint(path, None)["phase"])
 
     course, stops = run_with_stops(tiny_request(name, changes=changes), tmp_path / "stopped", 3, look)
     compare(whole, course, 0.0)

@@ -26,6 +26,7 @@ from mlbench.baselines.observed_only import epr
 from mlbench.errors import UsageError
 from mlbench.models.heads import HeadSpec
 from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import resolve
@@ -169,7 +170,7 @@ def checkpoints_of(train, tmp_path, method, **given):
 
     def look():
         (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
-        seen.append(torch.load(path, weights_only=True))
+        seen.append(load_checkpoint(path, None))
 
     record = train(method, checkpoint_seconds=0.0, on_checkpoint=look, **given)
     return seen, record

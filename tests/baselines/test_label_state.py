@@ -17,6 +17,7 @@ import torch
 
 from mlbench.conformance import compare, make_request, read_course, with_sgd
 from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
 from mlbench.store import read_record, run_dir
@@ -41,7 +42,7 @@ def course_of(name: str, store: Path) -> Any:
 
 
 def labels_of(name: str, store: Path) -> dict[str, np.ndarray]:
-    saved = torch.load(run_dir(store, resolve(request_of(name, store.parent)).key) / "last.pt", weights_only=True)
+    saved = load_checkpoint(run_dir(store, resolve(request_of(name, store.parent)).key) / "last.pt", None)
     return {key: tensor.numpy() for key, tensor in saved["loop"]["labels"].items()}
 
 

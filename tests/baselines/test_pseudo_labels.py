@@ -15,6 +15,7 @@ from mlbench.baselines.entropy import em
 from mlbench.baselines.pseudo_labels import apl_quota, em_apl, least_likely
 from mlbench.errors import UsageError
 from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.plan import resolve
 from mlbench.runner.task import Task
 
@@ -174,7 +175,7 @@ def test_the_least_likely_labels_of_each_class_get_their_probability_for_good(tr
 
     def keep():
         (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
-        kept["log"] = torch.load(path, weights_only=True)["loop"]["labels"]
+        kept["log"] = load_checkpoint(path, None)["loop"]["labels"]
 
     changes = {"train.epochs": 5, "warmup": 2, "theta": 0.9, "beta": 0.5}
     record = train("em_apl", changes=changes, checkpoint_seconds=0.0, on_checkpoint=keep)

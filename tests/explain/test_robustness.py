@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_is_refused(train, reloadable, tmp_path: Path, monk
     submitted = {**record, "identity": {**record["identity"], "method": {"name": f"{SUBMITTED}x"}}}
     found = {"a": record, "b": other, "c": submitted}
     monkeypatch.setattr(sides, "find_run", lambda key, store: found[key])
-    with pytest.raises(UsageError, match="different protocols"):
+    with pytest.raises(UsageError, match=r"differ in protocol \(single_positive and full\)"):
         measure_robustness(["a", "b"], tmp_path / "runs")
     with pytest.raises(UsageError, match="submitted as predictions"):
         measure_robustness(["c"], tmp_path / "runs")
