@@ -353,10 +353,8 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     if base is not None:
         if not isinstance(base, str):
             raise UsageError(f"{where}: extends = {base!r}: expected text")
-        beside = base.endswith(".toml")  # the file that names it
-        under = _read(os.path.normpath(Path(name).parent / base) if beside else base, (*chain, os.path.normpath(name)))[
-            0
-        ]
+        place = os.path.normpath(Path(name).parent / base) if base.endswith(".toml") else base
+        under = _read(place, (*chain, os.path.normpath(name)))[0]
         if table.get("name", under.get("name")) == under.get("name"):
             raise UsageError(
                 f"{where}: extends = '{base}': a protocol that extends another needs a name of its own: add name = "

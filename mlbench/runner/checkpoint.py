@@ -37,7 +37,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, key: str | None) -> dict[str, Any] | None:
-    """The checkpoint at `path`, or None where there is none; DataError if it is broken or not of run `key` (if given)."""
+    """The checkpoint at `path`, or None where there is none; DataError if it is broken or another run's.
+
+    `key` of None takes that of any run.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -236,7 +236,12 @@ def test_a_run_on_other_data_is_refused(monkeypatch, prediction_file, tmp_path):
     path = prediction_file()
     record = {
         "key": "k" * 16,
-        "identity": {"dataset": {"id": "tiny", "fingerprint": "other"}, "protocol": "full", "method": {"name": "an"}},
+        "identity": {
+            "harness": 2,
+            "dataset": {"id": "tiny", "fingerprint": "other"},
+            "protocol": "full",
+            "method": {"name": "an"},
+        },
         "predictions": {"test": {"file": "p.safetensors", "sha256": None}},
     }
     monkeypatch.setattr(lens_module, "find_run", lambda *given: record)

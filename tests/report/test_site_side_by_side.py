@@ -58,7 +58,7 @@ def test_an_image_to_show_needs_a_label(tmp_path, monkeypatch):
     data = dataclasses.replace(data, splits={**data.splits, "test": empty})
     monkeypatch.setattr(AtHand, "dataset", lambda self, record: data)
     with pytest.raises(DataError, match="no test image has a label"):
-        side_by_side.subject_of({"identity": {"protocol": "full"}}, AtHand(tmp_path))
+        side_by_side.subject_of({"key": "0" * 64, "identity": {"protocol": "full"}}, AtHand(tmp_path))
 
 
 def test_networks_that_cannot_be_asked_have_no_column(store, tmp_path, monkeypatch):

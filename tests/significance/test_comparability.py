@@ -94,12 +94,8 @@ def test_what_a_repetition_draws_makes_neither(make: Make) -> None:
 
 def test_a_run_that_no_mask_decides_is_drawn_by_its_seed_alone(make: Make) -> None:
     full = {"method__supervision": ["full"]}
-    for change in (
-        full,
-        {"mask__process": "full"},
-        {"mask__process": "partial", "mask__params": {"keep": 1.0}},
-        {"method__supervision": []},
-    ):
+    whole = {"mask__process": "partial", "mask__params": {"keep": 1.0}}
+    for change in (full, {"mask__process": "full"}, whole, {"method__supervision": []}):
         assert draw_of(make(seed=2, draw=1, **change)) == (2, None)
     for change in (
         {"mask__params": {"keep": 0.9}},
