@@ -239,7 +239,7 @@ class PhaseLoop:
     def _own_rows(self, order: np.ndarray) -> np.ndarray:
         """Of the batches that `order` is cut into, what this process loads, in turn."""
         size = self.settings.batch_size
-        if self.world.size == 1:
+        if self.world.size == 1 or not len(order):  # none are left after a stop behind the last step
             return order
         batches = (order[start : start + size] for start in range(0, len(order), size))
         return np.concatenate([self.world.share(piece)[0] for batch in batches for piece in self._pieces(batch)])
