@@ -250,8 +250,8 @@ def as_written(record: Record) -> bool:
     """Whether the labels were hidden as the run's protocol is written: its process, with its parameters.
 
     False for a run that was given a mask of another process, or changed a parameter. True where that cannot be told:
-    for submissions, and for records of schema 1, which do not hold their protocol, where it is not, or not in this
-    form, shipped here.
+    for submissions, for a protocol that cannot be read here, and for records of schema 1, which do not hold their
+    protocol, where it is not, or not in this form, shipped here.
     """
     identity = record["identity"]
     mask = identity.get("mask", {})
@@ -286,11 +286,14 @@ def _annotation(record: Record) -> tuple[str, dict[str, Any]] | None:
     from mlbench.protocol import protocol_of
 
     identity = record["identity"]
-    protocol = protocol_of(record) if "protocol" in record else shipped_protocol(identity["protocol"])
-    if protocol is None or ("protocol" not in record and protocol.sha256 != identity["protocol_sha256"]):
+    try:
+        protocol = protocol_of(record) if "protocol" in record else shipped_protocol(identity["protocol"])
+        if protocol is None or ("protocol" not in record and protocol.sha256 != identity["protocol_sha256"]):
+            return None
+        own = protocol.annotation_for(identity["dataset"]["id"])
+        return own.process, check_process(own.process, own.params)
+    except UsageError:  # a record may hold a protocol that no code here knows
         return None
-    own = protocol.annotation_for(identity["dataset"]["id"])
-    return own.process, check_process(own.process, own.params)
 
 
 #: By protocol, its hash and the data set: the same of many records, and a protocol takes its time to read.
