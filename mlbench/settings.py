@@ -62,7 +62,7 @@ class TrainSettings:
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """Make dataclass `cls` of `table`; `where` ("file: [section]") begins every error."""
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
