@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlbench.annotation import State, map_unspecified
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
+from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.explain.sides import require_same_test, sides_of
 from mlbench.metrics import scores_of_kind, top_k
@@ -97,7 +98,7 @@ def top_predictions(
             raise UsageError(f"{side.name}: several runs as one; predictions of a picture come from one run each")
     require_same_test(records)
     data = load_dataset(dataset_of(records[0], dataset), data_root)
-    if data.fingerprint != records[0]["identity"]["dataset"]["fingerprint"]:
+    if not is_data_of(data, records[0]):
         raise DataError(f"data set '{data.id}' here is not the one the runs were tested on (fingerprints differ)")
     test, classes, scores = data.splits["test"], [], []
     for record in records:
