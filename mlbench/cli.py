@@ -14,7 +14,7 @@ from mlbench import __version__
 from mlbench.cli_data import data_group
 from mlbench.cli_explain import explain_group
 from mlbench.cli_inspect import inspect_command
-from mlbench.cli_options import DATA, DATASET, STORE, WHERE, echo
+from mlbench.cli_options import DATA, DATASET, STORE, WHERE, echo, parse_sides
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
@@ -35,6 +35,14 @@ def cli() -> None:
 @click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
+@click.option("--pretraining", help="What --weights were trained on, if not ImageNet: random, vision_language.")
+@click.option(
+    "--side",
+    "sides",
+    multiple=True,
+    metavar="KIND=FILE",
+    help="File of a side input: vl_scores=FILE (.safetensors, .csv).",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
 @click.option(
@@ -57,12 +65,12 @@ def cli() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
-def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) -> None:
+def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Path | None, **given: Any) -> None:
     """Train a method under a protocol, score it, and write a record."""
     from mlbench.paths import store_dir
     from mlbench.settings import parse_assignments
 
-    changes = parse_assignments(assignments)
+    changes, side = parse_assignments(assignments), parse_sides(sides)
     from mlbench.annotation import load_mask
     from mlbench.runner.execute import Options, run
     from mlbench.runner.plan import EMBEDDED, Request, default_dataset_note
@@ -76,7 +84,10 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
         if not execution["quiet"]:
             click.echo(default_dataset_note(), err=True)
     try:
-        run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+        run(
+            Request(**given, changes=changes, side=side),
+            Options(store=store or store_dir(), command=sys.argv, **execution),
+        )
     except MlbenchError as error:
         if debug:
             error.add_note("".join(traceback.format_exception(error)))

@@ -41,6 +41,7 @@ class Task:
     processes : how many processes train together.
     hyper : hyperparameters by name. train : training settings of the present phase.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    inputs : what is known of the side inputs, by kind (of "vl_scores", what their file says of itself).
     """
 
     def __init__(self, run: Run, world: World, feed: Feed) -> None:
@@ -55,6 +56,7 @@ class Task:
         self.processes = world.size
         self.hyper: Mapping[str, Any] = run.hyper
         self.train: TrainSettings = run.train
+        self.inputs: Mapping[str, Any] = run.inputs
         self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
         self.artefacts: dict[str, dict[str, Tensor]] = {}
         self._changes: list[Change] = []

@@ -30,6 +30,7 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw, Interval, interval
+from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.store import SUBMITTED
 
 Record = Mapping[str, Any]
@@ -232,6 +233,9 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         if len(drawn) < len(records):
             notes.append(f"sees no mask: {len(records)} runs count as one for each repetition")
     shown = list(drawn.values()) or records
+    # Random starts and ImageNet's weights are told apart by the backbone already.
+    given = pretraining_of(first)
+    pretraining = f", pretraining {given}" if given == PRETRAINING[-1] else ""
     numbers = {metric: _number([value_of(record, metric) for record in shown], list(drawn)) for metric in metrics}
     draws = {draw: value_of(record, metrics[0]) for draw, record in drawn.items()}
     undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
@@ -244,7 +248,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         numbers,
         draws,
         f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
-        f"{supervision_of(first)}",
+        f"{supervision_of(first)}{pretraining}",
         ranked_with(first),
         notes=notes,
     )
