@@ -251,7 +251,7 @@ def test_maps_of_a_head_trained_on_a_weights_file_need_that_file_again(mlbench, 
 
 
 def test_check_method_reports_each_check(mlbench, monkeypatch) -> None:
-    from mlbench.conformance.suite import suite as conformance
+    from mlbench.conformance import suite as conformance
 
     real = conformance.check_method
     monkeypatch.setattr(conformance, "check_method", lambda name: real(name, processes=False))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlbench.annotation import State
+from mlbench.conformance import suite as conformance
 from mlbench.conformance.suite import Course, check_method, compare, make_request, read_course, run_with_stops, with_sgd
-from mlbench.conformance.suite import suite as conformance
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.predictions import read_predictions
@@ -108,7 +108,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def processes(plugin: Path) -> Any:
     """Where new processes come from: forked from a clean one, so that torch is imported once and not by each."""
     context = multiprocessing.get_context("forkserver")
-    imports = ["torch._dynamo", "torch.distributed.tensor", "mlbench.conformance", "mlbench.runner.execute"]
+    imports = ["torch._dynamo", "torch.distributed.tensor", "mlbench.conformance.suite", "mlbench.runner.execute"]
     context.set_forkserver_preload([*imports, "throwaway_plugin"])
     return context
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mlbench.errors import DataError, MlbenchError
-from mlbench.images import cache, checked
+from mlbench.inputs import cache, checked
 from mlbench.inputs.cache import Recipe, cached_array, open_cached
 from mlbench.inputs.checked import CheckedArray
 from mlbench.inputs.sidecar import read_sidecar, sidecar_file, write_sidecar
