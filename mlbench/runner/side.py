@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlbench.datasets.base import Dataset, size_of
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 from mlbench.methods import Hyper, Method, Uses
 from mlbench.registry import load_method
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mlbench.canonical import canonical_json
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError, nearest
+from mlbench.files import atomic_write
 from mlbench.paths import cache_dir
-from mlbench.store import atomic_write
-from mlbench.store.schema import canonical_json
 from mlbench.submit.files import parse_toml, read_file, short
 from mlbench.submit.readers import Submitted, read_scores
 

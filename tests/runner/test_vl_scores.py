@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from mlbench.conformance.testing import tiny_dataset, tiny_vl_scores
 from mlbench.errors import DataError, MlbenchError, UsageError
+from mlbench.evaluation.consistency import contradictions
 from mlbench.methods import Method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
+from mlbench.runner.trained import reload_run
 from mlbench.runner.vl_scores import kept_vl_scores, read_vl_scores, write_vl_scores
-from mlbench.store.consistency import contradictions
-from mlbench.testing import tiny_dataset, tiny_vl_scores
-from mlbench.trained import reload_run
 
 DATA = tiny_dataset()
 IDS = [sample for split in DATA.splits.values() for sample in split.ids]
