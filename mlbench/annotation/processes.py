@@ -54,7 +54,8 @@ class Process:
     draw : called with labels int8 [N, C], ids, seed, what `needs` names and the parameters; gives what is shown of
         each entry, [N, C]: 1 or True its state, 0 or False nothing, -1 (only where `noisy`) the opposite state.
     params : its parameters. seed : its usual seed.
-    needs : of "boxes" (those of the samples) and "train_labels" (the labels class statistics are counted on).
+    needs : of "boxes" (those of the samples), "train_labels" (the labels class statistics are counted on) and "lists"
+        (published ones, of shown labels).
     noisy : shown labels may be false on purpose.
     """
 
@@ -93,6 +94,7 @@ PROCESSES: Mapping[str, Process] = {
     "single_positive_spml": Process(
         draws.keep_single_positive_spml, {"num_pos": count(1), "num_neg": count(0)}, seed=1200
     ),
+    "listed": Process(draws.keep_listed, {"list": choice("single", "0.4", "0.75", "full")}, needs=("lists",)),
     "single_positive_size": Process(
         biased.keep_by_size, {"bias": Param("a number from 0 up; 0 is uniform", low=0)}, needs=("boxes",)
     ),
@@ -147,6 +149,7 @@ def draw_mask(
     ids: Sequence[str],
     boxes: np.ndarray | None = None,
     train_labels: np.ndarray | None = None,
+    lists: Callable[[str], np.ndarray] | None = None,
 ) -> Mask:
     """Hide labels by an annotation process.
 
@@ -162,6 +165,7 @@ def draw_mask(
         whose generator runs through all rows. A process with class statistics or a budget sees the other rows
         through these only.
     boxes : float [M, 6] rows (sample row, class, x1, y1, x2, y2), which ``single_positive_size`` needs.
+    lists : gives int8 [N, C] of a published list, POSITIVE where it shows a label, which ``listed`` needs.
     train_labels : int8 [n, C], what class statistics are counted on; defaults to `labels`. A validation part is
         drawn with the statistics of training.
 
@@ -178,11 +182,15 @@ def draw_mask(
         raise DataError("mask: sample ids are not unique")
     rule = PROCESSES[process]
     chosen_seed = rule.seed if seed is None else int(seed)
-    material: dict[str, np.ndarray] = {}
+    material: dict[str, Any] = {}
     if "boxes" in rule.needs:
         if boxes is None:
             raise DataError(f"annotation process '{process}' needs boxes, and the data set has none")
         material["boxes"] = boxes
+    if "lists" in rule.needs:
+        if lists is None:
+            raise DataError(f"annotation process '{process}' needs published lists, and the data set has none")
+        material["lists"] = lists
     if "train_labels" in rule.needs:
         material["train_labels"] = labels if train_labels is None else check_labels(train_labels)
     shown = rule.draw(labels, ids, chosen_seed, **material, **checked).astype(np.int8)

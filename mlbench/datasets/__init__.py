@@ -17,6 +17,7 @@ _BUILT_IN = {
     "cub": "CUB-200-2011, 312 attributes, from the official distribution (part of it: cub-partial)",
     "nuswide-official": "NUS-WIDE, 81 concepts, official lists, labelled images (part of it: nuswide-official-partial)",
     "nuswide-random150k": "NUS-WIDE, the labelled images split at random (part of it: nuswide-random150k-partial)",
+    "nuswide-splc": "NUS-WIDE, SPLC's lists, one known label a training image (part of it: nuswide-splc-partial)",
     "nuswide-spml": "NUS-WIDE, the single-positive papers' re-crawl, from arrays (part of it: nuswide-spml-partial)",
     "nuswide-srn": "NUS-WIDE, the images SRN had, from lists of yours (part of it: nuswide-srn-partial)",
     "nuswide-tagged": "NUS-WIDE, images with labels and user tags (part of it: nuswide-tagged-partial)",
@@ -35,6 +36,7 @@ _OFFICIAL = {
     "cub": "CUB_200_2011",
     "nuswide-official": "ImageList/TrainImagelist.txt",
     "nuswide-random150k": "ImageList/TrainImagelist.txt",
+    "nuswide-splc": "nus_train_single.txt",
     "nuswide-spml": "formatted_train_labels.npy",
     "nuswide-srn": "ImageList/TrainImagelist.txt and srn/train.txt",
     "nuswide-tagged": "ImageList/TrainImagelist.txt and Train_Tags1k.dat or All_Tags.txt",
@@ -98,6 +100,10 @@ def _load_official(name: str, root: Path, partial: bool) -> Dataset:
         from mlbench.datasets.cub import load_cub
 
         return load_cub(root, partial)
+    if name == "nuswide-splc":
+        from mlbench.datasets.nuswide_splc import load_splc
+
+        return load_splc(root, partial)
     if name == "nuswide-spml":
         from mlbench.datasets.nuswide_spml import load_spml
 

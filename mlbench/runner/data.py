@@ -75,6 +75,7 @@ def make_parts(
             ids=split.ids,
             boxes=split.boxes,
             train_labels=np.asarray(train_labels),
+            lists=None if split.lists is None else split.lists.load,
         )
 
     if mask is None:
