@@ -135,7 +135,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     show_default=True,
 )
 @click.option("--document", is_flag=True, help="With latex and html: a whole file.")
-@click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd or all.")
+@click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd, spml_2026 or all.")
 @click.option("--table", "name", help="With --paper: this table only.")
 @click.option("--diagram", type=click.Path(path_type=Path), help="Also draw mean ranks over the columns (.svg).")
 @click.option("--protocol", help="Runs of this protocol [all; a column that would mix several is refused].")

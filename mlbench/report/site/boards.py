@@ -299,7 +299,7 @@ def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
 def _published(printed: pd.DataFrame, protocol: str, dataset: str, metric: str) -> list[Mapping[str, Any]]:
     here = printed["dataset"].eq(PRINTED_AS.get(dataset, dataset)) & printed["protocol"].eq(protocol)
     rows = printed[here & printed["metric"].eq(metric) & printed["group"].isin(["all", "All"])]
-    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition", "paper"])
+    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition"])
     return rows.sort_values("value", ascending=False, kind="stable").to_dict("records")  # type: ignore[return-value]
 
 
