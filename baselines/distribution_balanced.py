@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states
+from mlbench.annotation.sparse import count_states
 from mlbench.errors import UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
+from mlbench.methods.labels import Labels
 
 from .losses import check_inputs, reduce
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError, unknown
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
+from mlbench.methods.labels import Labels
 
 from .losses import REDUCTIONS, check_inputs, reduce
 

@@ -11,16 +11,16 @@ from loss_checks import TYPES, all_cases, assert_follows_naive
 from numpy_losses import POSITIVE, UNKNOWN, UNSPECIFIED
 
 from mlbench.annotation import State
+from mlbench.annotation.sparse import count_states
 from mlbench.baselines.distribution_balanced import db
-from mlbench.conformance import make_request
-from mlbench.datasets.sparse import count_states
+from mlbench.conformance.suite import make_request
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
-from mlbench.testing import tiny_dataset
 
 IMAGES = 50
 

@@ -13,7 +13,7 @@ from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, UNSPECIFIED
 
 from mlbench.baselines.robust_losses import hill, splc, splc_mask
 from mlbench.errors import UsageError
-from mlbench.labels import LabelStore
+from mlbench.methods.labels import LabelStore
 from mlbench.registry import load_method
 
 
