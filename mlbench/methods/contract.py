@@ -273,7 +273,15 @@ class Method:
 
         Where `decision_rule` is declared, the last phase must give decisions; earlier phases may leave them out.
         """
-        return network(batch.inputs).logits
+        return self.log_odds(network(batch.inputs).logits)
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """Log-odds of the probabilities that the network's logits [B, C] stand for; by default the logits themselves.
+
+        To be given by a method whose loss is not minimal at the sigmoid of its logits: its link. Decisions at a
+        threshold, probabilities and calibration then go by it.
+        """
+        return logits
 
     @classmethod
     def decide(cls, scores: Tensor, hyper: Mapping[str, Any]) -> Tensor:

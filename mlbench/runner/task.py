@@ -61,17 +61,25 @@ class Task:
         self.artefacts: dict[str, dict[str, Tensor]] = {}
         self._changes: list[Change] = []
         self._source = "images"
-        self._mean_positives = float(count_states(map_labels(part.labels, rule), State.POSITIVE).sum() / len(part))
+        self._true_positives = count_states(map_labels(part.labels, rule), State.POSITIVE)
 
     @property
     def label_count(self) -> float:
         """Mean number of true positives of a training image: for methods that declare supervision "label_count"."""
+        return float(self._counts_for("label_count").sum() / self.num_train)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """int64 [C], true positives of each class in training: for methods that declare supervision "label_count"."""
+        return self._counts_for("class_counts").copy()
+
+    def _counts_for(self, what: str) -> np.ndarray:
         if "label_count" not in self._run.method.supervision:
             raise MlbenchError(
-                f"method '{self._run.method.name}' reads label_count, which is computed from full labels, "
-                "without declaring it in `supervision`"
+                f"method '{self._run.method.name}' reads {what}, which is computed from full labels, "
+                "without declaring 'label_count' in `supervision`"
             )
-        return self._mean_positives
+        return self._true_positives
 
     def used(self, name: str) -> Used:
         """How the run whose weights are in ``artefacts[name]`` was made."""
