@@ -70,6 +70,12 @@ def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
 
 
+def gr_weight(logits: Tensor, parameters: GRParameters) -> Tensor:
+    """V of `gr`, [B, C] without gradient: the weight of an unknown label of these logits."""
+    p = torch.sigmoid(logits.detach())
+    return torch.exp(-(((p - parameters.mu) / parameters.sigma) ** 2) / 2)
+
+
 def gr_entries(
     logits: Tensor,
     observed: Tensor,
@@ -87,7 +93,7 @@ def gr_entries(
             raise UsageError(f"gr: {name} = {value!r}: expected a number above 0")
     p = torch.sigmoid(logits.detach())
     likely = torch.sigmoid(parameters.w * p + parameters.b)
-    weight = torch.exp(-(((p - parameters.mu) / parameters.sigma) ** 2) / 2)
+    weight = gr_weight(logits, parameters)
     # 1 - p**q and 1 - (1 - p)**q by logarithms: p**0.01 is far from 0 where p itself has underflowed.
     as_positive = -torch.expm1(q2 * functional.logsigmoid(logits)) / q2
     as_negative = -torch.expm1(q3 * functional.logsigmoid(-logits)) / q3

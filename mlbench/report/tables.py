@@ -44,6 +44,7 @@ METHOD_ORDER = (
     *("full", "bce", "oracle_negatives", "iun", "iu", "an", "an_boostlu_inference", "wan", "ls", "asl", "focal"),
     *("epr", "role", "role_li", "em", "em_apl", "llr", "llr_boostlu", "llct", "llct_boostlu", "llcp", "llcp_boostlu"),
     *("hill", "splc", "gr", "pu_mlc_loss", "twoway", "zlpr", "poly1", "db", "db_label_count", "spa"),
+    *("vlpl", "gpr", "vl_zero_shot"),
     *("partial_bce", "warp", "cnn_rnn", "curriculum", "imcl", "p_asl"),
     *("wbce", "wbce_t", "wbce_r", "wbce_s", "wbce_f", "wbce_fs", "pc_f", "vac_t", "vac_r", "vac_s", "vac_f", "vac_fs"),
     *("rcnn", "rstar_cnn", "dhc", "ar", "resnet_aug", "srn", "vaa"),
