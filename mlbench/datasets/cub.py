@@ -57,8 +57,8 @@ def load_cub(root: str | Path, partial: bool = False) -> Dataset:
         listed = [f"images/{names[row]}" for row in rows]
         rows = rows[rows_present(folder, listed, split, expected, "cub", partial, notes)]
         images = FileImages(folder, tuple(f"images/{names[row]}" for row in rows))
-        listed = Lists(Path(root), LISTS, [names[row] for row in rows], len(classes))
-        lists = listed if split == "train" else None
+        shown = Lists(Path(root), LISTS, [names[row] for row in rows], len(classes))
+        lists = shown if split == "train" else None
         splits[split] = Split(tuple(numbers[row] for row in rows), labels[rows], images, lists=lists)
     return Dataset(
         id="cub-partial" if partial else "cub",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mlbench.errors import UsageError
+from mlbench.report.rank_diagram import rank_diagram
 from mlbench.report.site.boards import make_boards
 from mlbench.report.tables import build_table
 
@@ -25,6 +29,16 @@ def test_rows_with_more_are_not_ranked_with_rows_with_less(make_record) -> None:
     records += [make_record("kd", 90.0 + i, i, **MORE) for i in range(3)]
     cells = build_table(records, published=False).cells.set_index("method")
     assert cells["best"].to_dict() == {"an": True, "kd": False}
+
+
+def test_a_diagram_of_ranks_is_of_one_pretraining(make_record) -> None:
+    sets = ("scenes", "corel5k-199")
+    records = [make_record(m, 60.0, identity__dataset__id=d) for m in ("an", "ls", "llr") for d in sets]
+    records += [make_record("kd", 90.0, identity__dataset__id=d, **MORE) for d in sets]
+    with pytest.raises(UsageError, match="diagram of ranks: kd rest on more pretraining than the others"):
+        rank_diagram(build_table(records, published=False).cells)
+    kept = build_table(records, published=False, where={"pretraining": "random"})
+    assert "an (" in rank_diagram(kept.cells)
 
 
 def test_scores_of_a_vision_language_model_are_supervision_and_pretraining(make_record) -> None:
