@@ -16,7 +16,7 @@ from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, Run, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.store import run_dir, verify_run
 
@@ -67,7 +67,7 @@ def reload_network(run: Run, store: Path | None = None, device: str = "cpu") -> 
     record = verify_run(root, run.key)
     world = World(device, run.request.precision)
     feed = Feed(run, world.device)
-    task = Task(run, world, feed)
+    task = RunTask(run, world, feed)
     for name, key in run.uses.items():
         task.artefacts[name] = load_tensors(run_dir(root, key) / "weights.safetensors")
     method = load_method(run.method.name)(task)
