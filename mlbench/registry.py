@@ -32,6 +32,10 @@ OWN_PACKAGE = "mlbench-multilabel"
 T = TypeVar("T")
 
 
+#: What was loaded, by kind, entry point and name.
+_LOADED: dict[tuple[str, str, str], Any] = {}
+
+
 class Owner(NamedTuple):
     """The package (distribution) that registers something, and its version; "unknown" where metadata do not say."""
 
@@ -77,7 +81,6 @@ class Registry(Mapping[str, T]):
     ) -> None:
         self.group, self.kind = group, kind
         self._accept, self._load = accept, load
-        self._loaded: dict[tuple[str, str], T] = {}
 
     def __iter__(self) -> Iterator[str]:
         names: list[str] = []
@@ -104,9 +107,15 @@ class Registry(Mapping[str, T]):
         """
         point, member = self._find(name)
         known = self.canonical(name)
-        if (point.value, known) not in self._loaded:
-            self._loaded[point.value, known] = self._made(point, member, known)
-        return self._loaded[point.value, known]
+        key = self.kind, point.value, known
+        if key not in _LOADED:
+            _LOADED[key] = self._made(point, member, known)
+        found: T = _LOADED[key]
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """What is registered as `name`, or `default` where nothing is, or where two packages claim it."""
+        return self[name] if name in self else default  # noqa: SIM401  # it would call itself
 
     def claims(self) -> dict[str, tuple[EntryPoint, ...]]:
         """All that is registered under each name; the same entry found twice is one."""
@@ -129,11 +138,6 @@ class Registry(Mapping[str, T]):
         contested = len(self.claims()[point.name]) > 1 and not _is_ours(point)
         entry = f"{owner_of(point).package}:{point.name}" if contested else point.name
         return entry if member is None else f"{entry}:{member}"
-
-    def forget(self) -> None:
-        """Look anew for what is installed, for tests and after an installation within a process."""
-        _scan.cache_clear()
-        self._loaded.clear()
 
     def _find(self, name: str) -> tuple[EntryPoint, str | None]:
         """Entry point and, of ``entry:member``, the member."""
@@ -180,6 +184,12 @@ class Registry(Mapping[str, T]):
             return self._accept(name, found)
         except MlbenchError as error:
             raise type(error)(f"{what}: {error}") from error.__cause__
+
+
+def forget() -> None:
+    """Look anew for what is installed, in tests and after an installation within a process."""
+    _scan.cache_clear()
+    _LOADED.clear()
 
 
 def owner_of(point: EntryPoint) -> Owner:

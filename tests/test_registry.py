@@ -46,10 +46,10 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
             vars(point).update(dist=SimpleNamespace(name=package, version="1.0"))
             made.append(point)
         monkeypatch.setattr(registry, "entry_points", lambda group: made)
-        METHODS.forget()
+        registry.forget()
 
     yield register
-    METHODS.forget()
+    registry.forget()
 
 
 @pytest.mark.parametrize("name", OURS)
