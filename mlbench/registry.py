@@ -129,6 +129,13 @@ class Registry(Mapping[str, T]):
         """The package that registers `name`; nothing is loaded."""
         return owner_of(self.point(name))
 
+    def owner_in_records(self, name: str) -> Owner | None:
+        """The package behind a name that `canonical` gave; None where nothing is registered so."""
+        for point in self.claims().get(name, ()):
+            if _is_ours(point):  # keeps its name where others claim it, too
+                return owner_of(point)
+        return self.owner(name) if name in self else None
+
     def canonical(self, name: str) -> str:
         """The one name that records state, however `name` was written.
 
