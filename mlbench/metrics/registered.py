@@ -153,7 +153,7 @@ class Predicted:
 
 
 class Sampled:
-    """A registered metric of one system under sample weights, as `mlbench.bootstrap.Statistic` wants it."""
+    """A registered metric of one system under sample weights, as a bootstrap's statistic."""
 
     def __init__(self, predicted: Predicted, metric: Metric) -> None:
         self.predicted, self.metric = predicted, metric

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.datasets import DATASETS, Dataset, Described, list_datasets, load_dataset
 from mlbench.datasets import built_in as built_in_sets
 from mlbench.datasets.entries import Official
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.testing import tiny_dataset
 
 
 def test_every_data_set_has_one_line() -> None:

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from mlbench.bootstrap import draw_weights
-from mlbench.compare import compare
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.datasets import Dataset
 from mlbench.errors import MlbenchError, UsageError
+from mlbench.evaluation.rescore import score
 from mlbench.metrics import METRICS, Logits, Metric, Predicted, Ranks, Sampled, average_precision, threshold
 from mlbench.report.rank_diagram import rank_diagram
 from mlbench.report.tables import build_table
-from mlbench.rescore import score
-from mlbench.results_repo import merge, rescore
+from mlbench.repository.results import merge, rescore
+from mlbench.significance.bootstrap import draw_weights
+from mlbench.significance.compare import compare
 from mlbench.store import find_records, published_name, write_record
 from mlbench.store.schema import refit
-from mlbench.testing import tiny_dataset
 
 
 def tiny(root: Path | None = None) -> Dataset:
