@@ -225,9 +225,7 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
 
 
 @cli.command("list")
-@click.argument(
-    "kind", type=click.Choice(["methods", "datasets", "backbones", "heads", "protocols", "metrics", "runs"])
-)
+@click.argument("kind", type=click.Choice([*INSTALLED, "runs"]))
 @WHERE
 @STORE
 def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
@@ -249,10 +247,34 @@ def show_command(name: str, store: Path | None) -> None:
     echo(show(name, store))
 
 
+@cli.command("check")
+@click.argument("kind", type=click.Choice([door.removesuffix("s") for door in INSTALLED]))
+@click.argument("name")
+@DATA
+def check_command(kind: str, name: str, data_root: Path | None) -> None:
+    """Check that something registered keeps its contract; what ours must pass, too.
+
+    Records made afterwards by a method that passed carry a badge. Data sets and protocols may also be given as files.
+    """
+    if kind == "method":
+        _check_method(name)
+        return
+    from mlbench.conformance.doors import check
+
+    report = check(kind, name, data_root)
+    echo(report.text())
+    if not report.passed:
+        raise MlbenchError(f"{kind} '{name}' does not conform")
+
+
 @cli.command("check-method")
 @click.argument("name")
 def check_method_command(name: str) -> None:
-    """Run the conformance suite on a registered method; records made afterwards carry a badge that it passed."""
+    """Run the conformance suite on a registered method (`check method`)."""
+    _check_method(name)
+
+
+def _check_method(name: str) -> None:
     from mlbench.conformance.suite import check_method
     from mlbench.methods.badge import leave_badge
     from mlbench.registry import load_method
