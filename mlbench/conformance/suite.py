@@ -22,6 +22,7 @@ from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
+from mlbench.methods.kept import settings_path
 from mlbench.models.backbones import build_backbone
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -74,6 +75,12 @@ def _declarations(method: type[Method]) -> None:
     for name, hyper in method.declared().items():
         hyper.check(name, hyper.default)
     method.resolve({})
+    kept, found = settings_path(method), method.kept_settings()
+    if found and kept is not None and not method.settings_file and not method.__module__.startswith("mlbench."):
+        raise MlbenchError(
+            f"settings are kept in {kept.name}, which a wheel may lack unseen: declare settings_file = '{kept.name}', "
+            "and make it package data"
+        )
 
 
 class _Bench:

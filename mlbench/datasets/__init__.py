@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.base import ArrayImages, Dataset, Split
 from mlbench.datasets.entries import Described, Entry, as_entry, needed, summary_of
 from mlbench.errors import MlbenchError
 from mlbench.registry import Registry
 
-__all__ = ["DATASETS", "Dataset", "Described", "Split", "list_datasets", "load_dataset", "needed"]
+__all__ = ["DATASETS", "ArrayImages", "Dataset", "Described", "Split", "list_datasets", "load_dataset", "needed"]
 
 #: Data sets by name, those of which a part may be loaded as ``NAME-partial``, too.
 DATASETS: Registry[Entry] = Registry("mlbench.datasets", "data set", as_entry)

@@ -222,6 +222,22 @@ def _decoded(images: ImageSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class ArrayImages:
+    """Images held in memory: uint8 [N, H, W, 3]."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def load(self, row: int) -> np.ndarray:
+        return self.array[row]
+
+    def describe(self, row: int) -> str:
+        return f"array {hashlib.sha256(self.array[row].tobytes()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
 class SubsetImages:
     """A view on some rows of an image source."""
 
