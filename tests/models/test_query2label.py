@@ -41,7 +41,7 @@ def test_the_position_code_is_made_for_maps_of_any_size(shape: tuple[int, int]) 
 
 def attend(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Batch-first attention by torch's function, with the weights of `layer`."""
-    own = {name: tensor for name, tensor in layer.attention.state_dict().items()}  # type: ignore[union-attr]
+    own = layer.attention.state_dict()  # type: ignore[union-attr]
     seen, _ = functional.multi_head_attention_forward(
         *(query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)),
         *(query.shape[-1], layer.attention.num_heads),  # type: ignore[union-attr]
