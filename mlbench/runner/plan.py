@@ -12,10 +12,11 @@ from mlbench import HARNESS_VERSION
 from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import UsageError, unknown
-from mlbench.images.pixels import RESIZE_RULE
-from mlbench.methods import HEAD_HYPERPARAMETERS, Method, Phase
+from mlbench.inputs.duplicates import equal_pictures
+from mlbench.inputs.pixels import RESIZE_RULE
+from mlbench.methods import Method, Phase
+from mlbench.methods.contract import HEAD_HYPERPARAMETERS
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.head_choice import LINEAR, HeadChoice, check_head, choose_head, takes_head
 from mlbench.models.heads import HeadSpec

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.models.head_choice import HEADS, HeadChoice, check_head, choose_head, load_head
 from mlbench.models.heads import GIVES, ClassificationHead, HeadSpec
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.trained import request_of
 from mlbench.store import RECORD_FILE, read_record, run_dir
-from mlbench.testing import tiny_dataset
-from mlbench.trained import request_of
 
 SMALL = {
     "linear": {},
