@@ -20,6 +20,9 @@ from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
 from mlbench.errors import MlbenchError
 
+#: What `list` knows beside runs.
+INSTALLED = ("methods", "datasets", "backbones", "heads", "protocols", "metrics")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
@@ -88,6 +91,9 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
 @DATA
 @STORE
 @click.option("--protocol", help="Score under another protocol's definitions.")
+@click.option(
+    "--metric", "metrics", multiple=True, help="Also this registered metric (`mlbench list metrics`); may be repeated."
+)
 def score_command(run: str, **given: Any) -> None:
     """Compute a run's numbers again from its stored predictions, and compare with its record."""
     from mlbench.evaluation.rescore import score
@@ -197,6 +203,7 @@ def table_command(
 @click.option("--protocol", help="Count by this protocol's definitions.")
 @click.option("--replicates", type=int, default=1000, show_default=True, help="Draws of the test images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--metric", "metrics", multiple=True, help="Also by this registered metric; may be repeated.")
 def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.significance.compare import compare
@@ -217,11 +224,13 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
 
 
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
+@click.argument(
+    "kind", type=click.Choice(["methods", "datasets", "backbones", "heads", "protocols", "metrics", "runs"])
+)
 @WHERE
 @STORE
 def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
-    """List methods, protocols, data sets or runs."""
+    """List what is installed, with the package it is from, or the runs of a store."""
     from mlbench.cli.listing import list_items
 
     if conditions and kind != "runs":

@@ -244,7 +244,8 @@ class Dataset:
 
     `splits` holds "train" and "test", and "val" only where the source has an official one.
     `notes` lists what was left out or repaired, counted, one line each; `flippable` is False where a
-    mirrored image is another class (digits).
+    mirrored image is another class (digits). `owner` is the package, with version, that registers it; empty for
+    people's own.
     """
 
     id: str
@@ -254,6 +255,7 @@ class Dataset:
     flippable: bool = True
     notes: tuple[str, ...] = ()
     source: str = ""
+    owner: str = field(default="", compare=False)
     _cached: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mlbench.errors import DataError, unknown
+from mlbench.errors import DataError, MlbenchError
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights, load_weights
+from mlbench.registry import Registry
 
 Colour = tuple[float, float, float]
 Parts = Mapping[str, nn.Module]
@@ -23,7 +24,7 @@ IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Backbone:
-    """An entry of `BACKBONES`: all that is known of a backbone without building it.
+    """What is registered in the group ``mlbench.backbones``: all that is known of a backbone without building it.
 
     Parameters
     ----------
@@ -93,20 +94,28 @@ def _scenes() -> Parts:
     return {"scenes": ScenesNet()}
 
 
-#: Backbones by name. `vgg16` ends after the ReLU of conv5_3: without the last max-pool, so that its maps are twice as
-#: fine as those of the residual networks. `resnet50-keras` is ResNet-50 with the stride in the first 1x1 convolution of
-#: a stage (as in the first paper and Keras) and not in the 3x3 convolution; the two take the same keys, but the weights
-#: of one are wrong for the other.
-BACKBONES: Mapping[str, Backbone] = {
-    "resnet18": Backbone(partial(_resnet, "resnet18"), 512, 32),
-    "resnet34": Backbone(partial(_resnet, "resnet34"), 512, 32),
-    "resnet50": Backbone(partial(_resnet, "resnet50"), 2048, 32),
-    "resnet101": Backbone(partial(_resnet, "resnet101"), 2048, 32),
-    "resnet50-keras": Backbone(_resnet50_keras, 2048, 32),
-    "vgg16": Backbone(_vgg16, 512, 16),
-    "mobilenet_v2": Backbone(_mobilenet_v2, 1280, 32),
-    "scenes": Backbone(_scenes, 64, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-}
+RESNET18 = Backbone(partial(_resnet, "resnet18"), 512, 32)
+RESNET34 = Backbone(partial(_resnet, "resnet34"), 512, 32)
+RESNET50 = Backbone(partial(_resnet, "resnet50"), 2048, 32)
+RESNET101 = Backbone(partial(_resnet, "resnet101"), 2048, 32)
+#: ResNet-50 with the stride in the first 1x1 convolution of a stage (as in the first paper and Keras) and not in the
+#: 3x3 convolution; the two take the same keys, but the weights of one are wrong for the other.
+RESNET50_KERAS = Backbone(_resnet50_keras, 2048, 32)
+#: Ends after the ReLU of conv5_3: without the last max-pool, so that its maps are twice as fine as those of the
+#: residual networks.
+VGG16 = Backbone(_vgg16, 512, 16)
+MOBILENET_V2 = Backbone(_mobilenet_v2, 1280, 32)
+SCENES = Backbone(_scenes, 64, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def _backbone(name: str, found: object) -> Backbone:
+    if not isinstance(found, Backbone):
+        raise MlbenchError("is not a mlbench.models.backbones.Backbone")
+    return found
+
+
+#: Backbones by name, ours and those that other packages register.
+BACKBONES: Registry[Backbone] = Registry("mlbench.backbones", "backbone", _backbone)
 
 
 def build_backbone(name: str, weights: WeightsFile | Path | str | None = None, allow_random: bool = True) -> Trunk:
@@ -128,13 +137,11 @@ def build_backbone(name: str, weights: WeightsFile | Path | str | None = None, a
     UsageError : no such backbone.
     DataError : no weights, or weights that do not fit.
     """
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
+    backbone = BACKBONES[name]
     if isinstance(weights, (str, Path)) or (weights is None and not allow_random):
         weights = find_weights(name, weights)
     if weights is None and not allow_random:
         raise DataError(f"backbone '{name}': {StartWeights.of(name, None).note}. Give a weights file")
-    backbone = BACKBONES[name]
     trunk = Trunk(OrderedDict(backbone.make()))
     trunk.name, trunk.out_channels, trunk.stride = name, backbone.out_channels, backbone.stride
     trunk.mean, trunk.std = backbone.mean, backbone.std

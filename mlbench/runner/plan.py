@@ -207,8 +207,7 @@ def _resolve(request: Request) -> Run:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
     notes = [*dataset.notes, *equal_pictures(dataset)]
     backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
+    backbone = BACKBONES.canonical(backbone)
     weights = find_weights(backbone, request.weights)
     track = _choose_track(request, method, dataset, weights, notes)
     check_crops(protocol, method, track)

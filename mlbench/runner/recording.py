@@ -14,7 +14,10 @@ from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import Predictions
 from mlbench.methods import Phase, Prediction
 from mlbench.methods.badge import find_badge
+from mlbench.models.backbones import BACKBONES
+from mlbench.protocol import PROTOCOLS
 from mlbench.provenance import collect_provenance
+from mlbench.registry import METHODS
 from mlbench.runner.plan import Run
 from mlbench.runner.scratch import as_array
 from mlbench.store import seal
@@ -62,6 +65,17 @@ def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
         looked = count(part.labels if run.selection == "clean_val" else part.observed)
     extra = [level for level in run.method.supervision if level != "observed"]
     return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
+
+
+def owners_of(run: Run) -> dict[str, str]:
+    """The packages, with versions, that register what `run` is made of; people's own files have none."""
+    found = {
+        "method": METHODS.owner_in_records(run.method.name),
+        "dataset": run.dataset.owner,
+        "backbone": BACKBONES.owner_in_records(run.backbone),
+        "protocol": PROTOCOLS.owner_in_records(run.protocol.name),
+    }
+    return {kind: str(owner) for kind, owner in found.items() if owner}
 
 
 def compose_record(
@@ -124,6 +138,7 @@ def compose_record(
             side_sha256=side_sha256,
             starts=starts,
         )
+        | {"owners": owners_of(run)}
         | ({"conformance": badge} if badge else {}),
     }
     return seal(record)
