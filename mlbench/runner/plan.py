@@ -17,7 +17,7 @@ from mlbench.inputs.duplicates import equal_pictures
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
 from mlbench.methods.contract import HEAD_HYPERPARAMETERS
-from mlbench.models.backbones import BACKBONES
+from mlbench.models.backbones import BACKBONES, library_of
 from mlbench.models.head_choice import LINEAR, HeadChoice, check_head, choose_head, takes_head
 from mlbench.models.heads import HeadSpec
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights
@@ -124,7 +124,11 @@ class Run:
             "definitions": self.protocol.counted,
             "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
             "track": self.track,
-            "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
+            "backbone": {
+                "name": self.backbone,
+                "weights": self.weights.sha256 if self.weights else "none",
+                **({"library": library} if (library := library_of(self.backbone)) else {}),
+            },
             "resize": RESIZE_RULE,
             "method": {
                 "name": self.method.name,
