@@ -15,6 +15,7 @@ from mlbench.evaluation.predictions import Predictions
 from mlbench.methods import Phase, Prediction
 from mlbench.methods.badge import find_badge
 from mlbench.models.backbones import BACKBONES
+from mlbench.models.head_choice import HEADS
 from mlbench.protocol import PROTOCOLS
 from mlbench.provenance import collect_provenance
 from mlbench.registry import METHODS
@@ -73,6 +74,7 @@ def owners_of(run: Run) -> dict[str, str]:
         "method": METHODS.owner_in_records(run.method.name),
         "dataset": run.dataset.owner,
         "backbone": BACKBONES.owner_in_records(run.backbone),
+        "head": HEADS.owner_in_records(run.head.name) if run.head.identity else None,
         "protocol": PROTOCOLS.owner_in_records(run.protocol.name),
     }
     return {kind: str(owner) for kind, owner in found.items() if owner}
