@@ -21,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.methods import Batch, Step
 from mlbench.models.backbones import BACKBONES
+from mlbench.models.weights import TORCHVISION
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
@@ -85,7 +86,7 @@ class Trainer:
 
 
 @click.command()
-@click.option("--backbone", default="scenes", show_default=True, type=click.Choice(sorted(BACKBONES)))
+@click.option("--backbone", default="scenes", show_default=True, type=click.Choice(sorted(TORCHVISION)))
 @click.option("--size", default=64, show_default=True, help="Side in pixels; the second size is a cell smaller.")
 @click.option("--batch", default=16, show_default=True, help="Images, before views.")
 @click.option("--classes", default=14, show_default=True)

@@ -19,7 +19,6 @@ from mlbench.inputs.tensors import on_device
 from mlbench.methods import Batch
 from mlbench.methods.labels import LabelStore
 from mlbench.models.backbones import BACKBONES, build_backbone
-from mlbench.models.weights import load_weights
 from mlbench.runner.crops import crops_of
 from mlbench.runner.data import FeatureInputs, ImageInputs
 from mlbench.runner.plan import Run
@@ -32,10 +31,7 @@ def start_backbone(run: Run) -> nn.Module:
     """The run's backbone at its start: pretrained weights, or a random start shared by all methods."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("init backbone", run.dataset.id, run.seed))
-        backbone = build_backbone(run.backbone)
-    if run.weights is not None:
-        load_weights(backbone, run.weights)
-    return backbone
+        return build_backbone(run.backbone, run.weights, image_size=run.train.image_size)
 
 
 #: Features by what they are of, each with the batch that was last read.

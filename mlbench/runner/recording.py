@@ -15,7 +15,11 @@ from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import Predictions
 from mlbench.methods import Phase, Prediction
 from mlbench.methods.badge import find_badge
+from mlbench.models.backbones import BACKBONES
+from mlbench.models.head_choice import HEADS
+from mlbench.protocol import PROTOCOLS
 from mlbench.provenance import collect_provenance
+from mlbench.registry import METHODS
 from mlbench.runner.plan import Run
 from mlbench.runner.scratch import as_array
 from mlbench.store import seal
@@ -63,6 +67,18 @@ def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
         looked = count(part.labels if run.selection == "clean_val" else part.observed)
     extra = [level for level in run.method.supervision if level != "observed"]
     return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
+
+
+def owners_of(run: Run) -> dict[str, str]:
+    """The packages, with versions, that register what `run` is made of; people's own files have none."""
+    found = {
+        "method": METHODS.owner_in_records(run.method.name),
+        "dataset": run.dataset.owner,
+        "backbone": BACKBONES.owner_in_records(run.backbone),
+        "head": HEADS.owner_in_records(run.head.name) if run.head.identity else None,
+        "protocol": PROTOCOLS.owner_in_records(run.protocol.name),
+    }
+    return {kind: str(owner) for kind, owner in found.items() if owner}
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,7 @@ def compose_record(run: Run, outcome: Outcome) -> dict[str, Any]:
             side_sha256=outcome.side_sha256,
             starts=outcome.starts,
         )
+        | {"owners": owners_of(run)}
         | ({"conformance": badge} if badge else {}),
     }
     return seal(record)

@@ -28,6 +28,8 @@ def request_of(
     identity = record["identity"]
     changes = {f"train.{name}": value for name, value in identity["train"].items()}
     changes |= identity["method"]["hyperparameters"]
+    head = identity.get("head", {})
+    changes |= {f"head.{name}": value for name, value in head.get("hyperparameters", {}).items()}
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
         protocol=protocol_of(record),
@@ -36,6 +38,7 @@ def request_of(
         data_root=data_root,
         backbone=identity["backbone"]["name"],
         weights=weights,
+        head=head.get("name", "linear"),
         track=identity["track"],
         seed=identity["repetition"],
         mask_seed=identity["mask_seed"],

@@ -77,6 +77,7 @@ def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tm
     record = train(command=command)
     assert record["provenance"]["command"] == "mlbench run --output runs"
     assert record["provenance"]["processes"] == 1
+    assert record["provenance"]["owners"]["method"].startswith("mlbench-multilabel ")
     assert record["provenance"]["images_per_s"] > 0
     assert str(tmp_path) not in str(record)
 
