@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlbench.acquire.archives import is_archive
 from mlbench.acquire.download import Patience, check_file, download, megabytes
-from mlbench.acquire.extract import extract, is_archive, merge
+from mlbench.acquire.extract import extract, merge
 from mlbench.acquire.sources import Source, SourceFile, find_source, missing_by_hand, tell_by_hand
 from mlbench.datasets import Dataset, load_dataset
 from mlbench.errors import DataError, UsageError
