@@ -73,10 +73,10 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def opened(archive: Path, limits: Limits | None = None) -> Iterator[Iterable[Member]]:
+def opened(archive: Path, limits: Limits | None = None, name: str = "") -> Iterator[Iterable[Member]]:
     """The members of a zip, tar or tar.gz: a list where all are known beforehand, else read as they come.
 
-    Of a tar, each must be read before the next is asked for.
+    Of a tar, each must be read before the next is asked for. `name` is what it will be called, if not so yet.
 
     Raises
     ------
@@ -84,26 +84,28 @@ def opened(archive: Path, limits: Limits | None = None) -> Iterator[Iterable[Mem
     folder, a link, a device, a name that comes twice, an encrypted member, more than `limits` allow, and an archive
     that is truncated or broken. UsageError for another suffix.
     """
-    if not is_archive(archive.name):
+    name = name or archive.name
+    if not is_archive(name):
         raise UsageError(f"{archive}: expected a .zip, .tar, .tar.gz or .tgz")
     guard = _Guard(archive, limits or Limits())
     try:
-        if archive.name.lower().endswith(".zip"):
+        if name.lower().endswith(".zip"):
             with zipfile.ZipFile(archive) as source:
                 yield _of_zip(source, guard)
         else:
             with archive.open("rb") as raw:
-                yield _of_tar(raw, guard)
+                plain = raw if name.lower().endswith(".tar") else gzip.GzipFile(fileobj=raw)
+                yield _of_tar(raw, plain, guard)  # type: ignore[arg-type]
     except _BROKEN as error:
         raise DataError(
             f"{archive}: truncated or broken archive ({_short(str(error)) or type(error).__name__})"
         ) from None
 
 
-def read_whole(archive: Path, limits: Limits | None = None) -> int:
+def read_whole(archive: Path, limits: Limits | None = None, name: str = "") -> int:
     """Read all of an archive and keep nothing: the number of its files, or an error as `opened`."""
     count = 0
-    with opened(archive, limits) as members:
+    with opened(archive, limits, name) as members:
         for member in members:
             if not member.is_folder:
                 with member.open() as packed:
@@ -186,11 +188,10 @@ def _of_zip(source: zipfile.ZipFile, guard: _Guard) -> list[Member]:
     return found
 
 
-def _of_tar(raw: IO[bytes], guard: _Guard) -> Iterator[Member]:
+def _of_tar(raw: IO[bytes], plain: IO[bytes], guard: _Guard) -> Iterator[Member]:
+    """`raw` is the file, `plain` what it unfolds to; a tarfile hides how far in they are, and how they end."""
     size = guard.archive.stat().st_size
-    # The stream is opened here, since what a tarfile hides of it is needed: how far it is, and how it ends.
-    plain = raw if guard.archive.name.lower().endswith(".tar") else gzip.GzipFile(fileobj=raw)
-    stream = _Sparing(plain, guard)  # type: ignore[arg-type]
+    stream = _Sparing(plain, guard)
     with tarfile.open(fileobj=stream, mode="r:") as source:  # type: ignore[call-overload]
         for member in source:
             if not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)) or member.issparse():
