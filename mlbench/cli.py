@@ -18,7 +18,7 @@ from mlbench.cli_options import DATA, DATASET, STORE, WHERE, echo
 from mlbench.cli_results import results_group
 from mlbench.cli_site import site_command
 from mlbench.cli_sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, visible
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -272,6 +272,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = visible(error.message)  # names that a shell put there are anybody's
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
