@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from mlbench import __version__
 from mlbench.acquire.content import check_content
 from mlbench.errors import DataError, MlbenchError, UsageError, visible
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 
 _CHUNK = 1 << 20
 _AGAIN = {202, 408, 425, 429, 500, 502, 503, 504}

@@ -10,7 +10,7 @@ from typing import IO
 
 from mlbench.acquire.archives import CHUNK, Limits, opened, require_size
 from mlbench.errors import DataError, MlbenchError
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 
 
 def extract(archive: Path, folder: Path, limits: Limits | None = None, advance: Advance | None = None) -> int:

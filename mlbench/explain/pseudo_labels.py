@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from mlbench.errors import UsageError, visible
+from mlbench.files import atomic_write
 from mlbench.grid import grid
-from mlbench.store import atomic_write
 
 
 def label_courses(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
