@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -96,10 +97,12 @@ def opened(archive: Path, limits: Limits | None = None, name: str = "") -> Itera
             with archive.open("rb") as raw:
                 plain = raw if name.lower().endswith(".tar") else gzip.GzipFile(fileobj=raw)
                 yield _of_tar(raw, plain, guard)  # type: ignore[arg-type]
-    except _BROKEN as error:
-        raise DataError(
-            f"{archive}: truncated or broken archive ({_short(str(error)) or type(error).__name__})"
-        ) from None
+    except (*_BROKEN, OSError) as error:
+        # Invalid is a place beyond any file, which a directory may name.
+        if not isinstance(error, _BROKEN) and error.errno != errno.EINVAL:
+            raise
+        why = _short(str(error)) or type(error).__name__
+        raise DataError(f"{archive}: truncated or broken archive ({why})") from None
 
 
 def read_whole(archive: Path, limits: Limits | None = None, name: str = "") -> int:
