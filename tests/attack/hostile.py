@@ -18,10 +18,32 @@ from mlbench.errors import MlbenchError, visible
 Attack = Callable[[random.Random, Path], str]
 
 TEXTS = [
-    *("\"><script>alert(1)</script>", "' onload='alert(1)", "javascript:alert(1)", "</script>", "{{7*7}}", "{% raw %}"),
-    *("\\input{/etc/passwd}", "$\\write18{touch PWNED}$", "[a](javascript:alert(1))", "|x|", "=1+1", "@SUM(1)", "+1", "-1"),
+    *('"><script>alert(1)</script>', "' onload='alert(1)", "javascript:alert(1)", "</script>", "{{7*7}}", "{% raw %}"),
+    *(
+        "\\input{/etc/passwd}",
+        "$\\write18{touch PWNED}$",
+        "[a](javascript:alert(1))",
+        "|x|",
+        "=1+1",
+        "@SUM(1)",
+        "+1",
+        "-1",
+    ),
     *("\x1b]0;x\x07", "\x1b[2J\x9b31m", "a\rb", "a\nb", "\u202eltr\u2066", "\u200f\u061c", "\u2028", "\x00", "\ufffe"),
-    *("../../etc/passwd", "/etc/passwd", "C:\\x", "..", ".", "", " ", "a" * 300, "caf\u00e9", "cafe\u0301", "1e5", "nan"),
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "C:\\x",
+        "..",
+        ".",
+        "",
+        " ",
+        "a" * 300,
+        "caf\u00e9",
+        "cafe\u0301",
+        "1e5",
+        "nan",
+    ),
     *("%s%n", "${HOME}", "$(touch PWNED)", "`touch PWNED`", "; rm x", "'", '"', "--help", "-x", "\U0001f600", "\ud800"),
 ]
 _FRAGMENTS = [
@@ -66,16 +88,16 @@ def attempt(call: Callable[[], object]) -> str:
 
 
 def command(*words: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of ``mlbench WORDS`` in this process; whatever is no error for people goes through."""
+    """Exit code, stdout and stderr of ``mlbench WORDS`` in this process; what is no error for people goes through."""
     from mlbench.cli.main import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
-    with mock.patch.object(sys, "argv", ["mlbench", *map(str, words)]):
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    given = mock.patch.object(sys, "argv", ["mlbench", *map(str, words)])
+    with given, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     for text in (out.getvalue(), err.getvalue()):
         assert visible(text) == text, f"steers the terminal: {text!a}"
     return code, out.getvalue(), err.getvalue()
@@ -96,6 +118,10 @@ def told(*words: object) -> str:
 def state(folder: Path) -> dict[str, bytes | str]:
     """All that lies in `folder`, with its content."""
     return {
-        str(path.relative_to(folder)): "link" if path.is_symlink() else path.read_bytes() if path.is_file() else "folder"
+        str(path.relative_to(folder)): "link"
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else "folder"
         for path in folder.rglob("*")
     }

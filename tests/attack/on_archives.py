@@ -33,7 +33,9 @@ def archives(draw: random.Random, folder: Path) -> str:
     assert {path.name for path in folder.iterdir()} <= {kind, "in"}, "left its folder"
     assert [path.name for path in (folder / "in").iterdir()] == ["out"], "left its folder"
     found = list((folder / "in" / "out").rglob("*"))
-    assert not [path for path in found if path.is_symlink() or not (path.is_dir() or path.is_file())], "a link or device"
+    assert not [path for path in found if path.is_symlink() or not (path.is_dir() or path.is_file())], (
+        "a link or device"
+    )
     assert sum(path.stat().st_size for path in found) <= 250 * len(content) + (16 << 20), "a bomb"
     read = attempt(lambda: read_whole(archive, _LIMITS))
     assert read == outcome or (read, outcome) == ("taken", "refused"), "what was unpacked cannot be read"
@@ -47,7 +49,18 @@ def archives(draw: random.Random, folder: Path) -> str:
 
 def _evil(draw: random.Random) -> str:
     return draw.choice(
-        ["../x", "a/../../x", "/x", "C:/x", "..\\x", "d/" * draw.choice([65, 2000]) + "x", "x" * 256, "a\x1bb", "a\nb", "a/0/x/../0"]
+        [
+            "../x",
+            "a/../../x",
+            "/x",
+            "C:/x",
+            "..\\x",
+            "d/" * draw.choice([65, 2000]) + "x",
+            "x" * 256,
+            "a\x1bb",
+            "a\nb",
+            "a/0/x/../0",
+        ]
     )
 
 
@@ -107,5 +120,3 @@ def _zip(draw: random.Random, members: dict[str, bytes], hostile: bool) -> tuple
                 archive.writestr("a bomb", bytes(draw.choice([40, 60]) << 20), zipfile.ZIP_DEFLATED)
                 bad = "a bomb"
     return made.getvalue(), bad
-
-

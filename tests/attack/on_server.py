@@ -1,4 +1,4 @@
-"""A server that cuts, lies, encodes, redirects and garbles, against a download of which all, some or nothing is known."""
+"""A server that cuts, lies, encodes, redirects and garbles, and what is fetched from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers with what `plan` says next, and honestly when it is empty."""
 
     content = b""
-    plan: list[dict[str, Any]] = []  # noqa: RUF012  (one server, one client)
+    plan: list[dict[str, Any]] = []
 
     def do_GET(self) -> None:
         how = self.plan.pop(0) if self.plan else {}
@@ -124,10 +124,17 @@ def _lie(draw: random.Random, good: bytes, other: bytes) -> dict[str, Any]:
             {"status": 206, "range": f"bytes {place}-{len(good) - 1}/{len(good)}"},
             {"status": 206, "range": f"bytes 0-{len(good) - 1}/{len(good)}", "content": other},
             {"status": 206, "range": draw.choice([*TEXTS[:10], "bytes 0-0/" + "9" * 5000])},
-            {"status": draw.choice([202, 204, 304, 400, 404, 416, 418, 429, 500, 503]), "reason": "\x1b[2J" + "a" * 900},
+            {
+                "status": draw.choice([202, 204, 304, 400, 404, 416, 418, 429, 500, 503]),
+                "reason": "\x1b[2J" + "a" * 900,
+            },
             {"status": 302, "headers": {"Location": draw.choice(_LOCATIONS)}},
             {"etag": draw.choice(['"a\tb"', "W/x", '"' + "e" * 3000 + '"', ""]), "cut": place},
             {"content": b"<!DOCTYPE html>sign in"},
-            {"raw": draw.choice([b"", b"\xff\xfe\n\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, draw.randbytes(99)])},
+            {
+                "raw": draw.choice(
+                    [b"", b"\xff\xfe\n\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, draw.randbytes(99)]
+                )
+            },
         ]
     )
