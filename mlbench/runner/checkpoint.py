@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from mlbench.errors import DataError
+from mlbench.methods import Phase
 from mlbench.predictions import Predictions, write_predictions
 from mlbench.store import atomic_write, file_blocks
 from mlbench.store.files import reason
@@ -80,6 +81,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise DataError(f"cannot read {path}: {error}") from None
+
+
+def phase_file(phase: Phase) -> str:
+    """Name in the run's folder of what `phase` hands over."""
+    return f"phase-{phase.name}.safetensors"
 
 
 class Kept:

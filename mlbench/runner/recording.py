@@ -15,6 +15,7 @@ from mlbench.errors import MlbenchError
 from mlbench.methods import Phase, Prediction
 from mlbench.predictions import Predictions
 from mlbench.provenance import collect_provenance
+from mlbench.runner.checkpoint import phase_file
 from mlbench.runner.plan import Run
 from mlbench.runner.scratch import as_array
 from mlbench.store import seal
@@ -64,6 +65,11 @@ def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
     return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
 
 
+def _handed_over(phase: Phase, kept: Mapping[str, str]) -> dict[str, str]:
+    name = phase_file(phase)
+    return {"file": name, "sha256": kept[name]} if name in kept else {}
+
+
 def compose_record(
     run: Run,
     given: LabelMatrix,
@@ -81,12 +87,14 @@ def compose_record(
     argv: Sequence[str],
     pixels_sha256: Mapping[str, str],
     side_sha256: Mapping[str, str],
+    kept: Mapping[str, str] | None = None,
     starts: Sequence[Mapping[str, Any]] = (),
     remark: str = "",
 ) -> dict[str, Any]:
     """The record of a finished run, in the shape of ``schema/record.json``.
 
-    `starts` are all starts of the run (``mlbench.provenance.start_of``), where it was stopped and resumed.
+    `kept` are the SHA-256 of the files that the run's folder keeps, by name, of which a phase names what it handed
+    over. `starts` are all starts of the run (``mlbench.provenance.start_of``), where it was stopped and resumed.
     """
     trained = sum(row["images_per_s"] * row["seconds"] for row in epochs)
     spent = sum(row["seconds"] for row in epochs)
@@ -106,6 +114,7 @@ def compose_record(
                 "name": phase.name,
                 "epochs": sum(row["phase"] == phase.name for row in epochs),
                 "seconds": sum(row["seconds"] for row in epochs if row["phase"] == phase.name),
+                **_handed_over(phase, kept or {}),
             }
             for phase in phases
         ],

@@ -10,7 +10,6 @@ from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
     SUBMITTED,
-    find_containing,
     find_records,
     is_submitted,
     publish_record,
@@ -18,6 +17,7 @@ from mlbench.store.runs import (
     read_record,
     run_dir,
     summarise_records,
+    value_at,
     verify_run,
     write_record,
 )
@@ -31,7 +31,6 @@ __all__ = [
     "atomic_write",
     "canonical_json",
     "file_blocks",
-    "find_containing",
     "find_records",
     "is_submitted",
     "publish_record",
@@ -42,6 +41,7 @@ __all__ = [
     "seal",
     "sha256_file",
     "summarise_records",
+    "value_at",
     "verify_run",
     "write_record",
 ]
