@@ -18,10 +18,9 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from mlbench.errors import DataError
+from mlbench.evaluation.predictions import Predictions, write_predictions
+from mlbench.files import atomic_write, file_blocks, reason
 from mlbench.methods import Phase
-from mlbench.predictions import Predictions, write_predictions
-from mlbench.store import atomic_write, file_blocks
-from mlbench.store.files import reason
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAGIC = b"mlbench checkpoint 2\n"

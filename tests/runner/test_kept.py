@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from mlbench.conformance import run_with_stops
+from mlbench.conformance.suite import run_with_stops
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.methods import Phase
 from mlbench.registry import load_method
 from mlbench.runner import execute, training
 from mlbench.runner.checkpoint import Kept, load_checkpoint, save_checkpoint
 from mlbench.runner.plan import resolve
+from mlbench.runner.trained import reload_network
 from mlbench.store import find_records, run_dir, verify_run
-from mlbench.trained import reload_network
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3)}
 
