@@ -282,7 +282,8 @@ def test_lists_as_text_are_lists(make, separator: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["['cat' 'dog']", "[cat, dog]", "['cat', 'dog'", "array(['cat'])", "[['cat']]", "[007]", "{cat,dog}", "(cat, dog)"]
+    "form",
+    ["['cat' 'dog']", "[cat, dog]", "['cat', 'dog'", "array(['cat'])", "[['cat']]", "[007]", "{cat,dog}", "(cat, dog)"],
 )
 def test_brackets_that_are_no_list_are_named(make, form: str) -> None:
     with pytest.raises(DataError, match=r"line 2: labels .* stand in brackets"):
@@ -351,7 +352,7 @@ def test_boxes_that_look_otherwise_are_told_until_they_are_said_to_be_meant(
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
 def test_few_boxes_are_asked_about_too(make, count: int) -> None:
-    lines = "".join(f"abc"[i % 3] + f".png,cat,{2 + i % 3},1,{6 + i % 4},5\n" for i in range(count))
+    lines = "".join("abc"[i % 3] + f".png,cat,{2 + i % 3},1,{6 + i % 4},5\n" for i in range(count))
     assert any("upper left quarter" in note for note in make(BOXED % "", boxes_csv=HEAD + lines).notes)
 
 
