@@ -135,7 +135,13 @@ class SparseLabels:
     def map_unspecified(self, rule: str) -> SparseLabels:
         """What `mlbench.annotation.map_unspecified` makes of these labels, sparse again."""
         states = map_unspecified(self.states[None], rule)[0]
-        kept = states != State.UNKNOWN
+        return self._only(states != State.UNKNOWN, states)
+
+    def where(self, kept: np.ndarray) -> SparseLabels:
+        """The known entries of which `kept`, bool [M], says so; the others are UNKNOWN."""
+        return self._only(kept, self.states)
+
+    def _only(self, kept: np.ndarray, states: np.ndarray) -> SparseLabels:
         indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
         return SparseLabels(indptr, self.classes[kept], states[kept], self.n_classes)
 
