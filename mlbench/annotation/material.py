@@ -28,7 +28,8 @@ class Statistics:
     @staticmethod
     def of(labels: np.ndarray) -> Statistics:
         """Of int8 [N, C] `State` values."""
-        return Statistics(*np.nonzero(labels == State.POSITIVE), labels.shape[1])
+        rows, classes = np.nonzero(labels == State.POSITIVE)
+        return Statistics(rows, classes, labels.shape[1])
 
     @cached_property
     def counts(self) -> np.ndarray:

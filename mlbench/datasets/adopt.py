@@ -133,7 +133,8 @@ def _usual_folder(home: Path, sources: Sequence[Path]) -> Path:
 
 def _of_table(parts: Mapping[Path, str], folder: Path, name: str, guess: Guess, extra: dict[str, str]) -> Path:
     """Understand a table, or one of each part; returns the folder its file names are relative to."""
-    source, delimiter, rows, own = next(iter(parts)), ",", [], None
+    source, delimiter, own = next(iter(parts)), ",", None
+    rows: list[dict[str, Any]] = []
     for path in parts:
         delimiter = find_delimiter(path) if path.suffix.lower() in (".csv", ".tsv", ".txt") else ","
         found = [dict(row) for _, row in read_table(path, [], delimiter, lambda column: bool(column))]
