@@ -302,7 +302,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.message = visible(error.message)  # names that a shell put there are anybody's
+        error.message = visible(error.message)  # type: ignore[misc]  # names that a shell put there are anybody's
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -34,6 +34,7 @@ class Task(Protocol):
     processes : how many processes train together.
     hyper : hyperparameters by name. train : training settings of the present phase.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    chosen_head : name of the run's head, empty for the linear one. has_head : whether the method has built it yet.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +47,8 @@ class Task(Protocol):
     train: TrainSettings
     labels: LabelStore
     artefacts: dict[str, dict[str, Tensor]]
+    chosen_head: str
+    has_head: bool
 
     @property
     def label_count(self) -> float:

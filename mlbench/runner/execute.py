@@ -29,6 +29,7 @@ from mlbench.runner.checkpoint import (
     Kept,
     load_checkpoint,
     load_tensors,
+    phase_file,
     save_tensors,
 )
 from mlbench.runner.crops import check_last_phase
@@ -186,7 +187,7 @@ class Execution:
         selected: dict[str, Any] = {"phase": "none", "epoch": 0, "rule": "last"}
         for number, phase in enumerate(phases):
             final = number == len(phases) - 1
-            handed = f"phase-{phase.name}.safetensors"
+            handed = phase_file(phase)
             if checkpoint is not None and number < checkpoint["phase_number"]:
                 task.artefacts[phase.name] = course.kept.load(handed)
                 continue
@@ -228,6 +229,7 @@ class Execution:
                 argv=self.options.command or sys.argv,
                 pixels_sha256=self.feed.pixels_sha256(),
                 side_sha256=self.feed.side_sha256(),
+                kept=course.kept.hashes,
                 starts=course.starts,
                 remark=self.options.remark,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mlbench.models.head_choice import HEADS
 from mlbench.protocol import PROTOCOLS
 from mlbench.provenance import collect_provenance
 from mlbench.registry import METHODS
+from mlbench.runner.checkpoint import phase_file
 from mlbench.runner.plan import Run
 from mlbench.runner.scratch import as_array
 from mlbench.store import seal
@@ -69,6 +70,11 @@ def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
     return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
 
 
+def _handed_over(phase: Phase, kept: Mapping[str, str]) -> dict[str, str]:
+    name = phase_file(phase)
+    return {"file": name, "sha256": kept[name]} if name in kept else {}
+
+
 def owners_of(run: Run) -> dict[str, str]:
     """The packages, with versions, that register what `run` is made of; people's own files have none."""
     found = {
@@ -89,7 +95,8 @@ class Outcome:
     selected : phase, epoch and rule. results, per_class : numbers in percent, by part and by class. files, weights :
     what it leaves, with hashes. started : of this start; starts : all of them (``mlbench.provenance.start_of``).
     seconds : wall time of all starts. processes, argv : how this one was made. pixels_sha256, side_sha256 : what was
-    read. remark : one more note.
+    read. kept : SHA-256 of the files that the run's folder keeps, by name, of which a phase names what it handed over.
+    remark : one more note.
     """
 
     given: LabelMatrix
@@ -106,6 +113,7 @@ class Outcome:
     argv: Sequence[str]
     pixels_sha256: Mapping[str, str]
     side_sha256: Mapping[str, str]
+    kept: Mapping[str, str] = field(default_factory=dict)
     starts: Sequence[Mapping[str, Any]] = ()
     remark: str = ""
 
@@ -131,6 +139,7 @@ def compose_record(run: Run, outcome: Outcome) -> dict[str, Any]:
                 "name": phase.name,
                 "epochs": sum(row["phase"] == phase.name for row in epochs),
                 "seconds": sum(row["seconds"] for row in epochs if row["phase"] == phase.name),
+                **_handed_over(phase, outcome.kept),
             }
             for phase in outcome.phases
         ],
