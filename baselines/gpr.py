@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +53,9 @@ def gpr(
     clip: tuple[float, float] = (0.7, 0.5),
     share: float = 0.9,
     penalty: float = 0.001,
-    w: tuple[float, float] = (0.0, 2.0),
-    b: tuple[float, float] = (-2.0, -2.0),
-    mu: tuple[float, float] = (0.5, 0.8),
-    sigma: tuple[float, float] = (2.0, 0.5),
-    q2: float = 0.01,
-    q3: float = 1.0,
     eps: float = 0.0,
     reduction: str = "mean",
+    **guess: Any,
 ) -> Tensor:
     """GPR loss: `gr`, but unknown labels in `pseudo` are soft positives, those in `negative` weighted negatives.
 
@@ -71,10 +67,10 @@ def gpr(
     ----------
     logits : float [B, C] of the whole batch. observed : int8 [B, C] of `State` codes.
     pseudo, negative : bool [B, C]; only unknown labels are looked up in them, in `pseudo` first.
-    epoch, epochs, w, b, mu, sigma, q2, q3 : see `gr`. expected : mean number of positives of an image, at least 0.
+    epoch, epochs : see `gr_schedule`. expected : mean number of positives of an image, at least 0.
     clip : (l1, l2) from 0 to 1, l1 at least l2. share : from 0 to 1. penalty : a finite weight, at least 0.
     eps : see `bce_entries`, of observed and pseudo-labels (1e-7 in the released code).
-    reduction : "mean" over B*C, "sum" or "none".
+    reduction : "mean" over B*C, "sum" or "none". guess : `w`, `b`, `mu`, `sigma`, `linear_init`, `q2`, `q3` as in `gr`.
 
     Raises
     ------
@@ -90,8 +86,9 @@ def gpr(
         raise UsageError(f"gpr: clip = {clip!r}: expected (l1, l2) with 0 <= l2 <= l1 <= 1")
     if not 0 <= penalty < math.inf:
         raise UsageError(f"gpr: penalty = {penalty!r}: expected a number from 0")
-    parameters = gr_schedule(epoch, epochs, w=w, b=b, mu=mu, sigma=sigma)
-    entries = gr_entries(logits, observed, parameters, q2=q2, q3=q3, eps=eps)
+    powers = {name: guess.pop(name) for name in ("q2", "q3") if name in guess}
+    parameters = gr_schedule(epoch, epochs, **guess)
+    entries = gr_entries(logits, observed, parameters, **powers, eps=eps)
     unknown, weight = observed == State.UNKNOWN, gr_weight(logits, parameters)
     if negative is not None:
         check_pseudo("gpr", negative, logits)

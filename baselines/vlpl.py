@@ -17,7 +17,7 @@ from .entropy import entropy_entries
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods.task import Task
 
 TEMPERATURE = Hyper(
     0.01, "of the softmax over classes, where the file has cosines (0.01: CLIP's own)", low=1e-4, high=10.0

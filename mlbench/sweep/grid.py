@@ -20,7 +20,7 @@ from mlbench.settings import build
 #: Draws of a grid that says nothing of them.
 DRAWS = 9
 #: What ``[datasets.NAME]`` may set for one data set instead of the whole grid.
-BY_DATASET = ("data_root", "track", "backbone", "weights", "pretraining", "side", "set")
+BY_DATASET = ("data_root", "track", "backbone", "weights", "pretraining", "head", "side", "set")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Grid:
     weights: str | None = None
     pretraining: str | None = None
     side: Mapping[str, str] = field(default_factory=dict)
+    head: str | None = None
     draws: int = 0
     seeds: tuple[int, ...] = ()
     masks: tuple[int, ...] = ()
