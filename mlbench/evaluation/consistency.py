@@ -8,7 +8,7 @@ from typing import Any
 
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.selection import RULES, select
-from mlbench.significance.pretraining import pretraining_of
+from mlbench.store.pretraining import pretraining_of
 
 Numbers = Mapping[str, float | None]
 #: How far two ways to compute one number may lie apart, in points: rounding.

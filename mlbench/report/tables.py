@@ -35,10 +35,10 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw
-from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.significance.where import choose
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
+from mlbench.store.pretraining import PRETRAINING, pretraining_of
 
 Record = Mapping[str, Any]
 #: Rows in the papers' order; methods not listed follow by name.

@@ -28,8 +28,8 @@ from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import inputs_of, method_used, methods_of, read_given, side_identity
 from mlbench.settings import TrainSettings, build, to_plain
-from mlbench.significance.pretraining import PRETRAINING, implied, most, names_vision_language
 from mlbench.store import run_key
+from mlbench.store.pretraining import PRETRAINING, implied, most, names_vision_language
 
 EMBEDDED = "scenes"
 

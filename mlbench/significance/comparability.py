@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from mlbench.annotation.relevance import mask_matters
 from mlbench.errors import UsageError
 from mlbench.significance.crossed import Draw
-from mlbench.significance.pretraining import pretraining_of
 from mlbench.store import SUBMITTED
+from mlbench.store.pretraining import pretraining_of
 
 if TYPE_CHECKING:
     from mlbench.protocol import Protocol

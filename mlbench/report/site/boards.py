@@ -29,9 +29,9 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw, Interval, interval
-from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
+from mlbench.store.pretraining import PRETRAINING, pretraining_of
 
 Record = Mapping[str, Any]
 #: What the runs of a board share, by dotted name, sorted.
