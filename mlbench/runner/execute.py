@@ -34,7 +34,7 @@ from mlbench.runner.checkpoint import (
 )
 from mlbench.runner.crops import check_last_phase
 from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed
+from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import rates_by_class
 from mlbench.runner.hooks import calling, check_weights, code_of, network_of, phases_of, tensors_of
 from mlbench.runner.options import Options
@@ -204,7 +204,8 @@ class _Executor:
                 gc.collect()
         if network is None:
             network = network_of(method, Phase("evaluate")).to(self.world.device)
-            feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
+            names = [name for name in ("val", "test") if name in run.parts]
+            feed.prepare(names, pooled=False, maps=takes_maps(network))
         return self._record(task, method, network, phases, course, selected, started)
 
     def _weights_of(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import CHECKPOINT_FILE, Kept, save_checkpoint
 from mlbench.runner.evaluate import predict_part
+from mlbench.runner.feed import takes_maps
 from mlbench.runner.hooks import network_of
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.options import Options
@@ -76,9 +77,10 @@ class PhaseTrainer:
         task.begin(phase)
         feed = task._feed
         names = ["train", *(["val"] if "val" in run.parts else []), *(["test"] if final else [])]
-        feed.prepare(names, pooled=phase.source == "pooled")
         torch.manual_seed(derive("train", run.method.name, run.dataset.id, run.seed, phase.name, world.rank))
         network = network_of(method, phase)
+        with torch.random.fork_rng():  # loading draws nothing that training would have drawn
+            feed.prepare(names, pooled=phase.source == "pooled", maps=takes_maps(network))
         roles = {name.partition(".")[0] for name, _ in network.named_parameters()}
         for role in sorted(task.train.lr_multipliers.keys() - roles):
             found = f"the network of phase '{phase.name}' has {', '.join(sorted(roles))}"
