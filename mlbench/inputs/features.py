@@ -86,7 +86,8 @@ def load_features(
             return backbone(images).half().cpu().numpy()
 
     def mean(found: np.ndarray) -> np.ndarray:
-        return found.astype(np.float32).mean(axis=(2, 3))
+        # As the file has it: a network may give another order of axes in memory, and sums would go by that.
+        return np.ascontiguousarray(found, dtype=np.float32).mean(axis=(2, 3))
 
     path = cache_file("features", about, "-maps")
     shape = extract(0, 1).shape[1:] if len(split) else (1, 1, 1)

@@ -194,8 +194,9 @@ def test_the_head_track_trains_on_these_features_and_not_on_images(train) -> Non
     assert record["provenance"]["pixels_sha256"] == expected
 
 
-def test_pooled_features_alone_are_those_of_the_maps_to_the_bit(own_cache: Path) -> None:
-    split, backbone = tiny_dataset(train=70).splits["train"], Backbone()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooled_features_alone_are_those_of_the_maps_to_the_bit(own_cache: Path, layout: torch.memory_format) -> None:
+    split, backbone = tiny_dataset(train=70).splits["train"], Backbone().to(memory_format=layout)
     alone = load_features(split, 64, backbone, "net", CPU, maps=False)
     assert alone.maps is None
     assert not list(own_cache.rglob("*-maps*"))
