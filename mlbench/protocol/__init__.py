@@ -5,9 +5,17 @@ another protocol and changes the keys given.
 """
 
 from mlbench.protocol.definition import TRACKS, Annotation, MetricRules, Protocol, SplitRule, Unspecified
-from mlbench.protocol.reading import legacy_sha256, list_protocols, load_protocol, protocol_named, protocol_of
+from mlbench.protocol.reading import (
+    PROTOCOLS,
+    legacy_sha256,
+    list_protocols,
+    load_protocol,
+    protocol_named,
+    protocol_of,
+)
 
 __all__ = [
+    "PROTOCOLS",
     "TRACKS",
     "Annotation",
     "MetricRules",

@@ -7,11 +7,13 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from importlib.metadata import EntryPoint
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import DataError, MlbenchError, UsageError, unknown
 from mlbench.protocol.definition import (
     TRACKS,
     Annotation,
@@ -25,14 +27,15 @@ from mlbench.protocol.definition import (
     Unspecified,
     read_annotation,
 )
+from mlbench.registry import OWN_PACKAGE, Registry
 from mlbench.settings import TrainSettings, build
 
 _COUNTS = ("classes", "train", "val", "test")
 
 
 def protocol_named(name: str, records: Iterable[Mapping[str, Any]]) -> Protocol:
-    """The protocol `name`: a shipped one, a file's, or else one that some of `records` hold."""
-    if name not in _shipped() and not name.endswith(".toml"):
+    """The protocol `name`: a registered one, a file's, or else one that some of `records` hold."""
+    if name not in PROTOCOLS and not name.endswith(".toml"):
         for record in records:
             if record.get("protocol", {}).get("name") == name:
                 return protocol_of(record)
@@ -43,23 +46,46 @@ def protocol_named(name: str, records: Iterable[Mapping[str, Any]]) -> Protocol:
 _PROSE = ("title", "source", "description", "unverified", "where")
 
 
-def _shipped() -> dict[str, Any]:
-    return {f.name.removesuffix(".toml"): f for f in files("mlbench.protocols").iterdir() if f.name.endswith(".toml")}
+def _file_of(point: EntryPoint) -> Traversable:
+    """The file that an entry point names: "package" is NAME.toml in it, "package:other.toml" another."""
+    package, _, file = (part.strip() for part in point.value.partition(":"))
+    path = files(package) / (file or f"{point.name}.toml")
+    if not path.is_file():
+        raise DataError(f"package {package} has no file {file or f'{point.name}.toml'}")
+    return path
+
+
+def _as_file(name: str, found: Any) -> Traversable:
+    return found  # type: ignore[no-any-return]
+
+
+#: The files of protocols by name, ours and those that other packages ship.
+PROTOCOLS: Registry[Traversable] = Registry("mlbench.protocols", "protocol", _as_file, _file_of)
 
 
 def list_protocols() -> dict[str, str]:
-    """Shipped protocols: name and title."""
-    return {name: load_protocol(name).title for name in sorted(_shipped())}
+    """Registered protocols: name and title; of one that cannot be read, the reason."""
+    found = {}
+    for name in PROTOCOLS:
+        try:
+            found[name] = load_protocol(name).title
+        except MlbenchError as error:
+            if PROTOCOLS.point(name).value.startswith("mlbench."):
+                raise
+            found[name] = str(error)
+    return found
 
 
 def load_protocol(name: str) -> Protocol:
-    """Read a shipped protocol by name, or one's own by the path of its ``.toml`` file.
+    """Read a registered protocol by name, or one's own by the path of its ``.toml`` file.
 
-    One's own has a name of its own: UsageError where it takes a shipped one's, unless it says the same.
+    One's own has a name of its own: UsageError where it takes a registered one's, unless it says the same.
     """
     table, where = _read(name)
     protocol = _validate(table, where)
-    if name.endswith(".toml") and protocol.name in _shipped():
+    if not name.endswith(".toml") and protocol.name != (known := PROTOCOLS.point(name).name):
+        raise UsageError(f"{where}: name = '{protocol.name}': it is registered as '{known}'")
+    if name.endswith(".toml") and protocol.name in PROTOCOLS:
         shipped = load_protocol(protocol.name)
         differing = [
             f.name
@@ -68,7 +94,7 @@ def load_protocol(name: str) -> Protocol:
         ]
         if differing:
             raise UsageError(
-                f"{where}: name = '{protocol.name}' is that of a shipped protocol, which says something else "
+                f"{where}: name = '{protocol.name}' is that of a registered protocol, which says something else "
                 f"({', '.join(differing)}): give this one a name of its own"
             )
     return protocol
@@ -84,17 +110,17 @@ def legacy_sha256(name: str) -> str:
 
 
 def protocol_of(record: Mapping[str, Any]) -> Protocol:
-    """The protocol that a record was made under: the one it holds, or of records of schema 1 the shipped one it names.
+    """The protocol that a record was made under: the one it holds, or of schema 1 the registered one it names.
 
-    UsageError for a record of schema 1 whose protocol is not shipped.
+    UsageError for a record of schema 1 whose protocol is not registered.
     """
     where = f"run {record['key'][:16]}: protocol"
     if "protocol" in record:
         return _validate(dict(record["protocol"]), where)
     name = record["identity"]["protocol"]
-    if name not in _shipped():
+    if name not in PROTOCOLS:
         raise UsageError(
-            f"{where}: '{name}' is not shipped, and records of schema 1 do not hold their protocol: give its file "
+            f"{where}: '{name}' is not registered, and records of schema 1 do not hold their protocol: give its file "
             "with --protocol FILE.toml"
         )
     return load_protocol(name)
@@ -105,15 +131,15 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     if name in chain:
         raise UsageError(f"protocol '{name}' extends itself ({' -> '.join((*chain, name))})")
     if name.endswith(".toml"):
-        path: Any = Path(name)
+        path: Path | Traversable = Path(name)
         if not path.is_file():
             raise UsageError(f"{asked}no protocol file '{name}'")
     else:
-        shipped = _shipped()
-        if name not in shipped:
-            raise unknown("protocol", name, shipped, asked.removesuffix(": "))
-        path = shipped[name]
-    where = f"protocols/{path.name}" if not name.endswith(".toml") else str(name)
+        try:
+            path = PROTOCOLS[name]
+        except MlbenchError as error:
+            raise type(error)(f"{asked}{error}") from error.__cause__
+    where = name if name.endswith(".toml") else _place(name, path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -122,6 +148,8 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     if base is not None:
         if not isinstance(base, str):
             raise UsageError(f"{where}: extends = {base!r}: expected text")
+        if base.endswith(".toml") and not name.endswith(".toml"):
+            raise UsageError(f"{where}: extends = '{base}': a registered protocol extends a registered one, by name")
         place = os.path.normpath(Path(name).parent / base) if base.endswith(".toml") else base
         under = _read(place, (*chain, os.path.normpath(name)))[0]
         if table.get("name", under.get("name")) == under.get("name"):
@@ -131,6 +159,12 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
             )
         table = _merge(under, table)
     return table, where
+
+
+def _place(name: str, path: Path | Traversable) -> str:
+    """Where a registered protocol stands, for messages."""
+    package = PROTOCOLS.owner(name).package
+    return f"protocols/{path.name}" if package == OWN_PACKAGE else f"{package}: {path.name}"
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _scored_again(run: Run, root: Path, other: Record) -> Record:
     rescored = {"from": origin, "at": utc_text(datetime.now(UTC)), "mlbench": mlbench.__version__}
     note = f"nothing was trained: the predictions are those of run {origin}, scored again under other definitions"
     record = {
-        **{name: value for name, value in other.items() if name != "replications"},
+        **{name: value for name, value in other.items() if name not in ("replications", "measures")},
         "key": run.key,
         "identity": run.identity,
         "protocol": run.protocol.plain(run.dataset.id),
