@@ -70,11 +70,12 @@ def _method(name: str, store: Path) -> str:
 
 
 def _methods() -> str:
-    from mlbench.registry import available, load_method
+    from mlbench.catalogue import declared
+    from mlbench.registry import available
 
     rows = []
     for name in available():
-        cls = load_method(name)
+        cls = declared(name)
         title = (cls.__doc__ or "").strip().splitlines()[0]
         rows.append((name, "+".join(cls.tracks), ", ".join(cls.supervision), title))
     return grid(rows, headers=["method", "tracks", "supervision", "what it is"], tablefmt="simple")

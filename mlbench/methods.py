@@ -7,22 +7,21 @@ A method that is only a loss overrides `Method.loss`. Everything else has a defa
 from __future__ import annotations
 
 import re
-import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mlbench.errors import UsageError, nearest, unknown
+from mlbench.catalogue.declared import HEAD_HYPERPARAMETERS as HEAD_HYPERPARAMETERS
+from mlbench.catalogue.declared import Declared
+from mlbench.errors import UsageError, unknown
 from mlbench.images.placement import Placement
 from mlbench.images.views import View
 from mlbench.labels import Labels
 from mlbench.models.heads import HeadSpec
-from mlbench.settings import as_float
+from mlbench.settings import Hyper as Hyper
 
 if TYPE_CHECKING:
     from mlbench.runner.task import Task
@@ -30,47 +29,6 @@ if TYPE_CHECKING:
 
 #: What a method may be told beyond the observed labels (shown in record and table).
 SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A declared hyperparameter: default, meaning, and the values allowed.
-
-    `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
-    ("choice", a, b, ...).
-    """
-
-    default: float | int | str | bool
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[Any, ...] = ()
-    search: tuple[Any, ...] = ()
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return `value` in this hyperparameter's type, or raise UsageError."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = as_float(value, f"hyperparameter {name}")
-        elif kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if type(value) is not kind:
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
-        if self.choices and value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected one of {listed}")
-        number: Any = value  # bounds are given for numbers only
-        too_low = self.low is not None and number < self.low
-        if too_low or (self.high is not None and number > self.high):
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
-        return value
-
-
-#: Every method has these: BoostLU composes with any of them.
-HEAD_HYPERPARAMETERS = {
-    "head.alpha_train": Hyper(1.0, "BoostLU factor in training; 1 is off", low=1.0, high=1e6),
-    "head.alpha_infer": Hyper(1.0, "BoostLU factor in inference; 1 is off", low=1.0, high=1e6),
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +119,7 @@ class Prediction(NamedTuple):
     decisions: Tensor | None = None
 
 
-class Method:
+class Method(Declared):
     """Base of every method. The class docstring is its card, whose first line is the title; name the source there too.
 
     `mlbench show` and the site print its paragraphs. What a method from a paper has to tell, it best tells in some that
@@ -182,6 +140,8 @@ class Method:
     level : how close to its paper: "A" faithful, "B" faithful mechanism with settings that were not published, "C" the
         closest mechanism on public parts; shown in the papers' tables, no part of a run's identity.
     hyperparameters : declared values; anything else given with ``--set`` is refused.
+    settings_from : methods whose kept settings hold here, too: for each, how their names begin there, and here.
+    preset : how the name ends where the rest names a method of the same module whose kept settings hold here, too.
     head : keyword arguments of the default head (alpha_train, alpha_infer).
     views, inputs, uses : see `View`, `Batch.side`, `Uses`.
     """
@@ -199,6 +159,8 @@ class Method:
     level: ClassVar[str] = ""
     hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
     head: ClassVar[Mapping[str, float]] = {}
+    settings_from: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    preset: ClassVar[str] = ""
     views: ClassVar[tuple[View, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[Mapping[str, Uses]] = {}
@@ -301,67 +263,6 @@ class Method:
     def uses_for(cls, hyper: Mapping[str, Any]) -> Mapping[str, Uses]:
         """The runs built on under these hyperparameters; `uses` by default."""
         return cls.uses
-
-    @classmethod
-    def declared(cls) -> dict[str, Hyper]:
-        """All hyperparameters of this method, the head's included."""
-        head = dict(HEAD_HYPERPARAMETERS)
-        for key, value in cls.head.items():
-            name = f"head.{key}"
-            head[name] = Hyper(**{**vars(head[name]), "default": float(value)})
-        return {**cls.hyperparameters, **head}
-
-    @classmethod
-    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
-
-        Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
-        ``source`` key says where they come from.
-        """
-        table = cls._kept().get(dataset, {})
-        return _settings_in(table) | _settings_in(table.get(track, {}))
-
-    @classmethod
-    def kept_settings(cls) -> list[tuple[str, dict[str, Any], str]]:
-        """All of the method's own tables there: data set (and track), settings, where they come from."""
-        found = []
-        for dataset, table in cls._kept().items():
-            parts = {dataset: table}
-            parts |= {f"{dataset}, track {track}": table[track] for track in ("head", "full") if track in table}
-            found += [(where, _settings_in(part), part.get("source", "")) for where, part in parts.items()]
-        return [row for row in found if row[1]]
-
-    @classmethod
-    def _kept(cls) -> dict[str, Any]:
-        """The tables of `settings_for` by data set."""
-        module = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if module is None or not Path(module).with_suffix(".toml").is_file():
-            return {}
-        tables: dict[str, Any] = tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
-        return tables.get(cls.name, {})
-
-    @classmethod
-    def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults with `changes` applied and checked; ``head.alpha`` sets both alphas."""
-        declared = cls.declared()
-        changes = dict(changes)
-        if "head.alpha" in changes:
-            alpha = changes.pop("head.alpha")
-            changes = {"head.alpha_train": alpha, "head.alpha_infer": alpha} | changes
-        values = {name: hyper.default for name, hyper in declared.items()}
-        for name, value in changes.items():
-            if name not in declared:
-                known = [*declared, "head.alpha", "train.epochs", "train.lr"]
-                raise UsageError(
-                    f"method '{cls.name}' has no hyperparameter '{name}'.{nearest(name, known)} "
-                    f"Declared: {', '.join(declared)}; training settings are train.KEY"
-                )
-            values[name] = declared[name].check(name, value)
-        return values
-
-
-def _settings_in(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name not in ("head", "full", "source")}
 
 
 def private_generator(seed: int) -> torch.Generator:

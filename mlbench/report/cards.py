@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from mlbench.catalogue import resolving
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.grid import grid
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
-from mlbench.registry import load_method
 from mlbench.report.published import load_published
 from mlbench.settings import build, to_plain
 from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
@@ -308,7 +308,7 @@ def _present_settings(
     protocol: str, method: str, dataset: str, track: str, given: tuple[tuple[str, Any], ...]
 ) -> tuple[int, dict, dict]:
     """Version, hyperparameters and training settings that a run asked for now, with `given` set, would have."""
-    cls = load_method(method)
+    cls = resolving(method)
     changes = {**cls.settings_for(dataset, track), **dict(given)}
     tuned = {k.removeprefix("train."): v for k, v in changes.items() if k.startswith("train.")}
     hyper = cls.resolve({k: v for k, v in changes.items() if not k.startswith("train.")})

@@ -1,4 +1,4 @@
-"""The card of a method: what its registered class and its settings file say of it, for `show` and the site."""
+"""The card of a method: what its class and its settings file say of it, for `show` and the site."""
 
 from __future__ import annotations
 
@@ -59,12 +59,13 @@ class MethodCard:
 
 def method_card(method: str) -> MethodCard:
     """The card of a registered method; of any other, why there is none."""
-    from mlbench.registry import available, load_method
+    from mlbench.catalogue import declared
+    from mlbench.registry import available
 
     if method not in available():
         return MethodCard(("Not registered here.",))
     try:
-        found = load_method(method)
+        found = declared(method)
     except MlbenchError as error:
         return MethodCard((str(error),))
     return MethodCard(

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlbench.catalogue import declared
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
-from mlbench.registry import available, load_method
+from mlbench.registry import available
 from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
@@ -234,7 +235,7 @@ def level_of(method: str, registered: Collection[str] | None = None) -> str:
     """
     if method not in (available() if registered is None else registered):
         return "not registered"
-    level = load_method(method).level
+    level = declared(method).level
     return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
 
 
