@@ -33,12 +33,12 @@ class Declared:
 
     @classmethod
     def declared(cls) -> dict[str, Hyper]:
-        """All hyperparameters of this method, the head's included."""
+        """All hyperparameters of this method, the head's included; one of the head that it declares itself wins."""
         head = dict(HEAD_HYPERPARAMETERS)
         for key, value in cls.head.items():
             name = f"head.{key}"
             head[name] = Hyper(**{**vars(head[name]), "default": float(value)})
-        return {**cls.hyperparameters, **head}
+        return {**cls.hyperparameters, **head, **cls.hyperparameters}
 
     @classmethod
     def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
