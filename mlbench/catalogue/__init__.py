@@ -47,7 +47,9 @@ def _read(name: str, module: str, attributes: str) -> type[Declared] | None:
         return None
     if not set(found.supervision) <= set(known):
         return None
-    return type(found.__name__, (found,), {"__doc__": found.__doc__, "__module__": found.__module__, "name": name})
+    body = {"__doc__": found.__doc__, "__module__": found.__module__, "name": name}
+    # What a method refuses it refuses when it is run.
+    return type(found.__name__, (found,), {**body, "check_together": Declared.check_together})
 
 
 def _has(found: type[Declared], names: Iterable[str]) -> bool:

@@ -94,7 +94,12 @@ class Declared:
                     f"Declared: {', '.join(declared)}; training settings are train.KEY"
                 )
             values[name] = declared[name].check(name, value)
+        cls.check_together(values)
         return values
+
+    @classmethod
+    def check_together(cls, values: Mapping[str, Any]) -> None:
+        """UsageError where `values` that are allowed each for itself do not go together; nothing by default."""
 
 
 @cache
