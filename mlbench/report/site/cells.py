@@ -33,9 +33,10 @@ def raw(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def number(value: float | None, digits: int = 1) -> Markup:
-    """A cell of a sortable number."""
-    return Markup(_cell(value, digits))
+def number(value: float | None, digits: int = 1, more: bool = False) -> Markup:
+    """A cell of a sortable number; with `more`, of a column that a board at first leaves out."""
+    found = _cell(value, digits)
+    return Markup(found.replace('"number"', '"number more"', 1) if more else found)
 
 
 def number_rows(names: Iterable[str], columns: Iterable[Mapping[str, float | None]], digits: int = 1) -> Markup:
