@@ -31,6 +31,12 @@ def resolving(name: str) -> type[Declared]:
     return load_method(name) if found is None or not _has(found, _RESOLVING) else found
 
 
+def title(name: str) -> str:
+    """The first line of the docstring of the method `name`; empty where only importing it would tell."""
+    found = _found(name)
+    return "" if found is None else (found.__doc__ or "").strip().partition("\n")[0]
+
+
 def _found(name: str) -> type[Declared] | None:
     point = available().get(name)
     return None if point is None else _read(name, point.module, point.attr)

@@ -36,6 +36,13 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
 }
 
 
+#: Methods by which a value becomes another.
+_CHANGING = (
+    *("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault"),
+    *("sort", "update"),
+)
+
+
 class Unread(Exception):
     """What only running the code would tell."""
 
@@ -209,8 +216,8 @@ class _Reader:
             raise Unread(f"** in {ast.unparse(func)}()")
         if isinstance(func, ast.Attribute):
             owner = self.value(func.value)
-            if type(owner) in (str, dict, tuple):  # none of their methods that is not read changes one
-                if func.attr in ("clear", "pop", "popitem", "setdefault", "update"):
+            if type(owner) in (str, dict, tuple):
+                if func.attr in _CHANGING:
                     raise Unread(ast.unparse(func))
                 return getattr(owner, func.attr)(*map(_plain, given), **named)
             called = _attribute(owner, func.attr)
@@ -272,9 +279,12 @@ def _attribute(owner: Any, name: str) -> Any:
 def _bindings(body: list[ast.stmt]) -> dict[str, ast.AST | None]:
     """The one node that gives each name its value; None where several do, or where other code names it."""
     found: dict[str, ast.AST | None] = {}
+    changed: set[str] = set()
 
     def bind(name: str, node: ast.AST | None) -> None:
         found[name] = None if name in found else node
+        if isinstance(node, ast.expr):
+            changed.update(_changed(node))
 
     for line in body:
         match line:
@@ -296,8 +306,18 @@ def _bindings(body: list[ast.stmt]) -> dict[str, ast.AST | None]:
             case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"), orelse=[]):
                 pass
             case _:
-                found |= dict.fromkeys(_named(line))
-    return found
+                changed.update(_named(line))
+    return found | dict.fromkeys(changed)
+
+
+def _changed(node: ast.expr) -> Iterator[str]:
+    """Names whose values an expression changes."""
+    for inner in ast.walk(node):
+        match inner:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)) if method in _CHANGING:
+                yield name
+            case ast.NamedExpr(target=ast.Name(id=name)):
+                yield name
 
 
 def _named(line: ast.stmt) -> Iterator[str]:
