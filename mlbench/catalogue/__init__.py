@@ -7,10 +7,13 @@ from functools import cache
 
 from mlbench.catalogue.declared import Declared
 from mlbench.catalogue.source import Unknown, Unread, value_at
-from mlbench.registry import available, load_method
+from mlbench.registry import METHODS, load_method
 
 #: What has to be read of a class, and what it must have from `Declared` and not of its own.
-_ASKED = ("version", "tracks", "supervision", "level", "hyperparameters", "head", "settings_from", "preset")
+_ASKED = (
+    *("settings_file", "settings_from", "preset"),
+    *("version", "tracks", "supervision", "level", "hyperparameters", "head"),
+)
 _SHARED = ("kept_settings", "_kept")
 _RESOLVING = ("declared", "settings_for", "resolve")
 
@@ -38,8 +41,10 @@ def title(name: str) -> str:
 
 
 def _found(name: str) -> type[Declared] | None:
-    point = available().get(name)
-    return None if point is None else _read(name, point.module, point.attr)
+    if name not in METHODS:
+        return None
+    point = METHODS.point(name)
+    return _read(METHODS.canonical(name), point.module, point.attr)
 
 
 @cache

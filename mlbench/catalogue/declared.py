@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, ClassVar
 
-from mlbench.catalogue.source import module_file
+from mlbench.catalogue.kept import kept_tables
 from mlbench.errors import UsageError, nearest
 from mlbench.settings import Hyper
 
@@ -28,6 +26,7 @@ class Declared:
     level: ClassVar[str]
     hyperparameters: ClassVar[Mapping[str, Hyper]]
     head: ClassVar[Mapping[str, float]]
+    settings_file: ClassVar[str]
     settings_from: ClassVar[Mapping[str, Mapping[str, str]]]
     preset: ClassVar[str]
 
@@ -42,7 +41,7 @@ class Declared:
 
     @classmethod
     def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
+        """Published or tuned settings kept as data: `settings_file` beside the method's module.
 
         Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
         ``source`` key says where they come from. What `settings_from` and `preset` name comes before.
@@ -72,10 +71,8 @@ class Declared:
     @classmethod
     def _kept(cls, name: str) -> dict[str, Any]:
         """The tables of `settings_for` by data set, of the method `name` of this module."""
-        module = module_file(cls.__module__)
-        if module is None or not module.with_suffix(".toml").is_file():
-            return {}
-        return _parsed(module.with_suffix(".toml").read_text(encoding="utf-8")).get(name, {})
+        tables: dict[str, Any] = kept_tables(cls).get(name.rpartition(":")[2], {})
+        return tables
 
     @classmethod
     def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,12 +97,6 @@ class Declared:
     @classmethod
     def check_together(cls, values: Mapping[str, Any]) -> None:
         """UsageError where `values` that are allowed each for itself do not go together; nothing by default."""
-
-
-@cache
-def _parsed(text: str) -> dict[str, Any]:
-    """The tables of a file's text, to be read only: a module's methods ask again and again."""
-    return tomllib.loads(text)
 
 
 def _settings_in(table: Mapping[str, Any]) -> dict[str, Any]:

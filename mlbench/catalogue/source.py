@@ -164,6 +164,14 @@ class _Reader:
                 return "".join(self.value(part) for part in parts)
             case ast.FormattedValue(value=inner, conversion=-1, format_spec=spec):
                 return format(_plain(self.value(inner)), "" if spec is None else self.value(spec))
+            case ast.Subscript(value=owner, slice=index):
+                return _plain(self.value(owner))[_plain(self.value(index))]
+            case ast.Call(func=func, args=given, keywords=named):
+                return self._call(func, self._items(given), {k.arg: self.value(k.value) for k in named})
+        return self._computed(node)
+
+    def _computed(self, node: ast.expr) -> Any:
+        match node:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 return _BINARY[type(op)](_plain(self.value(left)), _plain(self.value(right)))
             case ast.UnaryOp(op=op, operand=inner) if type(op) in _UNARY:
@@ -172,10 +180,6 @@ class _Reader:
                 return self._either(isinstance(op, ast.Or), values)
             case ast.IfExp(test=test, body=body, orelse=other):
                 return self.value(body if _plain(self.value(test)) else other)
-            case ast.Subscript(value=owner, slice=index):
-                return _plain(self.value(owner))[_plain(self.value(index))]
-            case ast.Call(func=func, args=given, keywords=named):
-                return self._call(func, self._items(given), {k.arg: self.value(k.value) for k in named})
         raise Unread(ast.unparse(node))
 
     def _name(self, name: str) -> Any:

@@ -24,7 +24,7 @@ from mlbench.models.heads import HeadSpec
 from mlbench.settings import Hyper as Hyper
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods.task import Task
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
@@ -143,7 +143,12 @@ class Method(Declared):
     settings_from : methods whose kept settings hold here, too: for each, how their names begin there, and here.
     preset : how the name ends where the rest names a method of the same module whose kept settings hold here, too.
     head : keyword arguments of the default head (alpha_train, alpha_infer).
+    needs_head : what the method uses of the head that ``--head`` chooses: "logits" (any head will do), "maps",
+        "embeddings" or "weight" as in `mlbench.models.heads.ClassificationHead`; "none" where its network is its own.
+    default_head : the head it has where none is asked for.
     views, inputs, uses : see `View`, `Batch.side`, `Uses`.
+    settings_file : the TOML file with the method's settings (`settings_for`), in its module's package; where it is
+        declared and not installed, no run begins. Without one, ``<module>.toml`` is taken where it is there.
     """
 
     name: ClassVar[str] = ""
@@ -161,9 +166,12 @@ class Method(Declared):
     head: ClassVar[Mapping[str, float]] = {}
     settings_from: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     preset: ClassVar[str] = ""
+    needs_head: ClassVar[str] = "logits"
+    default_head: ClassVar[str] = "linear"
     views: ClassVar[tuple[View, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[Mapping[str, Uses]] = {}
+    settings_file: ClassVar[str] = ""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -180,7 +188,7 @@ class Method(Declared):
         return self.task.classifier(self.head_spec())
 
     def head_spec(self) -> HeadSpec:
-        """The head the hyperparameters ask for."""
+        """What BoostLU does in the head, by the hyperparameters."""
         alphas = self.hyper["head.alpha_train"], self.hyper["head.alpha_infer"]
         return HeadSpec("linear" if alphas == (1.0, 1.0) else "boostlu", *alphas)
 

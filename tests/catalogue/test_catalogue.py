@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-import mlbench.catalogue as catalogue
+from mlbench import catalogue, registry
 from mlbench.catalogue.source import Unread, value_at
-from mlbench.registry import available, load_method
+from mlbench.registry import METHODS, load_method
 
 #: Where settings are kept for some method, and one where none are.
 PLACES = ("corel5k-199", "scenes", "coco2014", "voc2012", "wider", "nowhere")
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", list(METHODS))
 def test_what_is_read_of_a_method_is_what_importing_it_says(name: str) -> None:
     read, imported = catalogue._found(name), load_method(name)
     assert read is not None, "can only be imported"
@@ -70,9 +70,11 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.syspath_prepend(str(tmp_path))
         point = EntryPoint(name, "their_package.methods:Theirs", "mlbench.methods")
         vars(point).update(dist=SimpleNamespace(name="their-package", version="1"))
-        monkeypatch.setattr(catalogue, "available", lambda: {name: point})
+        monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+        METHODS.forget()
 
     yield install
+    METHODS.forget()
     for cached in (catalogue._read, catalogue.source._module):
         cached.cache_clear()
 
