@@ -104,6 +104,11 @@ def _shown(context: click.Context) -> dict[str, str]:
     return {**_methods(context), **_protocols(context), **_runs(context)}
 
 
+def _checked(context: click.Context) -> Mapping[str, str]:
+    names = _KINDS.get(str(context.params.get("kind")))
+    return {} if names is None else names(context)
+
+
 def _registered(kind: str) -> Iterable[str]:
     return sorted({point.name for point in entry_points(group=f"mlbench.{kind}")})
 
@@ -121,6 +126,7 @@ _KINDS: Mapping[str, Callable[[click.Context], Mapping[str, str]]] = {
 #: What the argument ``NAME`` of a command is.
 _NAMES: Mapping[str, Callable[[click.Context], Mapping[str, str]]] = {
     "show": _shown,
+    "check": _checked,
     "check-method": _methods,
     **dict.fromkeys(("data prepare", "data verify", "data describe"), _datasets),
 }

@@ -71,10 +71,10 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         point = EntryPoint(name, "their_package.methods:Theirs", "mlbench.methods")
         vars(point).update(dist=SimpleNamespace(name="their-package", version="1"))
         monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-        METHODS.forget()
+        registry.forget()
 
     yield install
-    METHODS.forget()
+    registry.forget()
     for cached in (catalogue._read, catalogue.source._module):
         cached.cache_clear()
 

@@ -2,8 +2,8 @@
 
 from mlbench.report.cards.claims import Card, Claim, Setting, load_card
 from mlbench.report.cards.judge import Outcome, judge, runs_of, verdict_of
-from mlbench.report.cards.printed import order_agreement, published_gains
-from mlbench.report.cards.text import cards_text, reproduction_cards
+from mlbench.report.cards.printed import published_gains
+from mlbench.report.cards.text import cards_text, order_agreement, reproduction_cards
 
 __all__ = [
     "Card",

@@ -46,7 +46,7 @@ def printed_definitions(card: Card, method: str, over: str) -> tuple[str, str] |
     return None
 
 
-def order_agreement(card: Card, means: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def agreement(card: Card, means: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Kendall's tau-b of our order of the methods with the published one, a row for each setting and column.
 
     means : our numbers, by setting and method.

@@ -15,7 +15,7 @@ from mlbench.grid import grid
 from mlbench.paths import store_dir
 from mlbench.report.cards.claims import DRAWS, POWER, Card, load_card
 from mlbench.report.cards.judge import Outcome, Record, judge, runs_of, values_by_draw
-from mlbench.report.cards.printed import order_agreement, published_gains
+from mlbench.report.cards.printed import agreement, published_gains
 from mlbench.significance.describe import spread
 from mlbench.significance.where import choose, parse_where
 from mlbench.store import find_records, is_submitted
@@ -79,9 +79,9 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
             "",
         ]
         lines += [tabulate(body, headers="keys", tablefmt="github", disable_numparse=True), ""]
-    agreement = order_agreement(card, _means(card, records))
-    if methods is None and agreement:
-        lines += ["## Order of the methods", "", grid(agreement, "keys", tablefmt="github", floatfmt=".2f"), ""]
+    orders = order_agreement(card, records)
+    if methods is None and orders:
+        lines += ["## Order of the methods", "", grid(orders, "keys", tablefmt="github", floatfmt=".2f"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -129,12 +129,12 @@ def _gain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _means(card: Card, records: Iterable[Record]) -> dict[str, dict[str, float]]:
-    """Mean of a method's runs by the card's metric, by setting and method."""
+def order_agreement(card: Card, records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Kendall's tau-b of our order of the methods with the published one, a row for each setting and column."""
     records = list(records)
     means: dict[str, dict[str, float]] = {name: {} for name in card.settings}
     for (name, setting), method in itertools.product(card.settings.items(), card.methods):
         runs = runs_of(card, setting, method, records)
         if runs:
             means[name][method] = float(np.mean([r["results"]["test"][card.metric] for r in runs.values()]))
-    return means
+    return agreement(card, means)
