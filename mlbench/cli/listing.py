@@ -77,12 +77,13 @@ def _method(name: str, store: Path) -> str:
 
 
 def _methods() -> str:
+    from mlbench.catalogue import declared
     from mlbench.registry import METHODS
 
     rows = []
     for name in METHODS:
         try:
-            cls = METHODS[name]
+            cls = declared(name)
             told = ("+".join(cls.tracks), ", ".join(cls.supervision), (cls.__doc__ or "").strip().splitlines()[0])
         except MlbenchError as error:
             told = ("", "", str(error))
@@ -125,11 +126,12 @@ def _named(kind: str) -> str:
 
 
 def _runs(store: Path | None, conditions: Sequence[str]) -> str:
-    from mlbench.significance.where import choose, parse_where
     from mlbench.store import find_records, summarise_records
 
     runs, problems = summarise_records(store or store_dir())
     if conditions:
+        from mlbench.significance.where import choose, parse_where
+
         chosen = choose(find_records(store or store_dir())[0], parse_where(conditions))
         keys = {record["key"] for record in chosen}
         runs = [run for run in runs if run["key"] in keys]

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlbench.catalogue.kept import settings_path
 from mlbench.conformance.report import Report, Skipped
 from mlbench.conformance.testing import tiny_dataset, with_other_evaluation_labels, with_other_hidden_labels
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
-from mlbench.methods.kept import settings_path
 from mlbench.models.backbones import build_backbone
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method

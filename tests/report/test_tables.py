@@ -9,7 +9,7 @@ import pytest
 
 from mlbench.errors import DataError, UsageError
 from mlbench.protocol import load_protocol
-from mlbench.report.tables import METHOD_ORDER, build_table, records_to_frame
+from mlbench.report.tables import METHOD_ORDER, build_table
 from mlbench.store.papers import load_published
 
 COCO = {"identity__dataset__id": "coco2014"}
@@ -317,16 +317,7 @@ def test_a_record_without_a_part_is_named(make_record):
     with pytest.raises(DataError, match=record["key"][:16] + ".*identity.track"):
         build_table([record])
     with pytest.raises(DataError, match=r"number 1.*'key'"):
-        records_to_frame([{}])
-
-
-def test_frames_hold_the_identity_under_dotted_names(make_record):
-    frame = records_to_frame([make_record("an"), make_record("llr", identity__method__hyperparameters={"delta": 0.5})])
-    assert frame["dataset.version"].tolist() == ["1", "1"]
-    assert frame["method.hyperparameters.delta"].tolist()[1] == 0.5
-    assert frame["train.epochs"].tolist() == [12, 12]
-    assert frame["results.test.mAP"].dtype == float
-    assert frame["method.supervision"].iloc[0] == '["observed"]'
+        build_table([{}])
 
 
 def test_csv_holds_unrounded_numbers_and_what_they_were_measured_on(make_record):

@@ -117,6 +117,19 @@ class Row:
         return float(np.mean([math.nan if None in pair else sum(pair) for pair in counts]))
 
     @property
+    def chance(self) -> str:
+        """The chance of being the best, in words; a dash where nothing was tested."""
+        if math.isnan(self.best):
+            return "–"
+        return "below 1 %" if self.best < 0.01 else f"{100 * self.best:.0f} %"
+
+    @property
+    def mean_rank(self) -> str:
+        """The mean rank with its interval, in words; a dash where nothing was tested."""
+        mean, low, high = self.rank
+        return "–" if math.isnan(mean) else f"{mean:.1f} ({low:.0f} to {high:.0f})"
+
+    @property
     def grid(self) -> str:
         """The number of draws, and seeds x masks where each seed met each mask."""
         if not self.draws:
@@ -148,6 +161,10 @@ class Board:
     @property
     def runs(self) -> int:
         return sum(len(row.records) for row in self.rows)
+
+    def repeats(self, row: Row) -> bool:
+        """Whether only its settings tell `row` from another one."""
+        return [(other.method, other.compared) for other in self.rows].count((row.method, row.compared)) > 1
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:
