@@ -72,6 +72,29 @@ def mlbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that registers something beside all that is installed: door ("datasets"), name, value."""
+    from importlib.metadata import EntryPoint
+    from types import SimpleNamespace
+
+    from mlbench import registry
+
+    installed, more = registry.entry_points, []
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [*installed(group=group), *(p for p in more if p.group == group)]
+    )
+
+    def register(door: str, name: str, value: str, package: str = "theirs") -> None:
+        point = EntryPoint(name, value, f"mlbench.{door}")
+        vars(point).update(dist=SimpleNamespace(name=package, version="1.0"))
+        more.append(point)
+        registry.forget()
+
+    yield register
+    registry.forget()
+
+
 Train = Callable[..., dict[str, Any]]
 
 

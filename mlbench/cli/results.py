@@ -80,13 +80,22 @@ def migrate_command(
 @results_group.command("rescore")
 @click.argument("folder", type=_FOLDER, default=Path("results/runs"))
 @click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions [./runs or $MLBENCH_RUNS].")
-@click.option("--dataset", "only", help="Only records of this data set.")
+@click.option("--dataset", "only", help="Only records of this data set: its name, or a .toml description.")
 @click.option("--data-root", type=_FOLDER, help="Folder of that data set's files.")
-def rescore_command(folder: Path, store: Path | None, only: str | None, data_root: Path | None) -> None:
+@click.option("--metric", "metrics", multiple=True, help="Also measure this registered metric; may be repeated.")
+@click.option("--write", is_flag=True, help="Put what --metric names into the records.")
+def rescore_command(
+    folder: Path,
+    store: Path | None,
+    only: str | None,
+    data_root: Path | None,
+    metrics: tuple[str, ...],
+    write: bool,
+) -> None:
     """Compute the numbers of records again from the predictions in a store, and compare."""
     from mlbench.repository.results import rescore
 
-    report = rescore(folder, store, only, data_root)
+    report = rescore(folder, store, only, data_root, metrics, write)
     echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")

@@ -38,7 +38,8 @@ def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
         missing = [f"{method} on {column}" for column, method in table.isna().stack()[lambda gap: gap].index]
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UsageError(f"diagram of ranks: no value of {listed}; choose with --methods and --datasets")
-    return draw_ranks(list(table.columns), critical_difference(table.to_numpy(), level), len(table), level)
+    sign = -1 if "lower" in set(cells.get("better", ())) else 1
+    return draw_ranks(list(table.columns), critical_difference(sign * table.to_numpy(), level), len(table), level)
 
 
 def draw_ranks(methods: Sequence[str], found: CriticalDifference, sets: int, level: float) -> str:
