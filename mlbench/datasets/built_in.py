@@ -50,6 +50,12 @@ NUSWIDE_OFFICIAL = Official(
 NUSWIDE_RANDOM150K = Official(
     "nuswide-random150k", "NUS-WIDE, the labelled images split at random", _IMAGE_LIST, _NUSWIDE, "random150k"
 )
+NUSWIDE_SPLC = Official(
+    "nuswide-splc",
+    "NUS-WIDE, SPLC's lists, one known label a training image",
+    "nus_train_single.txt",
+    "mlbench.datasets.nuswide_splc:load_splc",
+)
 NUSWIDE_SPML = Official(
     "nuswide-spml",
     "NUS-WIDE, the single-positive papers' re-crawl, from arrays",

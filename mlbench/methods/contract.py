@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
-SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
+SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags", "vl_scores")
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ class Batch:
     index : int64 [B] rows of the part the batch is from. labels : training labels; None in inference.
     views : inputs by view name, where the method declares views (`inputs` is then the first view).
     placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
-    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
-        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and proposals are in
-        shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T].
+    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags", "vl_scores"); on
+        the device if they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and
+        proposals are in shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T];
+        "vl_scores" float [B, C], as their file has them.
     part : name of the part that `index` counts in ("train", "val", "test"), in training and in inference.
     """
 
@@ -242,7 +243,15 @@ class Method(Declared):
 
         Where `decision_rule` is declared, the last phase must give decisions; earlier phases may leave them out.
         """
-        return network(batch.inputs).logits
+        return self.log_odds(network(batch.inputs).logits)
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """Log-odds of the probabilities that the network's logits [B, C] stand for; by default the logits themselves.
+
+        To be given by a method whose loss is not minimal at the sigmoid of its logits: its link. Decisions at a
+        threshold, probabilities and calibration then go by it.
+        """
+        return logits
 
     @classmethod
     def decide(cls, scores: Tensor, hyper: Mapping[str, Any]) -> Tensor:

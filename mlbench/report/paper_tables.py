@@ -42,6 +42,15 @@ EMPTY = (Part("-"),)
 _Row = Mapping[Any, Any]
 
 
+#: What `mlbench.store.papers.EVIDENCE` means.
+_EVIDENCE = {
+    "paper": "read in the paper's own table",
+    "readme": "read in its authors' README",
+    "slides": "read in its authors' slides",
+    "second_hand": "second hand, read in another paper's table or repository",
+}
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of values; see the head of ``paper_layouts.toml``. `metric` is empty for one that the paper has not.
@@ -112,7 +121,7 @@ def paper_tables(
     where: Mapping[str, str] | None = None,
     datasets: Sequence[str] = (),
 ) -> list[Table]:
-    """The tables of `paper` ("boostlu", "vac", "kd_wsd" or "all"), or its one table `table`, with our runs.
+    """The tables of `paper` (a file of ``results/papers/``, or "all"), or its one table `table`, with our runs.
 
     Parameters
     ----------
@@ -306,6 +315,8 @@ def _printed(place: _Place, marks: Marks) -> Cell:
         f"published: {row['definition']}, {row['backbone'] or 'backbone not stated'}, images: "
         f"{row['dataset_version']}; {row['selection']}" + (f"; {row['note']}" if row["note"] else "")
     )
+    if row["evidence"]:
+        source += f"; {_EVIDENCE[row['evidence']]}"
     return (Part(row["printed"], row["bold"] == "bold", marks(source), row["bold"] == "underlined"),)
 
 

@@ -26,6 +26,13 @@ from mlbench.runner.probe import Probe
 from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
 from mlbench.seeds import derive
 
+#: Side inputs that a method has to declare as supervision, and why.
+_TELLING = {
+    "boxes": "tell the labels",
+    "tags": "tell more than the image",
+    "vl_scores": "tell what a model learnt from other data",
+}
+
 
 def start_backbone(run: Run) -> nn.Module:
     """The run's backbone at its start: pretrained weights, or a random start shared by all methods."""
@@ -68,7 +75,7 @@ class Feed:
         for name in run.method.inputs:
             if name not in SIDE_INPUTS:
                 raise unknown("side input", name, SIDE_INPUTS, f"method '{run.method.name}'")
-        for kind, why in (("boxes", "tell the labels"), ("tags", "tell more than the image")):
+        for kind, why in _TELLING.items():
             if kind in run.method.inputs and kind not in run.method.supervision:
                 raise MlbenchError(
                     f"method '{run.method.name}' takes {kind}, which {why}, without declaring it in `supervision`"

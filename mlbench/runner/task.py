@@ -36,6 +36,7 @@ class RunTask:
     hyper : hyperparameters by name. train : training settings of the present phase.
     chosen_head : name of the run's head, empty for the linear one. has_head : whether the method has built it yet.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    inputs : what is known of the side inputs, by kind (of "vl_scores", what their file says of itself).
     """
 
     def __init__(self, run: Run, world: World, feed: Feed) -> None:
@@ -50,23 +51,32 @@ class RunTask:
         self.processes = world.size
         self.hyper: Mapping[str, Any] = run.hyper
         self.train: TrainSettings = run.train
+        self.inputs: Mapping[str, Any] = run.inputs
         self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
         self.chosen_head = run.head.name if run.head.identity else ""
         self.has_head = False
         self.artefacts: dict[str, dict[str, Tensor]] = {}
         self._changes: list[Change] = []
         self._source = "images"
-        self._mean_positives = float(count_states(map_labels(part.labels, rule), State.POSITIVE).sum() / len(part))
+        self._true_positives = count_states(map_labels(part.labels, rule), State.POSITIVE)
 
     @property
     def label_count(self) -> float:
         """Mean number of true positives of a training image: for methods that declare supervision "label_count"."""
+        return float(self._counts_for("label_count").sum() / self.num_train)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """int64 [C], true positives of each class in training: for methods that declare supervision "label_count"."""
+        return self._counts_for("class_counts").copy()
+
+    def _counts_for(self, what: str) -> np.ndarray:
         if "label_count" not in self._run.method.supervision:
             raise MlbenchError(
-                f"method '{self._run.method.name}' reads label_count, which is computed from full labels, "
-                "without declaring it in `supervision`"
+                f"method '{self._run.method.name}' reads {what}, which is computed from full labels, "
+                "without declaring 'label_count' in `supervision`"
             )
-        return self._mean_positives
+        return self._true_positives
 
     def used(self, name: str) -> Used:
         """How the run whose weights are in ``artefacts[name]`` was made."""

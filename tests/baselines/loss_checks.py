@@ -43,6 +43,26 @@ def assert_follows(
         np.testing.assert_allclose(gradient.numpy(), slopes * scale, rtol=tolerance, atol=tolerance)
 
 
+def assert_follows_naive(loss: Callable, naive: Callable, logits: np.ndarray, observed: np.ndarray, dtype, tol) -> None:
+    """`assert_follows` with the entries, and autograd's slopes, of ``naive(logits, observed)`` in float64.
+
+    Written with sigmoid(-x) for 1 - p, plain formulas are exact there up to logits of some hundreds.
+    """
+    logits = exact(logits, dtype)
+    x = torch.tensor(logits, requires_grad=True)
+    entries = naive(x, torch.tensor(observed))
+    (slopes,) = torch.autograd.grad(entries.sum(), x)
+    assert torch.isfinite(entries).all()
+    assert torch.isfinite(slopes).all()
+    assert_follows(loss, entries.detach().numpy(), slopes.numpy(), logits, observed, dtype, tol)
+
+
+def all_cases() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random batches, a batch of one among them, logits of +-50 and +-100, and labels all in one state."""
+    sizes = [batch(*size, seed=size[0]) for size in SIZES]
+    return [*sizes, saturated(), *(uniform(state) for state in (POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED))]
+
+
 def assert_gradient_is_numerical(loss: Callable, logits: np.ndarray, observed: np.ndarray) -> None:
     """The gradient of the mean agrees with central differences in float64."""
     labels = torch.tensor(observed)

@@ -68,8 +68,9 @@ def test_labels_consumed_are_counted(train) -> None:
     tiny = tiny_dataset()
     shown = {name: train(name)["supervision"] for name in ("an", "full")}
     val = tiny.splits["val"].labels.size
-    assert shown["an"] == {"observed_labels": 32, "selection_labels": val, "extra": []}
-    assert shown["full"] == {"observed_labels": 32 * 4, "selection_labels": val, "extra": ["full"]}
+    both = {"selection_labels": val, "pretraining": "random"}
+    assert shown["an"] == {"observed_labels": 32, "extra": [], **both}
+    assert shown["full"] == {"observed_labels": 32 * 4, "extra": ["full"], **both}
 
 
 def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw, Interval, interval
+from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
 
@@ -249,6 +250,9 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         if len(drawn) < len(records):
             notes.append(f"sees no mask: {len(records)} runs count as one for each repetition")
     shown = list(drawn.values()) or records
+    # Random starts and ImageNet's weights are told apart by the backbone already.
+    given = pretraining_of(first)
+    pretraining = f", pretraining {given}" if given == PRETRAINING[-1] else ""
     numbers = {metric: _number([value_of(record, metric) for record in shown], list(drawn)) for metric in metrics}
     draws = {draw: value_of(record, metrics[0]) for draw, record in drawn.items()}
     undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
@@ -261,7 +265,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         numbers,
         draws,
         f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
-        f"{supervision_of(first)}",
+        f"{supervision_of(first)}{pretraining}",
         ranked_with(first),
         notes=notes,
     )
@@ -312,7 +316,7 @@ def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
 def _published(printed: pd.DataFrame, protocol: str, dataset: str, metric: str) -> list[Mapping[str, Any]]:
     here = printed["dataset"].eq(PRINTED_AS.get(dataset, dataset)) & printed["protocol"].eq(protocol)
     rows = printed[here & printed["metric"].eq(metric) & printed["group"].isin(["all", "All"])]
-    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition", "paper"])
+    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition"])
     return rows.sort_values("value", ascending=False, kind="stable").to_dict("records")  # type: ignore[return-value]
 
 
