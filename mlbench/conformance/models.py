@@ -26,7 +26,7 @@ from mlbench.runner.plan import Request
 _CHANNELS, _SHAPES = 48, ((1, 1), (4, 4), (3, 5))
 _CLASSES = (1, 5, 199)
 #: Rounding of float32 that a batch cut otherwise may bring.
-_CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 #: What a head that gives something must define.
 _DEFINES = {"maps": ("maps", "heat_maps"), "embeddings": ("embed", "classify"), "weight": ("weight", "bias")}
 
@@ -253,7 +253,7 @@ def _repeats(module: nn.Module, given: Tensor) -> None:
         each = torch.cat([module(given[row : row + 1]) for row in range(len(given))])
     if not torch.equal(given, before):
         raise MlbenchError("it writes into what it is given")
-    if not torch.allclose(whole, each, **_CLOSE):
+    if not torch.allclose(whole, each, _RELATIVE, _ABSOLUTE):
         raise MlbenchError(
             f"in evaluation an image's own result depends on the rest of the batch, by {(whole - each).abs().max():.3g}"
         )
