@@ -97,6 +97,8 @@ class TimmTrunk(Trunk):
         `ordered` and every shape agrees, in order.
         """
         own, done = self.model.state_dict(), []  # type: ignore[operator]
+        if all(key.startswith("model.") for key in state):  # of this module
+            state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
         classifiers = self.layout.classifiers + (() if own.keys() & state.keys() else _FOREIGN_CLASSIFIERS)
         kept = {key: value for key, value in state.items() if key in own or not key.startswith(classifiers)}
         if len(kept) < len(state):
