@@ -132,10 +132,7 @@ def _shards(folder: Path, image: str, labels: str) -> Iterator[_Table]:
     if not paths:
         raise UsageError(f"{folder}: no .parquet file in it")
     for path in paths:
-        named = _SHARD.fullmatch(path.stem)
-        inside = path.parent.name if path.parent != folder else ""
-        split = named[1] if (named and named[1] in USUAL_PARTS) or not inside else inside
-        split = split if named or inside else path.stem
+        split = _split_of(path, folder)
         try:
             with parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
@@ -149,6 +146,13 @@ def _shards(folder: Path, image: str, labels: str) -> Iterator[_Table]:
                 )
         names = _declared(features.get("info", {}).get("features", {}).get(labels, {}))
         yield _Table(split, names, _rows(path, image, labels))
+
+
+def _split_of(path: Path, folder: Path) -> str:
+    """What the name of a file begins with, if that is usual; else what its folder is called, if it lies in one."""
+    named = _SHARD.fullmatch(path.stem)
+    first = named[1] if named else path.stem
+    return first if first in USUAL_PARTS or path.parent == folder else path.parent.name
 
 
 def _rows(path: Path, image: str, labels: str) -> Iterator[tuple[Any, Any]]:
