@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --output $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint setup mongod clean
+.PHONY: demo test lint docs setup mongod clean
 
 setup: $(VENV)/ready
 
@@ -50,6 +50,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The guide as a site, in build/docs; a broken link or an unknown name is an error.
+docs: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

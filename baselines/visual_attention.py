@@ -24,7 +24,7 @@ from .losses import REDUCTIONS, bce, check_inputs, reduce
 from .spatial_regularisation import attention_layers, convolution, map_shapes, spatial_attention
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
 #: Where attention branches are in ResNets: two depths of one stage and the end of the last. The released network has
 #: blocks 19 and 22 (from 0) of the 23 of ResNet-101's third stage; elsewhere the first is as many before its end.

@@ -26,7 +26,7 @@ from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 
 #: Four views in one step by four single views in four steps.
@@ -44,7 +44,7 @@ class Trainer:
         world = World(device)
         self.device, self.index = world.device, np.arange(len(run.parts["train"]))
         self.feed = Feed(run, world.device)
-        self.task = Task(run, world, self.feed)
+        self.task = RunTask(run, world, self.feed)
         self.method = chosen(self.task)
         (phase,) = self.method.phases()
         self.task.begin(phase)

@@ -11,6 +11,8 @@ from mlbench.cli.options import echo
 from mlbench.errors import MlbenchError, UsageError
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
+#: Images that `describe` reads to tell equal ones: some ten seconds.
+_MOST_HASHED = 10_000
 _ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 
 
@@ -73,22 +75,25 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     """Counts, labels an image, classes, missing labels, co-occurrence."""
     from mlbench.datasets import load_dataset
     from mlbench.datasets.describe import describe_dataset, draw_dataset
+    from mlbench.inputs.duplicates import notes_of
 
     dataset = load_dataset(name, root)
-    echo(describe_dataset(dataset))
+    echo(describe_dataset(dataset, notes=notes_of(dataset, most=_MOST_HASHED)))
     if picture is not None:
         echo(f"\nwrote {draw_dataset(dataset, picture)}")
 
 
 @data_group.command("adopt")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures [a usual one beside SOURCE].")
 @click.option("--id", "identity", help="Name of the data set [that of SOURCE].")
 @click.option("--output", type=click.Path(path_type=Path), help="Description to write [ID.toml beside SOURCE].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split, where SOURCE has none.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print the description.")
-def adopt_command(source: Path, images: Path | None, **given: Any) -> None:
-    """Look at a table of labels (CSV, JSONL, Parquet), a COCO file or folders, and write the description for --dataset.
+def adopt_command(source: tuple[Path, ...], images: Path | None, **given: Any) -> None:
+    """Look at a table of labels (CSV, JSONL, Parquet), a COCO file or a folder; write the description for --dataset.
+
+    Several files or folders are the parts of one data set, by their names: train.json val.json test.json.
 
     Says what it understood: columns, separator, endings, the coding of unknown labels, the split.
     """
@@ -199,3 +204,18 @@ def from_fiftyone_command(
     from mlbench.datasets.fiftyone_in import from_fiftyone
 
     echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))
+
+
+@data_group.command("from-hf")
+@click.argument("source")
+@click.option("--image", default="image", show_default=True, help="Column of the images.")
+@click.option("--labels", default="labels", show_default=True, help="Column of the labels: indices or names.")
+@click.option(
+    "--part", "parts", multiple=True, metavar="PART=SPLIT", help="Split of a part, e.g. test=validation [by name]."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the description and images [./NAME].")
+def from_hf_command(source: str, image: str, labels: str, parts: tuple[str, ...], output: Path | None) -> None:
+    """Write a folder of Parquet shards, or a data set of the Hugging Face hub, as files and their description."""
+    from mlbench.datasets.hub_in import from_hub
+
+    echo(from_hub(source, output, image, labels, parts))

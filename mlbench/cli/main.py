@@ -18,7 +18,7 @@ from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, visible
 
 #: What `list` knows beside runs.
 INSTALLED = ("methods", "datasets", "backbones", "heads", "protocols", "metrics")
@@ -302,6 +302,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]  # names that a shell put there are anybody's
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -72,7 +72,7 @@ def migrate_command(
             raise click.UsageError(f"--data {text}: expected NAME=PLACE")
         data[name] = place
     report = migrate(folder, data, known, store, dry_run)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records stay as they are")
 

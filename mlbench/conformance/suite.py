@@ -32,7 +32,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.trained import reload_network
 from mlbench.runner.world import World, leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
@@ -160,7 +160,7 @@ class _Bench:
             raise Skipped("nothing is trained")
         world = World("cpu")
         feed = Feed(resolved, world.device)
-        task = Task(resolved, world, feed)
+        task = RunTask(resolved, world, feed)
         for name, key in resolved.uses.items():
             task.artefacts[name] = load_tensors(run_dir(self.folder / "first", key) / "weights.safetensors")
         method = self.method(task)
@@ -206,7 +206,7 @@ class _Bench:
     def _phases(self) -> list:
         resolved = resolve(self.request())
         world = World("cpu")
-        return list(self.method(Task(resolved, world, Feed(resolved, world.device))).phases())
+        return list(self.method(RunTask(resolved, world, Feed(resolved, world.device))).phases())
 
 
 class _Stop(Exception):

@@ -27,7 +27,7 @@ from mlbench.metrics import (
     top_k,
     top_k_thresholded,
 )
-from mlbench.metrics._checks import release, row_blocks
+from mlbench.metrics.checks import release, row_blocks
 from mlbench.protocol import MetricRules, Unspecified
 
 _LABEL_BASED = ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O")

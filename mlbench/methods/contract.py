@@ -23,7 +23,7 @@ from mlbench.models.heads import HeadSpec
 from mlbench.settings import Hyper
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods.task import Task
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).

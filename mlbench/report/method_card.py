@@ -59,12 +59,12 @@ class MethodCard:
 
 def method_card(method: str) -> MethodCard:
     """The card of a registered method; of any other, why there is none."""
-    from mlbench.registry import available, load_method
+    from mlbench.registry import METHODS
 
-    if method not in available():
+    if method not in METHODS:
         return MethodCard(("Not registered here.",))
     try:
-        found = load_method(method)
+        found = METHODS[method]
     except MlbenchError as error:
         return MethodCard((str(error),))
     return MethodCard(

@@ -13,7 +13,7 @@ from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
-from mlbench.inputs.duplicates import equal_pictures
+from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
 from mlbench.methods.contract import HEAD_HYPERPARAMETERS
@@ -209,7 +209,7 @@ def _resolve(request: Request) -> Run:
         dataset = load_dataset(request.dataset, request.data_root)
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
-    notes = [*dataset.notes, *equal_pictures(dataset)]
+    notes = notes_of(dataset)
     backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
     backbone = BACKBONES.canonical(backbone)
     weights = find_weights(backbone, request.weights)

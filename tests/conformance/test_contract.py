@@ -48,7 +48,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import Request, resolve, used_requests
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World, leave
 from mlbench.seeds import id_hashes
 from mlbench.store import read_record, run_dir
@@ -456,9 +456,9 @@ def test_a_look_back_in_a_pooled_phase_is_at_pooled_features(train: Any) -> None
 # -- vac_fs: views ------------------------------------------------------------------------------------------------
 
 
-def task_of(name: str, folder: Path) -> Task:
+def task_of(name: str, folder: Path) -> RunTask:
     resolved, world = resolve(request_of(name, folder)), World("cpu")
-    return Task(resolved, world, Feed(resolved, world.device))
+    return RunTask(resolved, world, Feed(resolved, world.device))
 
 
 def test_four_views_of_an_image_come_in_one_batch_and_only_in_training(tmp_path: Path) -> None:

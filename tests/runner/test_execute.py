@@ -186,7 +186,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_taken_from_it(
     train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """Between the look for the record and the lock another process makes the run: its record stays."""
-    real = execute._Executor._run_used
+    real = execute.Execution.run_used
     made: list[Any] = []
 
     def window(self: Any) -> Any:
@@ -198,7 +198,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_taken_from_it(
     def never() -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(execute._Executor, "_run_used", window)
+    monkeypatch.setattr(execute.Execution, "run_used", window)
     record = train(quiet=False, checkpoint_seconds=0.0, on_checkpoint=lambda: never() if made[0] else None)
     assert record == made[0]
     assert "was finished meanwhile" in capsys.readouterr().err
