@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlbench.catalogue import declared
 from mlbench.errors import MlbenchError
-from mlbench.registry import available
+from mlbench.registry import METHODS
 
 #: What `level_of` means.
 LEVELS = "A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts"
@@ -61,7 +61,7 @@ class MethodCard:
 
 def method_card(method: str) -> MethodCard:
     """The card of a registered method; of any other, why there is none."""
-    if method not in available():
+    if method not in METHODS:
         return MethodCard(("Not registered here.",))
     try:
         found = declared(method)

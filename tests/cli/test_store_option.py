@@ -23,7 +23,9 @@ def test_without_a_store_the_published_records_are_read_and_that_is_said(
     mlbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = mlbench("table", "--protocol", "single_positive", "--datasets", "corel5k-199", "--methods", "an,llr")
+    code, out, err = mlbench(
+        "table", "--protocol", "single_positive", "--datasets", "corel5k-199", "--methods", "an,llr"
+    )
     assert code == 0
     assert "llr" in out
     assert str(published_records()) in err
