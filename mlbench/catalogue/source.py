@@ -215,8 +215,9 @@ class _Reader:
                 break
         return found
 
-    def _call(self, func: ast.expr, given: list[Any], named: Mapping[str | None, Any]) -> Any:
-        if None in named:
+    def _call(self, func: ast.expr, given: list[Any], asked: Mapping[str | None, Any]) -> Any:
+        named = {name: value for name, value in asked.items() if name is not None}
+        if len(named) < len(asked):
             raise Unread(f"** in {ast.unparse(func)}()")
         if isinstance(func, ast.Attribute):
             owner = self.value(func.value)

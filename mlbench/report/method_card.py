@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlbench.catalogue import declared
 from mlbench.errors import MlbenchError
-from mlbench.registry import METHODS
+from mlbench.registry import METHODS, available
 
 #: What `level_of` means.
 LEVELS = "A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts"

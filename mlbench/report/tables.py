@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.metrics import METRICS
 from mlbench.report.power import needed_lines
 from mlbench.report.render import MISSING, Cell, Part, Table
@@ -34,7 +35,6 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw
-from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.significance.where import choose
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published

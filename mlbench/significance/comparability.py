@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.annotation.relevance import mask_matters
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.significance.crossed import Draw
-from mlbench.significance.pretraining import pretraining_of
 from mlbench.store import SUBMITTED
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from mlbench.acquire.extract import extract
 from mlbench.datasets import load_dataset
 from mlbench.errors import MlbenchError
 from mlbench.submit.card import read_card
-from mlbench.submit.readers import read_submission
+from mlbench.foreign.readers import read_submission
 import pyarrow.parquet, safetensors.numpy
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + ROOM * 2**20,) * 2)

@@ -108,7 +108,7 @@ def test_nothing_of_a_submission_is_executed(name: str, tmp_path: Path, monkeypa
         found = list(events)
     started = [said for event, said in found if event == "subprocess.Popen"]
     assert [
-        said for said in started if "'-m', 'mlbench.submit.parquet'" not in said and not said.startswith("('git'")
+        said for said in started if "'-m', 'mlbench.foreign.parquet'" not in said and not said.startswith("('git'")
     ] == []
     assert [entry for entry in found if entry[0] not in (_STARTED if started else ())] == []
 

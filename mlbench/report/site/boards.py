@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.protocol import protocol_named
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
@@ -29,7 +30,6 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw, Interval, interval
-from mlbench.significance.pretraining import PRETRAINING, pretraining_of
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from mlbench.evaluation.pretraining import implied, most, names_vision_language, pretraining_of
 from mlbench.significance.comparability import column_of, ranked_with
-from mlbench.significance.pretraining import implied, most, names_vision_language, pretraining_of
 from mlbench.store import run_key
 
 
