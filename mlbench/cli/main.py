@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mlbench import __version__
+from mlbench.cli.completion import add_completion
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
@@ -305,6 +306,7 @@ cli.add_command(plan_command)
 cli.add_command(search_command)
 cli.add_command(results_group)
 cli.add_command(site_command)
+add_completion(cli)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlbench.catalogue.kept import settings_path
 from mlbench.conformance.report import Report, Skipped
 from mlbench.conformance.testing import (
     tiny_dataset,
@@ -27,7 +28,6 @@ from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
-from mlbench.methods.kept import settings_path
 from mlbench.models.backbones import build_backbone
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method

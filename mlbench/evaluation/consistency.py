@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlbench.errors import MlbenchError
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.evaluation.selection import RULES, select
-from mlbench.store.pretraining import pretraining_of
 
 Numbers = Mapping[str, float | None]
 #: How far two ways to compute one number may lie apart, in points: rounding.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -16,7 +16,8 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
-from mlbench.registry import available, load_method
+from mlbench.registry import available
+from mlbench.report.method_card import level_of
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
     Marks,
@@ -234,17 +235,6 @@ def _table(
         rules=frozenset(2 * rule for rule in layout.rules),
         stubs=len(layout.stubs) + 1,
     )
-
-
-def level_of(method: str, registered: Collection[str] | None = None) -> str:
-    """How close the registered method is to its paper, in words; see `Method.level`.
-
-    `registered` are the `available` methods, looked up where they are not given.
-    """
-    if method not in (available() if registered is None else registered):
-        return "not registered"
-    level = load_method(method).level
-    return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
 
 
 def _dataset_protocol(record: Record) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.metrics import METRICS
 from mlbench.report.power import needed_lines
 from mlbench.report.render import MISSING, Cell, Part, Table
@@ -25,7 +26,6 @@ from mlbench.significance.comparability import (
     as_written,
     by_draw,
     column_of,
-    flatten,
     head_of,
     keys_text,
     require_one,
@@ -38,7 +38,6 @@ from mlbench.significance.crossed import Draw
 from mlbench.significance.where import choose
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
-from mlbench.store.pretraining import PRETRAINING, pretraining_of
 
 Record = Mapping[str, Any]
 #: Rows in the papers' order; methods not listed follow by name.
@@ -80,24 +79,6 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
             raise UsageError(f"record {record['key'][:16]} is given twice")
         checked[record["key"]] = record
     return list(checked.values())
-
-
-def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Flatten run records to one row each.
-
-    Columns: ``key``; the identity's entries under dotted names (``track``, ``dataset.version``,
-    ``method.hyperparameters.delta``); ``definitions.*``; ``results.<split>.<metric>`` (float, percent, NaN where
-    undefined). Lists are JSON text. DataError names a record that lacks a part, UsageError a record given twice.
-    """
-    rows = [
-        {"key": record["key"]}
-        | flatten(record["identity"])
-        | flatten({p: record[p] for p in ("definitions", "results")})
-        for record in check_records(records)
-    ]
-    frame = pd.DataFrame(rows, dtype=object)
-    numbers = [c for c in frame if str(c).startswith("results.")]
-    return frame.astype(dict.fromkeys(numbers, float))
 
 
 def build_table(

@@ -224,5 +224,9 @@ class FeatureInputs:
         return self.last[asked]
 
     def _read(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        kept = self.features.pooled[rows][:, :, None, None] if self.pooled else np.asarray(self.features.maps[rows])
+        if self.pooled:
+            kept = self.features.pooled[rows][:, :, None, None]
+        else:
+            assert self.features.maps is not None, "maps are asked for, and only pooled features were loaded"
+            kept = np.asarray(self.features.maps[rows])
         return on_device(torch.from_numpy(kept), device).to(torch.get_default_dtype())

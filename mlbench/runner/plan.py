@@ -13,6 +13,7 @@ from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
+from mlbench.evaluation.pretraining import PRETRAINING, implied, most, names_vision_language
 from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
@@ -29,7 +30,6 @@ from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import inputs_of, method_used, methods_of, read_given, side_identity
 from mlbench.settings import TrainSettings, build, to_plain
 from mlbench.store import run_key
-from mlbench.store.pretraining import PRETRAINING, implied, most, names_vision_language
 
 EMBEDDED = "scenes"
 

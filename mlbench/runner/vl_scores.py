@@ -18,9 +18,9 @@ import numpy as np
 from mlbench.canonical import canonical_json
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.evaluation.foreign_files import parse_toml, read_file, short
-from mlbench.evaluation.score_files import Submitted, read_scores
 from mlbench.files import atomic_write
+from mlbench.foreign.files import parse_toml, read_file, short
+from mlbench.foreign.readers import Submitted, read_scores
 from mlbench.paths import cache_dir
 
 #: What a file says of its scores: the model with its weights, the text each class stood in, what of an image the model

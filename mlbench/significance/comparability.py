@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.annotation.relevance import mask_matters
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.significance.crossed import Draw
 from mlbench.store import SUBMITTED
-from mlbench.store.pretraining import pretraining_of
 
 if TYPE_CHECKING:
     from mlbench.protocol import Protocol

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlbench.errors import UsageError, nearest, unknown
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.settings import parse_value
 from mlbench.significance.comparability import ROW, among, flatten, text_of
-from mlbench.store.pretraining import pretraining_of
 
 R = TypeVar("R", bound=Mapping[str, Any])
 _LISTED = 12

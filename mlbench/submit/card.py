@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import DataError, nearest
-from mlbench.evaluation.foreign_files import parse_toml, read_file, short
 from mlbench.evaluation.predictions import KINDS
+from mlbench.foreign.files import parse_toml, read_file, short
 from mlbench.methods import SUPERVISION
 
 LONGEST_CARD = 64 * 1024

@@ -17,8 +17,8 @@ from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.evaluation.class_groups import groups_for
 from mlbench.evaluation.predictions import Predictions, write_predictions
-from mlbench.evaluation.score_files import read_submission
 from mlbench.evaluation.scoring import score_predictions
+from mlbench.foreign.readers import read_submission
 from mlbench.inputs.duplicates import equal_pictures
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.protocol import protocol_named
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
@@ -31,7 +32,6 @@ from mlbench.significance.comparability import (
 from mlbench.significance.crossed import Draw, Interval, interval
 from mlbench.store import SUBMITTED
 from mlbench.store.papers import PRINTED_AS, load_published
-from mlbench.store.pretraining import PRETRAINING, pretraining_of
 
 Record = Mapping[str, Any]
 #: What the runs of a board share, by dotted name, sorted.
@@ -118,6 +118,19 @@ class Row:
         return float(np.mean([math.nan if None in pair else sum(pair) for pair in counts]))
 
     @property
+    def chance(self) -> str:
+        """The chance of being the best, in words; a dash where nothing was tested."""
+        if math.isnan(self.best):
+            return "–"
+        return "below 1 %" if self.best < 0.01 else f"{100 * self.best:.0f} %"
+
+    @property
+    def mean_rank(self) -> str:
+        """The mean rank with its interval, in words; a dash where nothing was tested."""
+        mean, low, high = self.rank
+        return "–" if math.isnan(mean) else f"{mean:.1f} ({low:.0f} to {high:.0f})"
+
+    @property
     def grid(self) -> str:
         """The number of draws, and seeds x masks where each seed met each mask."""
         if not self.draws:
@@ -149,6 +162,10 @@ class Board:
     @property
     def runs(self) -> int:
         return sum(len(row.records) for row in self.rows)
+
+    def repeats(self, row: Row) -> bool:
+        """Whether only its settings tell `row` from another one."""
+        return [(other.method, other.compared) for other in self.rows].count((row.method, row.compared)) > 1
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:

@@ -1,7 +1,7 @@
 """Readers of submitted scores. Each knows beforehand which ids and classes there can be, and stops at the first fault.
 
 No format here can hold code: safetensors is a JSON header and raw numbers, CSV is text, and Parquet is decoded in a
-process of its own with limited memory (`mlbench.evaluation.score_parquet`).
+process of its own with limited memory (`mlbench.foreign.parquet`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.evaluation.foreign_files import parse_json, read_file, short
+from mlbench.foreign.files import parse_json, read_file, short
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 #: Longest text of one number: all digits of a float64 and room for a sign and an exponent.
@@ -191,7 +191,7 @@ def _rows(text: str, longest: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_parquet(data: bytes, ids: Sequence[str], classes: Sequence[str]) -> Submitted:
-    from mlbench.evaluation.score_parquet import decode
+    from mlbench.foreign.parquet import decode
 
     named, scores = decode(data, len(ids), len(classes))
     return Submitted(named["ids"], named["classes"], scores)

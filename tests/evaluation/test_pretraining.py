@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mlbench.evaluation.pretraining import implied, most, names_vision_language, pretraining_of
 from mlbench.significance.comparability import column_of, ranked_with
 from mlbench.store import run_key
-from mlbench.store.pretraining import implied, most, names_vision_language, pretraining_of
 
 
 def identity(weights: str = "a" * 64, name: str = "resnet50", supervision: Any = ("observed",), **more: Any) -> Any:
