@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := runs/demo
-RUN := $(BIN)/mlbench run --output $(RUNS)
+RUN := $(BIN)/mlbench run --store $(RUNS)
 
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,11 +27,11 @@ demo: setup
 	$(RUN) --protocol single_positive --method llr
 	$(RUN) --protocol single_positive --method llr_boostlu
 	$(RUN) --protocol single_positive --method full
-	$(BIN)/mlbench table --output $(RUNS) | tee $(RUNS)/table.md
-	$(BIN)/mlbench table --output $(RUNS) --format latex --document > $(RUNS)/table.tex
-	$(BIN)/mlbench explain cam --output $(RUNS) --picture $(RUNS)/cams.png
+	$(BIN)/mlbench table --store $(RUNS) | tee $(RUNS)/table.md
+	$(BIN)/mlbench table --store $(RUNS) --format latex --document > $(RUNS)/table.tex
+	$(BIN)/mlbench explain cam --store $(RUNS) --picture $(RUNS)/cams.png
 	@echo
-	@echo "records:  $(RUNS)/*/record.json   ($(BIN)/mlbench list runs --output $(RUNS))"
+	@echo "records:  $(RUNS)/*/record.json   ($(BIN)/mlbench list runs --store $(RUNS))"
 	@echo "table:    $(RUNS)/table.md and $(RUNS)/table.tex"
 	@echo "picture:  $(RUNS)/cams.png   (class activation maps of a few test scenes)"
 

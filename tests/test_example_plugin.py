@@ -45,9 +45,9 @@ def mlbench(*arguments):
 mlbench("list", "datasets")
 mlbench("run", "--protocol", "example_quick", "--method", "example_smoothing", "--dataset", "example_shapes",
         "--backbone", "example_net", "--head", "example_lme", "--set", "head.sharpness=2", "--track", "full",
-        "--output", "runs", "--quiet")
-mlbench("results", "rescore", "runs", "--output", "runs", "--metric", "example_brier", "--write")
-mlbench("table", "--output", "runs", "--metric", "mAP,example_brier")
+        "--store", "runs", "--quiet")
+mlbench("results", "rescore", "runs", "--store", "runs", "--metric", "example_brier", "--write")
+mlbench("table", "--store", "runs", "--metric", "mAP,example_brier")
 """
 
 

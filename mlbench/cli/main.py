@@ -14,7 +14,7 @@ from mlbench import __version__
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
-from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo
+from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, to_read
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
@@ -169,6 +169,7 @@ def table_command(
     """Print the store as a table: methods by data sets, mean and deviation over runs; or as a paper prints it."""
     from mlbench.report.board import papers, render, table
 
+    store = to_read(store)
     if paper is not None:
         for option in ("protocol", "metric", "layout", "methods", "published", "replicates", "data_root", "gap"):
             if click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
@@ -220,7 +221,7 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    echo(reproduction_cards(paper, store, methods or None, conditions))
+    echo(reproduction_cards(paper, to_read(store), methods or None, conditions))
 
 
 @cli.command("list")
@@ -233,7 +234,7 @@ def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> 
 
     if conditions and kind != "runs":
         raise click.UsageError(f"--where: chooses among runs, not among {kind}")
-    echo(list_items(kind, store, conditions))
+    echo(list_items(kind, to_read(store) if kind == "runs" else store, conditions))
 
 
 @cli.command("show")

@@ -53,7 +53,9 @@ def merge_command(folder: Path, source: Path) -> None:
     help="Where data set NAME is: a .toml, or its files' folder.",
 )
 @click.option("--known", type=_FOLDER, multiple=True, help="Another folder, already brought over, that these build on.")
-@click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again.")
+@click.option(
+    "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 def migrate_command(
     folder: Path, places: tuple[str, ...], known: tuple[Path, ...], store: Path | None, dry_run: bool
@@ -79,7 +81,9 @@ def migrate_command(
 
 @results_group.command("rescore")
 @click.argument("folder", type=_FOLDER, default=Path("results/runs"))
-@click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions [./runs or $MLBENCH_RUNS].")
+@click.option(
+    "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions [./runs or $MLBENCH_RUNS]."
+)
 @click.option("--dataset", "only", help="Only records of this data set: its name, or a .toml description.")
 @click.option("--data-root", type=_FOLDER, help="Folder of that data set's files.")
 @click.option("--metric", "metrics", multiple=True, help="Also measure this registered metric; may be repeated.")

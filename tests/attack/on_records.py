@@ -44,10 +44,10 @@ def records(draw: random.Random, folder: Path) -> str:
     (place := run_dir(store, str(_good()["key"]) if draw.random() < 0.1 else str(record["key"]))).mkdir(parents=True)
     (place / "record.json").write_bytes(raw)
     outcome = "taken" if find_records(store)[0] else "refused"
-    told("list", "runs", "--output", store)
-    told("show", str(record["key"])[:16], "--output", store)
+    told("list", "runs", "--store", store)
+    told("show", str(record["key"])[:16], "--store", store)
     for form in _FORMATS:
-        told("table", "--output", store, "--format", form, *draw.choice([(), ("--document",)]))
+        told("table", "--store", store, "--format", form, *draw.choice([(), ("--document",)]))
     told("results", "merge", folder / "results", store)
     if (folder / "results").is_dir():
         told("results", "verify", folder / "results")

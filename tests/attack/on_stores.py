@@ -62,7 +62,7 @@ def stores(draw: random.Random, folder: Path) -> str:
     (record,), problems = find_records(store)
     assert not problems
     for words in (("list", "runs"), ("show", record["key"][:16]), ("table",)):
-        told(*words, "--output", store)
+        told(*words, "--store", store)
     return outcome
 
 

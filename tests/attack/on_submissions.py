@@ -84,7 +84,7 @@ def write(folder: Path, form: str = "csv", card: str | None = None, seed: int = 
 
 def submit(predictions: Path, card: Path, store: Path) -> str:
     described, _ = data_set()
-    given = ("--protocol", "single_positive", "--dataset", described, "--card", card, "--output", store)
+    given = ("--protocol", "single_positive", "--dataset", described, "--card", card, "--store", store)
     return told("submit", predictions, *given)
 
 

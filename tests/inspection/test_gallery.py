@@ -158,7 +158,7 @@ def test_boxes_are_shares_of_the_image_and_end_at_its_edge(made: Callable[..., L
 def test_the_command_writes_a_gallery_with_maps(
     mlbench: Callable[..., tuple[int, str, str]], two_runs: dict[str, Any], tmp_path: Path
 ) -> None:
-    given = ("--output", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu")
+    given = ("--store", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu")
     path = tmp_path / "out" / "page.html"
     code, out, err = mlbench("inspect", *(key[:12] for key in two_runs["keys"]), *given, "--html", path, "--images", 5)
     assert code == 0, err

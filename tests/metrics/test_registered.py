@@ -148,15 +148,15 @@ def test_score_and_explain_show_registered_metrics(runs: Path, mlbench) -> None:
         "better": "higher",
         "owner": "theirs 1.0",
     }
-    code, out, _ = mlbench("score", record["key"], "--output", runs, "--metric", "brier")
+    code, out, _ = mlbench("score", record["key"], "--store", runs, "--metric", "brier")
     assert code == 0
     assert "brier" in out
     assert "percent, lower is better" in out
-    code, out, _ = mlbench("explain", "metrics", record["key"], "--output", runs)
+    code, out, _ = mlbench("explain", "metrics", record["key"], "--store", runs)
     assert code == 0
     assert "AP of the hardest class" in out
     assert "metric 'fails' failed: ZeroDivisionError" in out
-    code, _, err = mlbench("score", record["key"], "--output", runs, "--metric", "brie")
+    code, _, err = mlbench("score", record["key"], "--store", runs, "--metric", "brie")
     assert code == 2
     assert "unknown metric 'brie'. Did you mean 'brier'" in err
     code, out, _ = mlbench("list", "metrics")
@@ -167,12 +167,12 @@ def test_score_and_explain_show_registered_metrics(runs: Path, mlbench) -> None:
 def test_rescore_writes_measures_into_a_store_and_a_table_shows_them(runs: Path, mlbench) -> None:
     with pytest.raises(UsageError, match="no run has been measured by 'brier': `mlbench results rescore FOLDER"):
         build_table(find_records(runs)[0], "brier", published=False)
-    assert mlbench("results", "rescore", runs, "--output", runs, "--write")[0] == 2
-    code, out, _ = mlbench("results", "rescore", runs, "--output", runs, "--metric", "brier")
+    assert mlbench("results", "rescore", runs, "--store", runs, "--write")[0] == 2
+    code, out, _ = mlbench("results", "rescore", runs, "--store", runs, "--metric", "brier")
     assert code == 0
     assert out.count("brier") == 2
     assert all("measures" not in record for record in find_records(runs)[0])
-    arguments = ["--output", runs, "--metric", "brier", "--metric", "count", "--write"]
+    arguments = ["--store", runs, "--metric", "brier", "--metric", "count", "--write"]
     code, out, _ = mlbench("results", "rescore", runs, *arguments)
     assert code == 0
     assert "2 records with new measures" in out
@@ -189,10 +189,10 @@ def test_rescore_writes_measures_into_a_store_and_a_table_shows_them(runs: Path,
     best = table.cells[table.cells["metric"] == "brier"].set_index("method")["best"]
     assert (best["prior"], best["random"]) == (False, True)
     record = records[0]
-    assert "brier" in mlbench("score", record["key"], "--output", runs, "--metric", "brier")[1]
+    assert "brier" in mlbench("score", record["key"], "--store", runs, "--metric", "brier")[1]
     record["measures"]["brier"]["value"] += 1
     write_record(runs, refit(record), replace=True)
-    code, out, err = mlbench("score", record["key"], "--output", runs, "--metric", "brier")
+    code, out, err = mlbench("score", record["key"], "--store", runs, "--metric", "brier")
     assert code == 1
     assert "1 numbers differ from the record" in err
     assert "record says" in out
@@ -230,7 +230,7 @@ def test_compare_takes_registered_metrics(runs: Path, mlbench) -> None:
     assert found.intervals["brier"].b == pytest.approx(shown["b"]["value"] / 100)
     assert found.intervals["count"].difference == 0
     assert f"{found.intervals['count'].a:.2f}" in found.text()
-    assert mlbench("compare", first, second, "--output", runs, "--replicates", 2, "--metric", "LRAP")[0] == 0
+    assert mlbench("compare", first, second, "--store", runs, "--replicates", 2, "--metric", "LRAP")[0] == 0
 
 
 def test_ranks_of_a_metric_that_is_better_where_it_is_lower_are_turned() -> None:

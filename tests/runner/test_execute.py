@@ -73,9 +73,9 @@ def test_labels_consumed_are_counted(train) -> None:
 
 
 def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tmp_path: Path) -> None:
-    command = [str(tmp_path / "bin" / "mlbench"), "run", "--output", str(tmp_path / "runs")]
+    command = [str(tmp_path / "bin" / "mlbench"), "run", "--store", str(tmp_path / "runs")]
     record = train(command=command)
-    assert record["provenance"]["command"] == "mlbench run --output runs"
+    assert record["provenance"]["command"] == "mlbench run --store runs"
     assert record["provenance"]["processes"] == 1
     assert record["provenance"]["owners"]["method"].startswith("mlbench-multilabel ")
     assert record["provenance"]["images_per_s"] > 0

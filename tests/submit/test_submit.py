@@ -148,7 +148,7 @@ def test_a_few_ties_are_taken_and_noted(desk, send) -> None:
 def test_submissions_are_scored_again_from_the_store(desk, send, mlbench) -> None:
     send(desk.write_csv())
     key = only(desk.store)["key"]
-    code, out, _ = mlbench("score", key[:12], "--dataset", desk.described, "--output", desk.store)
+    code, out, _ = mlbench("score", key[:12], "--dataset", desk.described, "--store", desk.store)
     assert code == 0
     assert "record says" not in out
 
@@ -156,10 +156,10 @@ def test_submissions_are_scored_again_from_the_store(desk, send, mlbench) -> Non
 def test_lists_and_tables_mark_submissions(desk, send, mlbench) -> None:
     send(desk.write_csv())
     key = only(desk.store)["key"]
-    assert "submitted/their_method" in mlbench("list", "runs", "--output", desk.store)[1]
-    assert "submitted predictions: scored here, not reproduced" in mlbench("show", key[:9], "--output", desk.store)[1]
+    assert "submitted/their_method" in mlbench("list", "runs", "--store", desk.store)[1]
+    assert "submitted predictions: scored here, not reproduced" in mlbench("show", key[:9], "--store", desk.store)[1]
     for form in ("markdown", "latex"):
-        code, out, _ = mlbench("table", "--output", desk.store, "--format", form)
+        code, out, _ = mlbench("table", "--store", desk.store, "--format", form)
         assert code == 0
         assert "not ranked with our runs" in out
     with pytest.raises(Exception, match="no finished run"):
@@ -179,7 +179,7 @@ def test_a_table_takes_the_last_version_of_a_submission(desk, send, mlbench) -> 
     send(desk.write_csv())
     desk.scores = desk.scores[::-1].copy()
     send(desk.write_csv(), desk.write_card(version=2))
-    code, out, err = mlbench("table", "--output", desk.store, "--format", "csv")
+    code, out, err = mlbench("table", "--store", desk.store, "--format", "csv")
     assert (code, err) == (0, "")
     (latest,) = (r for r in find_records(desk.store)[0] if r["identity"]["method"]["version"] == 2)
     assert str(latest["results"]["test"]["mAP"])[:8] in out

@@ -72,7 +72,7 @@ def test_a_plan_counts_cells_and_starts_nothing(
     assert not prior.phases
     assert trained.memory_mib is not None
     assert trained.memory_mib > 100
-    code, out, _ = mlbench("plan", grid, "--output", store, "--methods", "prior", "--steps", 1, "--quiet")
+    code, out, _ = mlbench("plan", grid, "--store", store, "--methods", "prior", "--steps", 1, "--quiet")
     assert code == 0
     assert "2 runs to do" in out
 
