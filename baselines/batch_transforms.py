@@ -1,7 +1,7 @@
 """Images of a batch put together into others, with labels of three values: LogicMix, MixUp-PME, SpliceMix.
 
-Each transform has two parts: a plan, drawn for the whole batch from a generator on the CPU (so that every process, and a
-run that goes on, draws the same), and plain functions that carry it out on images, label states or scores.
+Each transform has two parts: a plan, drawn for the whole batch from a generator on the CPU (so that every process, and
+a run that goes on, draws the same), and plain functions that carry it out on images, label states or scores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Methods that train on images put together from several of a batch: LogicMix, MixUp-PME, SpliceMix.
 
-The plan of a batch is drawn from (data set, repetition, method, phase, epoch, step), never from what a process happens to
-hold; each process mixes its own rows, of the whole batch's images.
+The plan of a batch is drawn from (data set, repetition, method, phase, epoch, step), never from what a process happens
+to hold; each process mixes its own rows, of the whole batch's images.
 """
 
 from __future__ import annotations

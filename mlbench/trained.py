@@ -18,6 +18,7 @@ from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, Run, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
+from mlbench.settings import RECIPE_DEFAULTS
 from mlbench.store import find_records, is_submitted, run_dir, verify_run
 
 
@@ -64,7 +65,8 @@ def request_of(
 ) -> Request:
     """The request that leads to `record` again; see `dataset_of` for `dataset`, and `find_weights` for `weights`."""
     identity = record["identity"]
-    changes = {f"train.{name}": value for name, value in identity["train"].items()}
+    train = {**RECIPE_DEFAULTS, **identity["train"]}  # what the identity leaves out was the default
+    changes = {f"train.{name}": value for name, value in train.items()}
     changes |= identity["method"]["hyperparameters"]
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(

@@ -24,7 +24,7 @@ from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
 from mlbench.runner.side import side_identity
-from mlbench.settings import TrainSettings, build, to_plain
+from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, TrainSettings, build, named_settings, to_plain
 from mlbench.store import run_key
 
 EMBEDDED = "scenes"
@@ -127,7 +127,7 @@ class Run:
                 "hyperparameters": dict(self.hyper),
                 "supervision": list(self.method.supervision),
             },
-            "train": to_plain(self.train),
+            "train": named_settings(self.train),
             "precision": self.request.precision,
             "selection": self.selection,
             "uses": dict(self.uses),
@@ -257,7 +257,10 @@ def allowed_settings(train: TrainSettings, method: type[Method], dataset: Datase
             f"method '{method.name}' looks across the whole batch: gradient accumulation (train.accumulate = "
             f"{train.accumulate}) would change what it computes. Use more processes or a smaller batch"
         )
-    kept = tuple(a for a in train.augment if track == "full" and (a != "flip" or dataset.flippable))
+    if track != "full":
+        usual = {"augment": []} | {name: RECIPE_DEFAULTS[name] for name in OF_IMAGES if name in RECIPE_DEFAULTS}
+        return build(TrainSettings, to_plain(train) | usual, "train settings")
+    kept = tuple(a for a in train.augment if a != "flip" or dataset.flippable)
     return dataclasses.replace(train, augment=kept)
 
 

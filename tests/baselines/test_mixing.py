@@ -119,9 +119,11 @@ def test_mixup_counts_entries_whose_own_label_is_known_and_divides_by_all() -> N
 
 def test_mixup_shares_lie_between_the_least_and_one() -> None:
     partner, share = draw_pairs(20_000, generator(), least=0.75)
-    assert 0.75 <= share.min() < 0.7502 and 0.9998 < share.max() <= 1
+    assert 0.75 <= share.min() < 0.7502
+    assert 0.9998 < share.max() <= 1
     assert share.mean().item() == pytest.approx(0.875, abs=0.002)
-    assert partner.min() == 0 and partner.max() == 19_999
+    assert partner.min() == 0
+    assert partner.max() == 19_999
 
 
 # -- SpliceMix ---------------------------------------------------------------------------------------------------------
@@ -213,7 +215,9 @@ def test_tile_consistency_is_cross_entropy_with_the_whole_image() -> None:
     loss = splice_consistency(tiles, logits, splice=plan)
     assert loss.item() == pytest.approx(total / 12)
     found = torch.autograd.grad(loss, [tiles, logits], allow_unused=True)
-    assert found[1] is None and (found[0][1, 0] == 0).all() and (found[0][0] != 0).all()
+    assert found[1] is None
+    assert (found[0][1, 0] == 0).all()
+    assert (found[0][0] != 0).all()
     taught = torch.autograd.grad(splice_consistency(tiles, logits, splice=plan, detach=False), logits)[0]
     assert (taught != 0).all()
     # The released way to leave tiles out: both logits far below 0.
@@ -232,7 +236,8 @@ def test_losses_stay_finite_at_saturated_logits() -> None:
         splice_consistency(x.reshape(2, 2, 4), x, splice=plan),
     ):
         (gradient,) = torch.autograd.grad(loss, x)
-        assert loss.isfinite() and gradient.isfinite().all()
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
 
 
 def test_partners_of_another_shape_are_refused() -> None:
