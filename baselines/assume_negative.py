@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Phase, Step, Uses
+from mlbench.methods.labels import Labels
 
 from .boostlu import with_boostlu
 from .losses import assumed_targets, bce, bce_entries, check_inputs, reduce

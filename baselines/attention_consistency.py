@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states
+from mlbench.annotation.sparse import count_states
 from mlbench.errors import UsageError, unknown
-from mlbench.images.placement import overlaps
-from mlbench.images.views import QUARTER_TURNS, Between, View, whole_shifts
-from mlbench.labels import Labels
+from mlbench.inputs.placement import overlaps
+from mlbench.inputs.views import QUARTER_TURNS, Between, View, whole_shifts
 from mlbench.methods import Batch, Hyper, Method, Step
+from mlbench.methods.labels import Labels
 from mlbench.models.heads import Head, Output, class_activation_maps
 from mlbench.registry import load_method
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlbench.errors import UsageError
-from mlbench.images.placement import Placement
-from mlbench.images.views import View
+from mlbench.inputs.placement import Placement
+from mlbench.inputs.views import View
 from mlbench.methods import Hyper
 from mlbench.seeds import derive, keyed_bits
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import SparseLabels
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.errors import UsageError, unknown
-from mlbench.labels import Labels
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods.labels import Labels
 from mlbench.seeds import keyed_bits
 from mlbench.settings import TrainSettings
 

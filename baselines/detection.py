@@ -16,16 +16,17 @@ import torch
 from torch import nn
 
 from mlbench.annotation import State
-from mlbench.cli_options import DATA, DATASET, STORE
+from mlbench.cli.options import DATA, DATASET, STORE
 from mlbench.errors import DataError, MlbenchError, UsageError
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 from mlbench.metrics.detection import Detections, corloc, detection_average_precision
 from mlbench.progress import Reporter
 from mlbench.proposals import split_proposals
 from mlbench.runner.data import Part
 from mlbench.runner.evaluate import evaluation_batch
 from mlbench.runner.feed import Feed
-from mlbench.trained import find_run, reload_network, reload_run
+from mlbench.runner.trained import reload_network, reload_run
+from mlbench.store import find_run
 
 from .wsddn import detect
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
-from mlbench.images.views import View
-from mlbench.labels import Labels
+from mlbench.inputs.views import View
 from mlbench.methods import Batch, Hyper, Method, Phase, Step, Uses
+from mlbench.methods.labels import Labels
 from mlbench.proposals import Regions, split_proposals
 from mlbench.registry import load_method
 from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS

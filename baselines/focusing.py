@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
+from mlbench.methods.labels import Labels
 
 from .boostlu import with_boostlu
 from .losses import assumed_targets, bce_entries, check_inputs, reduce

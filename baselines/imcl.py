@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import LabelMatrix, SparseLabels
+from mlbench.annotation.sparse import LabelMatrix, SparseLabels
 from mlbench.errors import UsageError
 from mlbench.methods import Batch, Hyper, Method, Phase, Step
 from mlbench.settings import TrainSettings

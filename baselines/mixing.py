@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.devices import on_device
+from mlbench.inputs.tensors import on_device
 from mlbench.methods import Batch, Hyper, Method, Step
 
 from .assume_negative import an

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError, unknown
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Phase, Step
+from mlbench.methods.labels import Labels
 
 from .focusing import asl
 from .large_loss import large_loss_mask

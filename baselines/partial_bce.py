@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states
+from mlbench.annotation.sparse import count_states
 from mlbench.errors import UsageError, unknown
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
+from mlbench.methods.labels import Labels
 
 from .losses import bce_entries, check_inputs, reduce
 

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier
 from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import LabelMatrix, count_states
-from mlbench.labels import Labels
+from mlbench.annotation.sparse import LabelMatrix, count_states
 from mlbench.methods import Batch, Method, Phase, Step
+from mlbench.methods.labels import Labels
 
 from .boostlu import with_boostlu
 from .losses import bce

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states
-from mlbench.labels import Labels
+from mlbench.annotation.sparse import count_states
 from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier, Head
 from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
-from mlbench.images.views import View
-from mlbench.labels import Labels
+from mlbench.inputs.views import View
 from mlbench.methods import Hyper, Method, Phase, Step
+from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier, Output
 from mlbench.settings import TrainSettings
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states
+from mlbench.annotation.sparse import count_states
 from mlbench.errors import UsageError, unknown
-from mlbench.images.views import View
+from mlbench.inputs.views import View
 from mlbench.methods import Batch, Hyper, Method, Phase, Step
 from mlbench.models.heads import Classifier
 

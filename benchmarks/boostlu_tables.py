@@ -11,7 +11,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from mlbench.trained import all_runs
+from mlbench.store import all_runs
 
 
 def by_share(records: Iterable[dict[str, Any]]) -> list[list[str]]:

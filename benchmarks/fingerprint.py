@@ -77,7 +77,7 @@ def change(root: Path, numbers: range) -> None:
 
 def read_epochs(path: Path, rows: int, repeats: int, batch: int = 64) -> Figures:
     """Seconds of the first and later epochs over a cached array, checked and not, and of the check before a record."""
-    from mlbench.images.cache import Recipe, cached_array
+    from mlbench.inputs.cache import Recipe, cached_array
 
     def fill(begin: int, end: int) -> np.ndarray:
         return np.random.default_rng(begin).integers(0, 256, (end - begin, SIDE, SIDE, 3), dtype=np.uint8)

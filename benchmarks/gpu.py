@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.images.pixels import load_pixels
-from mlbench.images.tensors import normalise
+from mlbench.inputs.pixels import load_pixels
+from mlbench.inputs.tensors import normalise
 from mlbench.models.backbones import BACKBONES
 from mlbench.runner.loop import PhaseLoop
 

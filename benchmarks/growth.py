@@ -34,8 +34,8 @@ Row = dict[str, Any]
 
 def noise(images: int, classes: int) -> Any:
     """A data set of `images` training images, and a tenth as many for validation and test."""
+    from mlbench.conformance.testing import ArrayImages
     from mlbench.datasets.base import Dataset, Split
-    from mlbench.testing import ArrayImages
 
     rng = np.random.default_rng(0)
     splits = {}
@@ -52,7 +52,7 @@ def one_run(method: str, images: int, classes: int) -> Row:
     """Seconds of each stage of a run of one epoch, and the peak memory; for a process of its own."""
     import torch
 
-    from mlbench.images.pixels import load_pixels
+    from mlbench.inputs.pixels import load_pixels
     from mlbench.runner.execute import Options, run
     from mlbench.runner.plan import Request, resolve
 

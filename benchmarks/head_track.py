@@ -18,7 +18,7 @@ import click
 import numpy as np
 from timing import CLOCK, OUTPUT, REPEATS, about, markdown, ratio, seconds, spread, summary, take_turns, write
 
-from mlbench.conformance import read_scores
+from mlbench.conformance.suite import read_scores
 from mlbench.errors import MlbenchError
 from mlbench.provenance import usable_cores
 from mlbench.runner.execute import Options, run

@@ -26,9 +26,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mlbench.datasets.base import Split
 from mlbench.images.decode import FileImages
-from mlbench.images.pixels import load_pixels, pixel_file, squash
-from mlbench.images.sidecar import sidecar_file
-from mlbench.images.tensors import flip_some, normalise
+from mlbench.inputs.pixels import load_pixels, pixel_file, squash
+from mlbench.inputs.sidecar import sidecar_file
+from mlbench.inputs.tensors import flip_some, normalise
 from mlbench.provenance import usable_cores
 from mlbench.runner.data import ImageInputs
 from mlbench.seeds import derive, keyed_bits

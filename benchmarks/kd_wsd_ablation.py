@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from tabulate import tabulate
 
 from mlbench.significance.crossed import interval
-from mlbench.trained import all_runs
+from mlbench.store import all_runs
 
 #: Values by seed.
 Runs = dict[int, float]

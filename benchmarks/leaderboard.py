@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 
+from mlbench.canonical import canonical_json
 from mlbench.report.site import write_site
-from mlbench.store import canonical_json, published_name
+from mlbench.store import published_name
 from mlbench.store.schema import refit
 
 RUNS = Path(__file__).parents[1] / "results" / "runs"

@@ -16,7 +16,6 @@ import click
 import numpy as np
 from timing import OUTPUT, REPEATS, about, alone, markdown, ratio, seconds, spread, summary, take_turns, write
 
-from mlbench.bootstrap import paired_bootstrap
 from mlbench.metrics import (
     Logits,
     Probabilities,
@@ -28,6 +27,7 @@ from mlbench.metrics import (
     threshold,
 )
 from mlbench.provenance import peak_memory_mib, usable_cores
+from mlbench.significance.bootstrap import paired_bootstrap
 
 #: Images, classes and known labels of OpenImages V3's test part; every share of the labels is measured.
 OPEN_IMAGES, SHARES = (125_436, 5_000, 1_667_399), (0.1, 0.5, 1.0)

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from mlbench.datasets.names import HexNames
 from mlbench.datasets.openimages import LABEL_FILES, N_CLASSES, load_openimages, read_classes, read_labels
+from mlbench.images.names import HexNames
 
 #: Images and human-verified labels of the official parts of V3. Here every image has a label in the 5,000 classes,
 #: which makes the index larger than the real one.

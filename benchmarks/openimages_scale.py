@@ -22,9 +22,9 @@ from tabulate import tabulate
 from timing import OUTPUT, about, alone, write
 
 from mlbench.annotation import State
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.names import HexNames
-from mlbench.datasets.sparse import SparseLabels
+from mlbench.images.names import HexNames
 
 #: Images of the official parts of V3, and human-verified labels an image; 9,011,219 images in all, of which 1,743,042
 #: are those of later editions with boxes.

@@ -27,8 +27,8 @@ from torch.nn import functional
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
-from mlbench.images.pixels import load_pixels
-from mlbench.images.tensors import normalise
+from mlbench.inputs.pixels import load_pixels
+from mlbench.inputs.tensors import normalise
 from mlbench.methods import Method
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.provenance import usable_cores

@@ -14,16 +14,9 @@ from typing import Any
 import click
 import numpy as np
 
-from mlbench.predictions import Predictions, write_predictions
-from mlbench.store import (
-    atomic_write,
-    find_records,
-    read_record,
-    run_dir,
-    sha256_file,
-    verify_run,
-    write_record,
-)
+from mlbench.evaluation.predictions import Predictions, write_predictions
+from mlbench.files import atomic_write, sha256_file
+from mlbench.store import find_records, read_record, run_dir, verify_run, write_record
 from mlbench.store.schema import refit
 
 TEMPLATE = next((Path(__file__).parents[1] / "results" / "runs").glob("an__scenes__*.json"))

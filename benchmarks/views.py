@@ -18,6 +18,7 @@ from timing import CLOCK, OUTPUT, about, markdown, ratio, seconds, spread, summa
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.methods import Batch, Step
 from mlbench.models.backbones import BACKBONES
 from mlbench.protocol import load_protocol
@@ -26,7 +27,6 @@ from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
-from mlbench.testing import tiny_dataset
 
 #: Four views in one step by four single views in four steps.
 TARGET = 1.1

@@ -1,5 +1,5 @@
 """``python -m mlbench``."""
 
-from mlbench.cli import main
+from mlbench.cli.main import main
 
 main()

@@ -115,7 +115,7 @@ class MetricRules:
     """Which of the published definitions make this protocol's numbers (`mlbench.metrics` names them).
 
     `groups` cuts the classes, ordered by what `groups_by` counts on the training images, into so many groups of equal
-    size with a mean AP each, "mAP_G1" being that of the rarest (`mlbench.class_groups`).
+    size with a mean AP each, "mAP_G1" being that of the rarest (`mlbench.evaluation.class_groups`).
     """
 
     headline: str = "mAP"
@@ -192,7 +192,7 @@ class Protocol:
         Metric definitions and training settings are not in it: a run's identity has its own of both, resolved, and a
         change for one data set must not rename the runs on the others.
         """
-        from mlbench.store import canonical_json
+        from mlbench.canonical import canonical_json
 
         meaning = {
             "annotation": self.annotation.meaning,
@@ -307,7 +307,7 @@ def load_protocol(name: str) -> Protocol:
 
 def legacy_sha256(name: str) -> str:
     """The hash of a protocol under harness 1: of what its file writes, in the way it is written."""
-    from mlbench.store import canonical_json
+    from mlbench.canonical import canonical_json
 
     table, _ = _read(name)
     meaning = ("annotation", "split", "unspecified", "selection", "inference")

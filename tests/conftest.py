@@ -57,7 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mlbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Return a function that calls the command line in this process: (exit code, stdout, stderr)."""
-    from mlbench.cli import main
+    from mlbench.cli.main import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mlbench", *map(str, arguments)])
@@ -81,9 +81,9 @@ def tiny_request(tmp_path: Path) -> Callable[..., Any]:
 
     Its arguments are a method (name or class) and the fields of `Request`; `changes` are added to the usual ones.
     """
-    from mlbench.conformance import make_request
+    from mlbench.conformance.suite import make_request
+    from mlbench.conformance.testing import tiny_dataset
     from mlbench.registry import load_method
-    from mlbench.testing import tiny_dataset
 
     def make(method: Any = "an", *, track: str = "full", changes: dict[str, Any] | None = None, **given: Any) -> Any:
         cls = load_method(method) if isinstance(method, str) else method

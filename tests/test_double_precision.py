@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from mlbench.conformance import double_precision, make_request, read_scores
-from mlbench.images.tensors import normalise
+from mlbench.conformance.suite import double_precision, make_request, read_scores
+from mlbench.conformance.testing import tiny_dataset
+from mlbench.inputs.tensors import normalise
 from mlbench.methods import Batch, Method, Step
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
-from mlbench.testing import tiny_dataset
 
 
 def test_networks_images_and_guards_against_half_precision_are_double_inside() -> None:

@@ -279,7 +279,7 @@ def test_a_system_error_nobody_foresaw_is_still_one_line(mlbench, monkeypatch) -
     def fails(*given: Any) -> str:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere/file")
 
-    monkeypatch.setattr("mlbench.listing.list_items", fails)
+    monkeypatch.setattr("mlbench.cli.listing.list_items", fails)
     assert mlbench("list", "methods") == (1, "", "error: somewhere/file: Permission denied\n")
 
 
@@ -287,7 +287,7 @@ def test_an_interrupt_ends_quietly(mlbench, monkeypatch) -> None:
     def interrupted(*given: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlbench.listing.list_items", interrupted)
+    monkeypatch.setattr("mlbench.cli.listing.list_items", interrupted)
     assert mlbench("list", "methods") == (1, "", "\nstopped\n")  # click ends the line of the ^C
 
 
@@ -303,6 +303,6 @@ def test_a_closed_pipe_is_no_error_message() -> None:
 
 
 def test_a_fault_of_the_program_is_not_dressed_up(mlbench, monkeypatch) -> None:
-    monkeypatch.setattr("mlbench.listing.list_items", lambda *given: int("x"))
+    monkeypatch.setattr("mlbench.cli.listing.list_items", lambda *given: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         mlbench("list", "methods")

@@ -15,7 +15,7 @@ from mlbench.store import find_records
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example-plugin"
 CODE = """
-from mlbench.conformance import check_method
+from mlbench.conformance.suite import check_method
 from mlbench.registry import available, load_method
 assert available()["example_smoothing"].dist.name == "mlbench-example"
 assert load_method("example_smoothing").__module__ == "mlbench_example"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mlbench.cli.listing import show
 from mlbench.datasets import list_datasets, nuswide, nuswide_spml
-from mlbench.listing import show
 from mlbench.protocol import list_protocols, load_protocol
-from mlbench.report.published import PROTOCOLS, load_published
+from mlbench.store.papers import PROTOCOLS, load_published
 
 #: A run's key holds its protocol's hash: a change here would orphan every record made under that protocol.
 FROZEN = {

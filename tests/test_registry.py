@@ -14,7 +14,7 @@ from mlbench import registry
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.methods import Method
 from mlbench.registry import available, load_method
-from mlbench.report.published import load_published
+from mlbench.store.papers import load_published
 
 OURS = sorted(available())
 
@@ -118,7 +118,7 @@ def test_the_same_entry_found_twice_is_one(register) -> None:
     [
         ("mlbench_no_such_package.x:Y", r"method 'x' \(mlbench_no_such_package.x:Y\) does not load: No module named"),
         (f"{__name__}:Missing", r"method 'x' .* does not load: .*Missing"),
-        ("mlbench.labels:Labels", r"method 'x' .* is not a subclass of mlbench.methods.Method"),
+        ("mlbench.methods.labels:Labels", r"method 'x' .* is not a subclass of mlbench.methods.Method"),
         ("mlbench.seeds:derive", r"method 'x' .* is not a subclass of mlbench.methods.Method"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from mlbench.cli import cli
+from mlbench.cli.main import cli
 from mlbench.store import find_records
 from mlbench.sweep.grid import BY_DATASET, Grid, load_grid
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mlbench.annotation import PROCESSES, check_process, draw_mask
+from mlbench.cli.listing import show
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, UsageError
-from mlbench.listing import show
 from mlbench.protocol import Protocol, list_protocols, load_protocol
 from mlbench.runner.data import make_parts
 from mlbench.runner.plan import Request, resolve
-from mlbench.testing import tiny_dataset
 
 STRESS = sorted(name for name in list_protocols() if name.startswith("stress_"))
 

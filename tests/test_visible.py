@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mlbench.cli_options import echo
+from mlbench.cli.options import echo
 from mlbench.errors import visible
 from mlbench.progress import Reporter
 from mlbench.report.render import Part, Table, csv_text

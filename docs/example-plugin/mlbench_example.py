@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from mlbench.labels import Labels
 from mlbench.methods import Hyper, Method, Step
+from mlbench.methods.labels import Labels
 
 
 class Smoothing(Method):

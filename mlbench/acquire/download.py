@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from mlbench import __version__
 from mlbench.errors import DataError, MlbenchError, UsageError
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 
 _CHUNK = 1 << 20
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}

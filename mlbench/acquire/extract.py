@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mlbench.errors import DataError, MlbenchError, UsageError
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 
 _BROKEN = (
     zipfile.BadZipFile,

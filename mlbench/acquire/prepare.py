@@ -12,13 +12,13 @@ from typing import Any
 from mlbench.acquire.download import Patience, check_file, download, megabytes
 from mlbench.acquire.extract import extract, is_archive, merge
 from mlbench.acquire.sources import Source, SourceFile, find_source, missing_by_hand, tell_by_hand
+from mlbench.acquire.verify import Verification, compare_decoded, verify
 from mlbench.datasets import Dataset, load_dataset
 from mlbench.errors import DataError, UsageError
+from mlbench.files import atomic_write, sha256_file
 from mlbench.locks import locked
 from mlbench.progress import Reporter
 from mlbench.protocol import load_protocol
-from mlbench.store import atomic_write, sha256_file
-from mlbench.verify_data import Verification, compare_decoded, verify
 
 #: Folder under the root for what belongs to mlbench: what was unpacked, and half-unpacked archives.
 OWN = ".mlbench"
@@ -82,7 +82,7 @@ def _cache_size(dataset: Dataset, options: Options) -> int:
 
 
 def _decode(dataset: Dataset, size: int, reporter: Reporter) -> str:
-    from mlbench.images.pixels import load_pixels
+    from mlbench.inputs.pixels import load_pixels
 
     for part, split in dataset.splits.items():
         try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlbench.annotation.states import State, check_labels, hash_ids
 from mlbench.errors import DataError
-from mlbench.store import atomic_write
+from mlbench.files import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +120,6 @@ def load_mask(path: str | Path, ids: Sequence[str] | None = None) -> Mask:
 def _mask(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> Mask:
     if "observed" in tensors:
         return Mask(observed=check_labels(tensors["observed"]), **about)
-    from mlbench.datasets.sparse_masks import SparseMask  # it is a mask itself
+    from mlbench.annotation.sparse_masks import SparseMask  # it is a mask itself
 
     return SparseMask.from_tensors(tensors, **about)

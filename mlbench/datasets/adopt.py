@@ -20,8 +20,8 @@ from mlbench.datasets.guess import PART_WORDS, Guess, find_delimiter, find_files
 from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError, visible
+from mlbench.files import atomic_write
 from mlbench.images.decode import first_few
-from mlbench.store.files import atomic_write
 
 TEST_FRACTION = 0.2
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")

@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mlbench.annotation import State
-from mlbench.datasets.names import take_names
-from mlbench.datasets.sparse import LabelMatrix, SparseLabels, take_labels
+from mlbench.annotation.sparse import LabelMatrix, SparseLabels, take_labels
 from mlbench.errors import UsageError
+from mlbench.images.names import take_names
 from mlbench.provenance import usable_cores
 
 #: Told how many images of how many are done.

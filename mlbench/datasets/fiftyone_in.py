@@ -17,8 +17,8 @@ import numpy as np
 
 from mlbench.datasets.description import PARTS
 from mlbench.errors import DataError, MlbenchError, UsageError, unknown
+from mlbench.files import atomic_write
 from mlbench.images.decode import first_few, image_size
-from mlbench.store import atomic_write
 
 #: Label types that can be read, and the list inside each that holds the labels (none: it is one label).
 KINDS = {"Classification": "", "Classifications": "classifications", "Detections": "detections"}

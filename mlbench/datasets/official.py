@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mlbench.datasets.folders import look_into, near_file
-from mlbench.datasets.names import HexNames
 from mlbench.datasets.reading import file_names, read_text
 from mlbench.errors import DataError
 from mlbench.images.decode import file_size, first_few
+from mlbench.images.names import HexNames
 
 
 def find_folder(root: Path, inside: str, *names: str) -> Path:

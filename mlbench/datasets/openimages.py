@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mlbench.annotation import State
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.names import HexNames
 from mlbench.datasets.official import find_folder, read_lines, refuse_shared, rows_present
-from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, nearest, unknown
 from mlbench.images.decode import FileImages, first_few
+from mlbench.images.names import HexNames
 
 #: Number of trainable classes of V3.
 N_CLASSES = 5000

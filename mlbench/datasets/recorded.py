@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlbench.datasets import list_datasets
 from mlbench.datasets.base import Dataset
+from mlbench.errors import UsageError
 
 
 def is_data_of(data: Dataset, record: Mapping[str, Any]) -> bool:
@@ -17,3 +19,14 @@ def is_data_of(data: Dataset, record: Mapping[str, Any]) -> bool:
 def legacy_fingerprint(data: Dataset) -> str:
     """The fingerprint of `data` under harness 1."""
     return str(getattr(data, "legacy_fingerprint", data.fingerprint))
+
+
+def dataset_of(record: dict[str, Any], dataset: str | None = None) -> str:
+    """What the record's data set is loaded by: `dataset` (a name or a description's path) if given, else its id."""
+    own = str(record["identity"]["dataset"]["id"])
+    if dataset is None and own not in list_datasets() and not own.endswith("-partial"):
+        raise UsageError(
+            f"run {record['key'][:16]}: its data set '{own}' is not in the catalogue; "
+            "give the description it was made with: --dataset FILE.toml"
+        )
+    return dataset or own

@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from mlbench.errors import UsageError, unknown
 from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, colour, has_maps
 from mlbench.explain.sides import sides_of
+from mlbench.files import atomic_write
 from mlbench.grid import grid
-from mlbench.images.cache import Advance
-from mlbench.images.checked import Rows
-from mlbench.images.pixels import load_pixels
-from mlbench.images.placement import overlaps
-from mlbench.images.tensors import normalise
-from mlbench.images.views import View
+from mlbench.inputs.cache import Advance
+from mlbench.inputs.checked import Rows
+from mlbench.inputs.pixels import load_pixels
+from mlbench.inputs.placement import overlaps
+from mlbench.inputs.tensors import normalise
+from mlbench.inputs.views import View
 from mlbench.methods import Batch, Method, Prediction
 from mlbench.metrics import scores_of_kind, threshold
 from mlbench.models.backbones import BACKBONES
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Run
-from mlbench.store import atomic_write
-from mlbench.trained import reload_network, reload_run
+from mlbench.runner.trained import reload_network, reload_run
 
 #: What a view is made of, by name; "flip+scale" combines. "scale" takes one cell of the heat map off each side, which
 #: gives VAC's second size (192 beside 224, 256 beside 288); "shift" moves one cell to the right.

@@ -17,7 +17,8 @@ from mlbench.errors import UsageError
 from mlbench.explain.cam import class_maps, has_maps
 from mlbench.grid import grid
 from mlbench.runner.plan import Run
-from mlbench.trained import all_runs, find_run, reload_network, reload_run
+from mlbench.runner.trained import reload_network, reload_run
+from mlbench.store import all_runs, find_run
 
 #: Points a side that a map's cell is sampled at to tell how much of it boxes cover.
 POINTS = 8

@@ -14,8 +14,9 @@ from torch import nn
 from mlbench.annotation import State
 from mlbench.datasets.base import Split
 from mlbench.errors import UsageError, unknown
-from mlbench.store import atomic_write
-from mlbench.trained import all_runs, find_run, reload_network, reload_run
+from mlbench.files import atomic_write
+from mlbench.runner.trained import reload_network, reload_run
+from mlbench.store import all_runs, find_run
 
 TILE = 160
 GAP = 8

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
-from mlbench.images.checked import Rows
-from mlbench.images.pixels import load_pixels
-from mlbench.images.tensors import normalise
+from mlbench.inputs.checked import Rows
+from mlbench.inputs.pixels import load_pixels
+from mlbench.inputs.tensors import normalise
 from mlbench.methods import Batch, Prediction
 from mlbench.models.backbones import BACKBONES
 from mlbench.runner.feed import start_backbone, takes_maps
+from mlbench.runner.trained import reload_network, reload_run
 from mlbench.store import is_submitted
-from mlbench.trained import reload_network, reload_run
 
 
 class Deployed:

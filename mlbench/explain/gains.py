@@ -12,8 +12,8 @@ from tabulate import tabulate
 
 from mlbench.errors import UsageError
 from mlbench.explain.sides import draw_of, pairs_of, require_same_test, sides_of
+from mlbench.files import atomic_write
 from mlbench.significance.comparability import apart_notes
-from mlbench.store import atomic_write
 
 #: Most classes a picture shows: of more, those at both ends.
 SHOWN = 100

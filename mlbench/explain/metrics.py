@@ -13,16 +13,15 @@ import pandas as pd
 from tabulate import tabulate
 
 from mlbench.datasets import load_dataset
-from mlbench.datasets.recorded import is_data_of
+from mlbench.datasets.recorded import dataset_of, is_data_of
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.evaluation.predictions import Predictions, read_predictions
+from mlbench.evaluation.scoring import align, targets_of
 from mlbench.metrics import AXES, FURTHER, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
-from mlbench.predictions import Predictions, read_predictions
 from mlbench.protocol import Protocol, load_protocol, protocol_of
-from mlbench.report.published import PRINTED_AS, load_published
-from mlbench.scoring import align, targets_of
-from mlbench.store import run_dir
-from mlbench.trained import dataset_of, find_run
+from mlbench.store import find_run, run_dir
+from mlbench.store.papers import PRINTED_AS, load_published
 
 #: The row of this project in the table of definitions.
 OURS = "mlbench"

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mlbench.errors import UsageError
+from mlbench.files import atomic_write
 from mlbench.grid import grid
-from mlbench.store import atomic_write
 
 
 def label_courses(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,16 +14,16 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from mlbench.errors import UsageError, unknown
+from mlbench.evaluation.scoring import ap_by_class
 from mlbench.explain.corruptions import CORRUPTIONS, NAME, SEVERITIES, VERSION, corrupt
 from mlbench.explain.deployed import Deployed
 from mlbench.explain.sides import Side, pairs_of, require_same_test, sides_of
+from mlbench.files import atomic_write
 from mlbench.grid import grid
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.runner.evaluate import evaluation_batch
-from mlbench.scoring import ap_by_class
 from mlbench.significance.comparability import apart_notes
-from mlbench.store import atomic_write
 
 #: mAP in percent of one run: float64 [corruptions, severities + 1]; column 0 is the clean picture, in every row alike.
 Values = np.ndarray

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mlbench.errors import UsageError
+from mlbench.evaluation.selection import RULES, select
 from mlbench.grid import grid
-from mlbench.selection import RULES, select
 
 
 def outcome_by_rule(record: dict[str, Any]) -> dict[str, tuple[int, float]]:

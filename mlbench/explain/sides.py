@@ -19,7 +19,7 @@ from mlbench.significance.comparability import (
     settings_of,
     told_apart,
 )
-from mlbench.trained import all_runs, find_run
+from mlbench.store import all_runs, find_run
 
 Record = dict[str, Any]
 

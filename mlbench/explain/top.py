@@ -15,15 +15,15 @@ from PIL import Image, ImageDraw, ImageFont
 from mlbench.annotation import State, map_unspecified
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.datasets.recorded import is_data_of
+from mlbench.datasets.recorded import dataset_of, is_data_of
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.evaluation.predictions import read_predictions
+from mlbench.evaluation.scoring import align
 from mlbench.explain.sides import require_same_test, sides_of
+from mlbench.files import atomic_write
 from mlbench.metrics import scores_of_kind, top_k
 from mlbench.paths import store_dir
-from mlbench.predictions import read_predictions
-from mlbench.scoring import align
-from mlbench.store import atomic_write, run_dir
-from mlbench.trained import dataset_of
+from mlbench.store import run_dir
 
 #: How a prediction is marked, by the state of the label: by sign, then by colour.
 MARKS = {
@@ -80,7 +80,7 @@ def top_predictions(
 
     Parameters
     ----------
-    runs : first characters of the keys, at least one; see `mlbench.rescore.score` for `dataset` and `data_root`.
+    runs : first characters of the keys, at least one; `dataset` and `data_root` as for `evaluation.rescore.score`.
 
     Raises
     ------

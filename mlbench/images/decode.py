@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mlbench.datasets.names import take_names
 from mlbench.errors import DataError, visible
+from mlbench.files import reason
 from mlbench.images.file_hashes import count_unhashed, file_sizes, hash_files, index_file
-from mlbench.store.files import reason
+from mlbench.images.names import take_names
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture by a quarter
 _TURNS = {

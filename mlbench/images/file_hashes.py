@@ -15,11 +15,11 @@ from stat import S_ISREG
 import numpy as np
 
 from mlbench.errors import DataError, MlbenchError
+from mlbench.files import atomic_write, reason
 from mlbench.locks import locked
 from mlbench.paths import cache_dir
 from mlbench.provenance import usable_cores
 from mlbench.seeds import id_hashes
-from mlbench.store.files import atomic_write, reason
 
 _MAGIC = b"mlbench file hashes 1\n"
 

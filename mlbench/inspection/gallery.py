@@ -17,9 +17,9 @@ from markupsafe import Markup
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
+from mlbench.files import atomic_write
 from mlbench.inspection.look import FLAGS, Look, Sight
 from mlbench.inspection.pictures import map_bytes, relative_boxes, thumbnail
-from mlbench.store import atomic_write
 
 #: Images of a gallery if nobody says how many: below 10 MB even where every picture is noise.
 IMAGES = 240

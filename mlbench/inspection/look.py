@@ -14,6 +14,8 @@ from torch import nn
 from mlbench.annotation import State, map_unspecified
 from mlbench.datasets.base import Dataset, Split
 from mlbench.errors import UsageError, unknown
+from mlbench.evaluation.predictions import Predictions, read_predictions
+from mlbench.evaluation.scoring import align, targets_of
 from mlbench.explain.cam import class_maps, has_maps
 from mlbench.inspection.per_image import (
     entry_loss,
@@ -27,15 +29,13 @@ from mlbench.inspection.per_image import (
 )
 from mlbench.metrics import Scores, scores_of_kind, threshold, top_k
 from mlbench.paths import store_dir
-from mlbench.predictions import Predictions, read_predictions
 from mlbench.runner.evaluate import predict_part
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Run
 from mlbench.runner.recording import predictions_of
+from mlbench.runner.trained import reload_network, reload_run
 from mlbench.runner.world import World
-from mlbench.scoring import align, targets_of
-from mlbench.store import is_submitted, run_dir
-from mlbench.trained import find_run, reload_network, reload_run
+from mlbench.store import find_run, is_submitted, run_dir
 
 PARTS = ("train", "val", "test")
 #: How many unknown entries of the whole part count as those of top loss.

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from mlbench.datasets.base import ImageSource, Split, SubsetImages
+from mlbench.files import atomic_write
 from mlbench.images.decode import FileImages
-from mlbench.store import atomic_write
 
 #: Kinds of files that browsers show.
 _SHOWN = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"}

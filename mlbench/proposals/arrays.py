@@ -13,11 +13,11 @@ from torch import Tensor
 from mlbench.annotation import hash_ids
 from mlbench.datasets.base import Split
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.images.cache import Advance, Recipe, cache_file, cached_array, find_cached, open_cached
-from mlbench.images.checked import CheckedArray
 from mlbench.images.decode import first_few
-from mlbench.images.pixels import content_sha256, decoding
-from mlbench.images.sidecar import array_digest
+from mlbench.inputs.cache import Advance, Recipe, cache_file, cached_array, find_cached, open_cached
+from mlbench.inputs.checked import CheckedArray
+from mlbench.inputs.pixels import content_sha256, decoding
+from mlbench.inputs.sidecar import array_digest
 from mlbench.proposals.grid import GRID_RULE, window_grid
 from mlbench.proposals.selective_search import SEARCH_RULE, opencv, selective_search
 from mlbench.provenance import usable_cores

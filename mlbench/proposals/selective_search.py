@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mlbench.errors import DataError
-from mlbench.store.files import sha256_file
+from mlbench.files import sha256_file
 
 #: Longest side in pixels at which regions are grown, and the least side of a box, as a share of the image's.
 LONGEST, LEAST = 300, 0.04

@@ -9,7 +9,7 @@ from typing import Any
 from mlbench.datasets import Dataset, list_datasets, load_dataset
 from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, MlbenchError
-from mlbench.predictions import Predictions, read_predictions
+from mlbench.evaluation.predictions import Predictions, read_predictions
 from mlbench.store import run_dir
 
 Record = Mapping[str, Any]

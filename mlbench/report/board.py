@@ -14,8 +14,8 @@ from mlbench.protocol import load_protocol, protocol_named
 from mlbench.report.render import csv_text, html_document, latex_document
 from mlbench.report.tables import Table, build_table
 from mlbench.significance.comparability import KNOWN_OF_SUBMITTED, among, place_of
+from mlbench.significance.where import choose, parse_where
 from mlbench.store import find_records, is_submitted
-from mlbench.where import choose, parse_where
 
 
 def table(
@@ -39,7 +39,7 @@ def table(
     the protocol's own table, where `metric` is left at "mAP" and `datasets` out. With `replicates` above 0, tie groups
     are tested on so many draws of the test images, too, where predictions and data (`data_root`) are at hand.
     With `gap`, the table says how many paired runs would find a difference of so many points to the best.
-    `conditions`, as "mask.params.keep=0.1", choose among the runs; see `mlbench.where`.
+    `conditions`, as "mask.params.keep=0.1", choose among the runs; see `mlbench.significance.where`.
     """
     root = store or store_dir()
     metrics, columns = _names(metric), _names(datasets)

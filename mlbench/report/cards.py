@@ -21,14 +21,14 @@ from mlbench.grid import grid
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
-from mlbench.report.published import load_published
 from mlbench.settings import OF_IMAGES, build, named_settings
 from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
 from mlbench.significance.crossed import Draw, Gaps, Interval, gaps
 from mlbench.significance.describe import kendall, spread
 from mlbench.significance.power import draws_needed
+from mlbench.significance.where import choose, parse_where
 from mlbench.store import find_records, is_submitted
-from mlbench.where import choose, parse_where
+from mlbench.store.papers import load_published
 
 Record = Mapping[str, Any]
 #: Draws of a claim that does not say how many, and the chance at which `Outcome.needed` finds the threshold.
@@ -383,7 +383,7 @@ def reproduction_cards(
 ) -> str:
     """`cards_text` of a paper's claims over the runs in `store`; DataError for a broken record.
 
-    `conditions`, as "precision=fp32", choose among the runs; see `mlbench.where`.
+    `conditions`, as "precision=fp32", choose among the runs; see `mlbench.significance.where`.
     A store that is not named and not there is an empty one.
     """
     root = store or store_dir()

@@ -17,7 +17,6 @@ import pandas as pd
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available, load_method
-from mlbench.report.published import load_published
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
     Marks,
@@ -33,7 +32,8 @@ from mlbench.report.ties import LEVEL, column_ties
 from mlbench.significance.comparability import as_written, by_draw, ranked_with, rows_of
 from mlbench.significance.crossed import Draw
 from mlbench.significance.describe import spread
-from mlbench.where import choose
+from mlbench.significance.where import choose
+from mlbench.store.papers import load_published
 
 #: What stands in a cell that is empty in print, or without a run.
 EMPTY = (Part("-"),)

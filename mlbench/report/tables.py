@@ -17,7 +17,6 @@ import pandas as pd
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.report.power import needed_lines
-from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.render import MISSING, Cell, Part, Table
 from mlbench.report.ties import Replicates, Runs, Ties, column_ties, disorder_line, standing_line
 from mlbench.significance.comparability import (
@@ -34,8 +33,9 @@ from mlbench.significance.comparability import (
     supervision_of,
 )
 from mlbench.significance.crossed import Draw
+from mlbench.significance.where import choose
 from mlbench.store import SUBMITTED
-from mlbench.where import choose
+from mlbench.store.papers import PRINTED_AS, load_published
 
 Record = Mapping[str, Any]
 #: Rows in the papers' order; methods not listed follow by name.
@@ -121,7 +121,7 @@ def build_table(
         printed, each marked with its source and definition.
     where : keep the records whose identity and definitions have these values under dotted names, as
         ``{"mask.params.keep": 0.1}``; a record that has no such entry where it is a row's (another method's
-        hyperparameter) is kept. See `mlbench.where.choose`.
+        hyperparameter) is kept. See `mlbench.significance.where.choose`.
     digits : decimals of our numbers.
     replicates, untested : draws of the test images by metric, and why runs have none, see `image_replicates`. Without,
         tie groups are tested over runs alone.

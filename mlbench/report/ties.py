@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from mlbench.bootstrap import paired_replicates
 from mlbench.errors import MlbenchError
 from mlbench.report.at_hand import AtHand
+from mlbench.significance.bootstrap import paired_replicates
 from mlbench.significance.crossed import Draw, Gaps, gaps
 from mlbench.significance.ties import Standing, adjusted, out_of_order, standing, tie_groups
 
@@ -97,8 +97,8 @@ def image_replicates(
     on one data set see the same draws.
     """
     # Imported late: it brings torch, which tables without this test do not need.
-    from mlbench.compare import statistics_of
     from mlbench.protocol import protocol_of
+    from mlbench.significance.compare import statistics_of
 
     here = AtHand(root, data_root)
     found: dict[str, dict[str, np.ndarray]] = {}

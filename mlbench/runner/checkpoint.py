@@ -18,9 +18,8 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from mlbench.errors import DataError
-from mlbench.predictions import Predictions, write_predictions
-from mlbench.store import atomic_write, file_blocks
-from mlbench.store.files import reason
+from mlbench.evaluation.predictions import Predictions, write_predictions
+from mlbench.files import atomic_write, file_blocks, reason
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAGIC = b"mlbench checkpoint 2\n"

@@ -10,22 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlbench.annotation import Mask, State, draw_mask, hash_ids, may_contradict
-from mlbench.datasets import sparse
+from mlbench.annotation import Mask, State, draw_mask, hash_ids, may_contradict, sparse
+from mlbench.annotation.sparse import LabelMatrix, SparseLabels, map_labels, no_labels, take_labels
+from mlbench.annotation.sparse_masks import BY_ROW, SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
 from mlbench.datasets.base import Dataset, Split
-from mlbench.datasets.sparse import LabelMatrix, SparseLabels, map_labels, no_labels, take_labels
-from mlbench.datasets.sparse_masks import BY_ROW, SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
-from mlbench.devices import on_device
+from mlbench.datasets.splits import legacy_split
 from mlbench.errors import DataError, UsageError
-from mlbench.images.checked import Rows
-from mlbench.images.features import Features
-from mlbench.images.on_the_fly import OnTheFly
-from mlbench.images.tensors import flip_some, normalise
+from mlbench.inputs.checked import Rows
+from mlbench.inputs.features import Features
+from mlbench.inputs.on_the_fly import OnTheFly
+from mlbench.inputs.tensors import flip_some, normalise, on_device
 from mlbench.methods import Method
 from mlbench.protocol import Protocol
 from mlbench.provenance import memory_bytes
 from mlbench.seeds import derive, id_hashes, keyed_bits
-from mlbench.splits import legacy_split
 
 
 @dataclass(frozen=True)

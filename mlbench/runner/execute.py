@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from mlbench.annotation import save_mask
-from mlbench.class_groups import groups_for
 from mlbench.errors import DataError, MethodError, MlbenchError
+from mlbench.evaluation.class_groups import groups_for
+from mlbench.evaluation.consistency import contradictions
+from mlbench.evaluation.predictions import read_predictions, write_predictions
+from mlbench.evaluation.scoring import score_predictions
+from mlbench.files import atomic_write, sha256_file
 from mlbench.locks import locked
 from mlbench.methods import Method, Phase
-from mlbench.predictions import read_predictions, write_predictions
 from mlbench.progress import Reporter
 from mlbench.provenance import start_of
 from mlbench.runner.checkpoint import (
@@ -40,9 +43,7 @@ from mlbench.runner.rescored import rescore_alike
 from mlbench.runner.task import Task
 from mlbench.runner.training import Course, PhaseTrainer, best_file, epoch_file, keeps_all, rule_of, title_of
 from mlbench.runner.world import World
-from mlbench.scoring import score_predictions
-from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir, sha256_file, write_record
-from mlbench.store.consistency import contradictions
+from mlbench.store import RECORD_FILE, read_record, run_dir, write_record
 
 __all__ = ["Options", "run"]
 

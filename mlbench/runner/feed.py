@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.devices import on_device
 from mlbench.errors import DataError, MlbenchError, unknown
-from mlbench.images.cache import Advance
-from mlbench.images.checked import Rows, verify_read
-from mlbench.images.features import Features, load_features
-from mlbench.images.on_the_fly import OnTheFly, open_pixels
-from mlbench.images.pixels import pixels_sha256
-from mlbench.labels import LabelStore
+from mlbench.inputs.cache import Advance
+from mlbench.inputs.checked import Rows, verify_read
+from mlbench.inputs.features import Features, load_features
+from mlbench.inputs.on_the_fly import OnTheFly, open_pixels
+from mlbench.inputs.pixels import pixels_sha256
+from mlbench.inputs.tensors import on_device
 from mlbench.methods import Batch
+from mlbench.methods.labels import LabelStore
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.weights import load_weights
 from mlbench.runner.crops import crops_of

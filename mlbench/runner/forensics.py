@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import LabelMatrix, SparseLabels
-from mlbench.datasets.sparse_masks import hidden_keys
-from mlbench.labels import NOTES, LabelStore, Note
+from mlbench.annotation.sparse import LabelMatrix, SparseLabels
+from mlbench.annotation.sparse_masks import hidden_keys
+from mlbench.methods.labels import NOTES, LabelStore, Note
 
 #: Labels a method wrote into the store, by the state it wrote.
 ADDED = {"added_positive": State.POSITIVE, "added_negative": State.NEGATIVE}

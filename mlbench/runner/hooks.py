@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlbench.badge import code_sha256
 from mlbench.errors import MethodError, MlbenchError
 from mlbench.methods import Method, Phase, Prediction
+from mlbench.methods.badge import code_sha256
 
 #: A name in the epoch's log that the runner writes itself.
 PSEUDO_LABELS = "pseudo_labels"

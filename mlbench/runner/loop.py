@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.datasets.sparse import map_labels
+from mlbench.annotation.sparse import map_labels
 from mlbench.errors import MlbenchError, UsageError, unknown
-from mlbench.labels import Change, Labels, Note
 from mlbench.methods import Batch, Method, Phase, Step
+from mlbench.methods.labels import Change, Labels, Note
 from mlbench.models.stages import stage_of, stages
 from mlbench.runner.average import WeightAverage
 from mlbench.runner.feed import Feed, takes_maps

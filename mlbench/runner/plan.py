@@ -12,9 +12,9 @@ from mlbench import HARNESS_VERSION
 from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.datasets.duplicates import equal_pictures
 from mlbench.errors import UsageError, unknown
-from mlbench.images.pixels import RESIZE_RULE
+from mlbench.inputs.duplicates import equal_pictures
+from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights

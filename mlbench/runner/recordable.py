@@ -7,8 +7,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mlbench.errors import DataError, MethodError, UsageError, nearest
+from mlbench.evaluation.predictions import KINDS
 from mlbench.methods import SUPERVISION, Method
-from mlbench.predictions import KINDS
 from mlbench.protocol import TRACKS
 from mlbench.store import SUBMITTED
 from mlbench.store.schema import check_identity as _check

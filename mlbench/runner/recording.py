@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from mlbench.annotation import State
-from mlbench.badge import find_badge
-from mlbench.datasets.sparse import LabelMatrix, count_states
+from mlbench.annotation.sparse import LabelMatrix, count_states
 from mlbench.errors import MlbenchError
+from mlbench.evaluation.predictions import Predictions
 from mlbench.methods import Phase, Prediction
-from mlbench.predictions import Predictions
+from mlbench.methods.badge import find_badge
 from mlbench.provenance import collect_provenance
 from mlbench.runner.plan import Run
 from mlbench.runner.scratch import as_array

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import mlbench
-from mlbench.class_groups import groups_for
 from mlbench.errors import DataError, MlbenchError
+from mlbench.evaluation.class_groups import groups_for
+from mlbench.evaluation.predictions import read_predictions
+from mlbench.evaluation.scoring import ap_by_class, observed_map, score_predictions
+from mlbench.evaluation.selection import select
+from mlbench.files import link_files
 from mlbench.locks import locked
 from mlbench.metrics import mean_average_precision, scores_of_kind
-from mlbench.predictions import read_predictions
 from mlbench.protocol import Protocol, protocol_of
 from mlbench.provenance import utc_text
 from mlbench.runner.plan import Run
-from mlbench.scoring import ap_by_class, observed_map, score_predictions
-from mlbench.selection import select
 from mlbench.store import RECORD_FILE, find_containing, read_record, run_dir, seal, verify_run, write_record
-from mlbench.store.files import link_files
 
 Record = dict[str, Any]
 _OWN_FILES = (RECORD_FILE, "lock", "checkpoint.pt")

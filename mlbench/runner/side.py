@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlbench.datasets.base import Dataset, size_of
 from mlbench.errors import DataError, UsageError
-from mlbench.images.cache import Advance
+from mlbench.inputs.cache import Advance
 from mlbench.methods import Hyper
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.annotation import State
-from mlbench.datasets.sparse import count_states, map_labels
+from mlbench.annotation.sparse import count_states, map_labels
 from mlbench.errors import MlbenchError
-from mlbench.labels import Change, LabelStore
 from mlbench.methods import Batch, Phase, private_generator
+from mlbench.methods.labels import Change, LabelStore
 from mlbench.models.backbones import BACKBONES
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.runner.data import training_labels

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mlbench.evaluation.scoring import ap_by_class, observed_map
+from mlbench.evaluation.selection import select
 from mlbench.methods import Method, Phase, Prediction
 from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.progress import Reporter
@@ -27,9 +29,7 @@ from mlbench.runner.recording import predictions_of
 from mlbench.runner.scratch import as_array
 from mlbench.runner.task import Task
 from mlbench.runner.world import World
-from mlbench.scoring import ap_by_class, observed_map
 from mlbench.seeds import derive
-from mlbench.selection import select
 
 #: Bytes of predictions that a run keeps of its epochs without being asked.
 KEPT_UNASKED = 2**28

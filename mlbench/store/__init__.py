@@ -5,7 +5,7 @@ written last and in one step: a folder with a ``record.json`` is complete, one w
 checked against ``mlbench/schema/record.json`` on writing and on reading.
 """
 
-from mlbench.store.files import atomic_write, file_blocks, sha256_file
+from mlbench.store.find import all_runs, find_run
 from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
@@ -21,18 +21,17 @@ from mlbench.store.runs import (
     verify_run,
     write_record,
 )
-from mlbench.store.schema import SCHEMA_VERSION, canonical_json, run_key, seal
+from mlbench.store.schema import SCHEMA_VERSION, run_key, seal
 
 __all__ = [
     "FILTERS",
     "RECORD_FILE",
     "SCHEMA_VERSION",
     "SUBMITTED",
-    "atomic_write",
-    "canonical_json",
-    "file_blocks",
+    "all_runs",
     "find_containing",
     "find_records",
+    "find_run",
     "is_submitted",
     "publish_record",
     "published_name",
@@ -40,7 +39,6 @@ __all__ = [
     "run_dir",
     "run_key",
     "seal",
-    "sha256_file",
     "summarise_records",
     "verify_run",
     "write_record",

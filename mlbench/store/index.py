@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import DataError
+from mlbench.files import reason
 from mlbench.paths import cache_dir
-from mlbench.store.files import reason
 
 #: A file that changed less than this many seconds before it was checked may change again within one tick of its clock.
 _TICK = 2.0

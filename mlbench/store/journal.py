@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlbench.errors import DataError, MlbenchError
-from mlbench.store.files import atomic_write, reason
+from mlbench.files import atomic_write, reason
 
 #: A folder of this name holds files that replace those of the folder it lies in. It appears whole, by one renaming.
 JOURNAL = ".merging"

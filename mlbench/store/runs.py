@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlbench.canonical import canonical_json
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.store.files import atomic_write, reason, sha256_file
+from mlbench.files import atomic_write, reason, sha256_file
 from mlbench.store.index import Entry, entries, read_text
 from mlbench.store.journal import overlaid
-from mlbench.store.schema import canonical_json, dump_record, parse_record
+from mlbench.store.schema import dump_record, parse_record
 
 RECORD_FILE = "record.json"
 #: Bytes: records come from strangers, too, and those of 20,000 classes have 4 MB.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mlbench.canonical import canonical_json, check_plain, dotted
 from mlbench.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 #: Schemas that are read; records of version 1 hold neither their protocol nor the hash of their content.
 READABLE = (1, 2)
-
-
-def canonical_json(obj: object) -> bytes:
-    """The one JSON text of `obj`: keys sorted by code point, no spaces, ASCII, floats by ``repr``.
-
-    ``1`` and ``1.0`` are different texts: give settings their declared type first. Tuples are lists.
-
-    Raises
-    ------
-    DataError
-        For NaN, an infinity, a key that is no text, or a value JSON does not have (a NumPy scalar, a path).
-    """
-    _check_plain(obj, ())
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def run_key(identity: dict[str, Any]) -> str:
@@ -64,7 +50,7 @@ def parse_record(raw: bytes, where: str) -> dict[str, Any]:
         record = json.loads(
             raw.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_keys
         )
-        _check_plain(record, ())
+        check_plain(record, ())
     except (ValueError, RecursionError, DataError) as error:
         raise DataError(f"{where}: broken record: {error}") from None
     _validate(record, where)
@@ -74,7 +60,7 @@ def parse_record(raw: bytes, where: str) -> dict[str, Any]:
 def dump_record(record: dict[str, Any], where: str) -> str:
     """The text of a checked record, in the order given; DataError begins with `where`."""
     try:
-        _check_plain(record, ())
+        check_plain(record, ())
     except (DataError, RecursionError) as error:
         raise DataError(f"{where}: {error}") from None
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
@@ -84,13 +70,13 @@ def dump_record(record: dict[str, Any], where: str) -> str:
 
 def check_identity(identity: dict[str, Any]) -> None:
     """DataError, which names the place, unless a record may hold `identity`."""
-    _check_plain(identity, ("identity",))
+    check_plain(identity, ("identity",))
     part = json.loads(json.dumps(identity))
     rules = _validator()
     faults = list(rules.evolve(schema=rules.schema["$defs"]["identity"]).iter_errors(part))
     if faults:
         fault = min(faults, key=_rank)
-        raise DataError(f"{_dotted(('identity', *map(str, fault.absolute_path)))}: {_explain(fault)}")
+        raise DataError(f"{dotted(('identity', *map(str, fault.absolute_path)))}: {_explain(fault)}")
     _refuse_paths(part, ("identity",), "identity")
 
 
@@ -106,7 +92,7 @@ def _validate(record: Any, where: str) -> None:
     faults = [] if _quick_validator().is_valid(record) else list(_validator().iter_errors(record))
     if faults:
         fault = min(faults, key=_rank)
-        raise DataError(f"{where}: {_dotted(tuple(map(str, fault.absolute_path)))}: {_explain(fault)}")
+        raise DataError(f"{where}: {dotted(tuple(map(str, fault.absolute_path)))}: {_explain(fault)}")
     for part in ("identity", "provenance"):
         _refuse_paths(record[part], (part,), where)
     if record["key"] != run_key(record["identity"]):
@@ -144,7 +130,7 @@ def _refuse_paths(value: object, place: tuple[str, ...], where: str) -> None:
         for number, item in enumerate(value):
             _refuse_paths(item, (*place, str(number)), where)
     elif isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
-        raise DataError(f"{where}: {_dotted(place)}: the absolute path '{value}' does not belong in a record")
+        raise DataError(f"{where}: {dotted(place)}: the absolute path '{value}' does not belong in a record")
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -160,30 +146,6 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 #: Levels of tables and lists in a record.
-_DEEPEST = 64
-
-
-def _check_plain(value: object, place: tuple[str, ...]) -> None:
-    """DataError if `value` is not exactly what JSON can hold; the message begins with the place in it."""
-    if len(place) > _DEEPEST:
-        raise DataError(f"{_dotted(place[:3])}...: nested deeper than {_DEEPEST} levels")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise DataError(f"{_dotted(place)}: key {key!r} is not text")
-            _check_plain(item, (*place, key))
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            _check_plain(item, (*place, str(number)))
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise DataError(f"{_dotted(place)}: {value!r} is not a finite number")
-    elif value is not None and not isinstance(value, (str, int)):
-        raise DataError(f"{_dotted(place)}: a {type(value).__module__}.{type(value).__qualname__} is not a JSON value")
-
-
-def _dotted(place: tuple[str, ...]) -> str:
-    return ".".join(place) or "the whole"
 
 
 @cache

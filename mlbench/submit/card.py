@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import DataError, nearest
+from mlbench.evaluation.predictions import KINDS
 from mlbench.methods import SUPERVISION
-from mlbench.predictions import KINDS
 from mlbench.submit.files import parse_toml, read_file, short
 
 LONGEST_CARD = 64 * 1024

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mlbench.errors import DataError, nearest
-from mlbench.predictions import Predictions
+from mlbench.evaluation.predictions import Predictions
 from mlbench.submit.files import short
 
 #: Share of scores that may equal the score of another sample of the same class. Average precision counts ties in an

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from mlbench import HARNESS_VERSION
-from mlbench.class_groups import groups_for
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import DataError, UsageError
+from mlbench.evaluation.class_groups import groups_for
+from mlbench.evaluation.predictions import Predictions, write_predictions
+from mlbench.evaluation.scoring import score_predictions
 from mlbench.paths import store_dir
-from mlbench.predictions import Predictions, write_predictions
 from mlbench.protocol import Protocol, load_protocol
 from mlbench.provenance import collect_provenance
-from mlbench.scoring import score_predictions
 from mlbench.settings import to_plain
 from mlbench.store import SUBMITTED, find_records, is_submitted, run_dir, run_key, seal, write_record
 from mlbench.submit.card import Card, read_card

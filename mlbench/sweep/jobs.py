@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import DataError
-from mlbench.store import RECORD_FILE, atomic_write, read_record, run_dir
+from mlbench.files import atomic_write
+from mlbench.store import RECORD_FILE, read_record, run_dir
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
-from mlbench.images import features as feature_files
-from mlbench.images import on_the_fly
-from mlbench.images import pixels as pixel_files
-from mlbench.images.tensors import normalise
+from mlbench.inputs import features as feature_files
+from mlbench.inputs import on_the_fly
+from mlbench.inputs import pixels as pixel_files
+from mlbench.inputs.tensors import normalise
 from mlbench.methods import Prediction
 from mlbench.progress import Reporter
 from mlbench.provenance import peak_memory_mib
@@ -58,7 +58,7 @@ class PhaseCost:
 @dataclass
 class Cost:
     """What one run takes. Seconds; bytes on disk; memory in MiB (of the process, and of the accelerator); where
-    the pixels come from (`mlbench.images.on_the_fly.storage`)."""
+    the pixels come from (`mlbench.inputs.on_the_fly.storage`)."""
 
     phases: list[PhaseCost]
     once_seconds: float = 0.0

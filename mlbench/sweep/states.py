@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mlbench.files import atomic_write
 from mlbench.locks import held, locked
-from mlbench.store import atomic_write, run_dir
+from mlbench.store import run_dir
 from mlbench.sweep.jobs import Job, Sweep, finished
 
 

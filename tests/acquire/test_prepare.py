@@ -20,11 +20,11 @@ from mlbench.acquire import prepare as room
 from mlbench.acquire import sources
 from mlbench.acquire.download import Patience
 from mlbench.acquire.prepare import Options, prepare
+from mlbench.acquire.verify import verify
 from mlbench.datasets import load_dataset, voc
 from mlbench.errors import DataError, MlbenchError, UsageError
-from mlbench.images.pixels import pixel_file
+from mlbench.inputs.pixels import pixel_file
 from mlbench.protocol import Protocol
-from mlbench.verify_data import verify
 
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
 PARTS = {"train": 5, "val": 3}

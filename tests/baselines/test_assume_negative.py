@@ -11,15 +11,15 @@ from numpy_losses import UNKNOWN, assumed_entries, batch
 from safetensors.torch import load_file
 
 from mlbench.baselines.assume_negative import an
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.models.heads import boostlu
 from mlbench.models.scenes_net import ScenesNet
-from mlbench.predictions import read_predictions
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request
 from mlbench.store import read_record, run_dir
-from mlbench.testing import tiny_dataset
 
 CHANGES = {"train.batch_size": 11, "train.image_size": 64, "train.lr": 1e-3}
 

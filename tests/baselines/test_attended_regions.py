@@ -25,7 +25,7 @@ from mlbench.baselines.attended_regions import (
     softmax_loss,
 )
 from mlbench.errors import UsageError
-from mlbench.predictions import read_predictions
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.registry import load_method
 from mlbench.store import run_dir
 

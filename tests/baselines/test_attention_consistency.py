@@ -22,7 +22,7 @@ from mlbench.baselines.attention_consistency import (
     weighted_bce,
 )
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.images.views import View
+from mlbench.inputs.views import View
 from mlbench.methods import Step
 from mlbench.models.heads import Classifier, Head, Output
 from mlbench.protocol import load_protocol

@@ -13,13 +13,13 @@ from numpy_losses import NEGATIVE, POSITIVE, UNSPECIFIED, assumed_entries, batch
 from mlbench.baselines.bags import PrivilegedClassifier, Stream, privileged_bags, privileged_loss
 from mlbench.baselines.losses import bce
 from mlbench.baselines.wsddn import pool_regions
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.models.backbones import build_backbone
 from mlbench.proposals import split_proposals
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
 
 # -- the loss ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlbench.baselines.boostlu import with_boostlu
-from mlbench.predictions import read_predictions
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.registry import available, load_method
 from mlbench.runner.plan import resolve
 from mlbench.store import run_dir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlbench.conformance import check_method
+from mlbench.conformance.suite import check_method
 from mlbench.registry import available
 
 OURS = [name for name, point in available().items() if point.value.startswith("mlbench.baselines.")]

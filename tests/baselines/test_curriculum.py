@@ -8,9 +8,9 @@ import torch
 
 from mlbench.annotation import State
 from mlbench.baselines.curriculum import STRATEGIES, dropout_factors, easy_labels, round_epochs
-from mlbench.conformance import compare, read_course, run_with_stops
+from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.labels import LabelStore
+from mlbench.methods.labels import LabelStore
 from mlbench.runner.loop import PhaseLoop
 
 #: Settings under which every strategy adds labels on the tiny data set within two epochs a round.

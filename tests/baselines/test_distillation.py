@@ -26,7 +26,7 @@ from mlbench.baselines.distillation_losses import (
     soft_label_loss,
 )
 from mlbench.baselines.wsddn import Detector
-from mlbench.conformance import compare, read_course, run_with_stops
+from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.errors import DataError, UsageError
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone

@@ -16,13 +16,13 @@ from mlbench.baselines.hierarchical_contexts import (
     pyramid_windows,
 )
 from mlbench.baselines.wsddn import pool_regions
-from mlbench.conformance import make_request
+from mlbench.conformance.suite import make_request
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.models.backbones import build_backbone
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
 
 
 def small(**changes: int) -> ContextHierarchy:

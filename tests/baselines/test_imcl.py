@@ -10,6 +10,7 @@ import torch
 from loss_checks import SIZES, TYPES, exact, saturated
 from numpy_losses import batch
 
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.baselines.imcl import (
     LabelGraph,
     complete,
@@ -20,8 +21,7 @@ from mlbench.baselines.imcl import (
     residual,
     squash,
 )
-from mlbench.conformance import compare, read_course, run_with_stops
-from mlbench.datasets.sparse import SparseLabels
+from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.errors import UsageError
 from mlbench.runner.loop import PhaseLoop
 
@@ -171,7 +171,7 @@ def test_the_graph_starts_from_labels_seen_together():
 def test_the_label_graph_of_sparse_labels_is_that_of_their_matrix(monkeypatch):
     observed = np.random.RandomState(0).choice([1, -1, 0, 2], p=[0.3, 0.2, 0.4, 0.1], size=(40, 6)).astype(np.int8)
     sparse = SparseLabels.from_dense(observed)
-    monkeypatch.setattr("mlbench.datasets.sparse.MAX_DENSE", 10)  # too many to be made dense
+    monkeypatch.setattr("mlbench.annotation.sparse.MAX_DENSE", 10)  # too many to be made dense
     np.testing.assert_array_equal(cooccurrence(sparse, 3), cooccurrence(observed, 3))
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from mlbench.conformance import compare, make_request, read_course, with_sgd
+from mlbench.conformance.suite import compare, make_request, read_course, with_sgd
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
 from mlbench.store import read_record, run_dir
-from mlbench.testing import tiny_dataset
 
 #: Method and settings, so that state changes more than once and each change is felt.
 METHODS: dict[str, dict[str, Any]] = {

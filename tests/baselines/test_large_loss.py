@@ -23,14 +23,14 @@ from numpy_losses import (
 
 from mlbench.baselines.assume_negative import an
 from mlbench.baselines.large_loss import large_loss_count, large_loss_mask, llr
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.models.heads import Head, HeadSpec, build_head
-from mlbench.predictions import read_predictions
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 BATCH = 16
 EPOCHS = range(2, 11)

@@ -24,8 +24,8 @@ from mlbench.annotation import State
 from mlbench.baselines.assume_negative import an
 from mlbench.baselines.large_loss import llcp, llcp_mask, llct
 from mlbench.errors import UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Step
+from mlbench.methods.labels import Labels
 from mlbench.registry import load_method
 
 STATES = [POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED]

@@ -22,11 +22,11 @@ from numpy_losses import (
 from mlbench.annotation import State
 from mlbench.baselines.losses import bce
 from mlbench.baselines.observed_only import epr, iu, iun
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
-from mlbench.testing import tiny_dataset
 
 STATES = [POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED]
 CASES = [*(batch(*size, seed=size[0]) for size in SIZES), saturated(), *(uniform(state) for state in STATES)]

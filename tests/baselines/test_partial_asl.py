@@ -10,7 +10,7 @@ from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, UNSPECIFIED, batch, probab
 from safetensors.numpy import load_file
 
 from mlbench.baselines.partial_asl import MODES, partial_asl_loss, selective_mask
-from mlbench.conformance import compare, read_course, run_with_stops
+from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.errors import UsageError
 from mlbench.registry import load_method
 from mlbench.store import run_dir

@@ -12,15 +12,15 @@ from loss_checks import SIZES, TYPES, exact, saturated, uniform
 from numpy_losses import NEGATIVE, POSITIVE, UNKNOWN, UNSPECIFIED, batch, central_differences
 
 from mlbench.baselines.ranking import highest, lsep_loss, rank_weights, sampled_ranks, violator_ranks, warp_loss
-from mlbench.conformance import make_request
+from mlbench.conformance.suite import make_request
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
-from mlbench.labels import LabelStore
-from mlbench.predictions import read_predictions
+from mlbench.evaluation.predictions import read_predictions
+from mlbench.methods.labels import LabelStore
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 STATES = [POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED]
 CASES = [*(batch(*size, seed=size[0]) for size in SIZES), saturated(), *(uniform(state) for state in STATES)]

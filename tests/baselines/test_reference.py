@@ -8,11 +8,11 @@ from sklearn.linear_model import LogisticRegression
 
 from mlbench.annotation import State
 from mlbench.baselines.reference import log_odds
-from mlbench.predictions import read_predictions
+from mlbench.conformance.testing import tiny_dataset
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 CHANGES = {"train.batch_size": 11, "train.image_size": 64, "train.lr": 1e-3}
 

@@ -15,14 +15,14 @@ from sklearn.cross_decomposition import CCA
 
 from mlbench.baselines import retrieval
 from mlbench.baselines.retrieval import LatentHead, NeighbourHead, canonical_directions, nearest_by_tags, vote
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, MlbenchError, UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
-from mlbench.predictions import read_predictions
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 
 def by_sets(words: np.ndarray, others: np.ndarray, count: int, own: np.ndarray | None) -> list[list[tuple[int, float]]]:

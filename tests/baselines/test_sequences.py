@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.baselines.decoders import StateDecoder
-from mlbench.conformance import make_request
-from mlbench.datasets.sparse import SparseLabels
+from mlbench.conformance.suite import make_request
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
-from mlbench.labels import LabelStore
+from mlbench.evaluation.predictions import read_predictions
+from mlbench.methods.labels import LabelStore
 from mlbench.models.heads import Classifier
-from mlbench.predictions import read_predictions
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 NAMES = ["cnn_rnn", "srel_rnn", "pla"]
 OBSERVED = np.array([[1, 0, 1, 0], [0, 0, 1, 2], [1, 0, 1, 0], [0, 1, 0, -1]], dtype=np.int8)
@@ -82,7 +82,7 @@ def test_frequent_and_rare_labels_come_first_with_ties_by_class_index():
 
 
 def test_the_order_of_sparse_labels_needs_no_matrix(monkeypatch):
-    monkeypatch.setattr("mlbench.datasets.sparse.MAX_DENSE", 10)  # too many to be made dense
+    monkeypatch.setattr("mlbench.annotation.sparse.MAX_DENSE", 10)  # too many to be made dense
     assert method_of("cnn_rnn", SparseLabels.from_dense(OBSERVED))._order.tolist() == [2, 0, 1, 3]
 
 

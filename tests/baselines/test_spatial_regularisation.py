@@ -16,7 +16,7 @@ from mlbench.baselines.spatial_regularisation import (
     spatial_attention,
 )
 from mlbench.errors import UsageError
-from mlbench.images.placement import Placement
+from mlbench.inputs.placement import Placement
 from mlbench.models.backbones import build_backbone
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.registry import load_method

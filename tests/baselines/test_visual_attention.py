@@ -19,13 +19,13 @@ from mlbench.baselines.visual_attention import (
     wavering_bce,
     weighted_focal,
 )
-from mlbench.conformance import compare, make_request, read_course, run_with_stops
+from mlbench.conformance.suite import compare, make_request, read_course, run_with_stops
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.heads import Classifier, HeadSpec, build_head
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
-from mlbench.testing import tiny_dataset
 
 SHARE = np.array([0.0, 0.2, 0.5, 0.7, 1.0])
 

@@ -16,8 +16,8 @@ from mlbench.errors import DataError, UsageError
 from mlbench.proposals import Regions, split_proposals
 from mlbench.registry import load_method
 from mlbench.runner.plan import resolve
+from mlbench.runner.trained import reload_network
 from mlbench.seeds import derive
-from mlbench.trained import reload_network
 
 
 def scores_by_loops(first: np.ndarray, second: np.ndarray, valid: np.ndarray) -> np.ndarray:

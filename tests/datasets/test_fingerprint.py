@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlbench.conformance.testing import ArrayImages, tiny_dataset
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset, Split, image_content
 from mlbench.images.decode import FileImages
-from mlbench.testing import ArrayImages, tiny_dataset
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from mlbench.annotation import State
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.datasets import load_dataset, openimages
 from mlbench.datasets.openimages import FoundLabels, parse_ids, read_classes, read_labels
-from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError
 
 TRAINABLE = ("/m/0b", "/m/0a", "/m/0c")

@@ -11,10 +11,10 @@ import pytest
 @pytest.fixture
 def reloadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let finished runs on the tiny data set, which is in no catalogue, be brought back by `Deployed`."""
-    from mlbench import trained
+    from mlbench.conformance.testing import tiny_dataset
     from mlbench.explain import deployed
+    from mlbench.runner import trained
     from mlbench.runner.plan import resolve
-    from mlbench.testing import tiny_dataset
 
     def reload(record, *others):
         head = record["identity"]["track"] == "head"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.explain import attention
 from mlbench.explain.attention import (
@@ -25,12 +26,11 @@ from mlbench.explain.attention import (
     views_of,
 )
 from mlbench.explain.cam import CAPTION, GAP, TILE
-from mlbench.images.tensors import normalise
+from mlbench.inputs.tensors import normalise
 from mlbench.methods import Batch, Prediction
 from mlbench.models.heads import Classifier, Head
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
-from mlbench.trained import all_runs
+from mlbench.store import all_runs
 
 ALL = ("flip", "scale", "rotate", "shift")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.explain import attribution
 from mlbench.explain.attribution import Pair, coverage, gap_closed, measure, pairs_with_boxes
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
-from mlbench.trained import all_runs
+from mlbench.store import all_runs
 
 
 def pair(inside: list[list[float]], label: int = 0) -> Pair:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.explain import cam
 from mlbench.explain.cam import chosen_cells, class_maps, colour
 from mlbench.models.heads import Classifier, Head
-from mlbench.testing import tiny_dataset
 
 
 @pytest.mark.parametrize("alpha", [1.0, 5.0])

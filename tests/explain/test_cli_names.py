@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from mlbench.cli_options import comma_list
+from mlbench.cli.options import comma_list
 
 
 @pytest.mark.parametrize(

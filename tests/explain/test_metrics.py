@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, UsageError
+from mlbench.evaluation.predictions import Predictions, write_predictions
+from mlbench.evaluation.scoring import score_predictions
 from mlbench.explain import metrics as lens_module
 from mlbench.explain.metrics import (
     Distance,
@@ -23,11 +26,8 @@ from mlbench.explain.metrics import (
     printed_number,
 )
 from mlbench.metrics import PUBLISHED, Definition, Lens, Logits, harmonic_mean, precision_recall_f1
-from mlbench.predictions import Predictions, write_predictions
 from mlbench.protocol import load_protocol
-from mlbench.report.published import load_published
-from mlbench.scoring import score_predictions
-from mlbench.testing import tiny_dataset
+from mlbench.store.papers import load_published
 
 
 def drawn(seed: int = 0, rows: int = 60, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.explain import sides
 from mlbench.explain.corruptions import SEVERITIES, corrupt
@@ -19,7 +20,6 @@ from mlbench.models.backbones import build_backbone
 from mlbench.models.heads import Classifier, Head
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.store import SUBMITTED, run_dir
-from mlbench.testing import tiny_dataset
 
 
 def map_by_hand(folder: Path, record: dict, cell: tuple[str, int]) -> float:

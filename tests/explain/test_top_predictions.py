@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from mlbench.annotation import State
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.explain import top as module
 from mlbench.explain.top import MARKS, TILE, Top, differing_pictures, draw_top, top_predictions
-from mlbench.predictions import read_predictions
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 P, N, U = State.POSITIVE, State.NEGATIVE, State.UNKNOWN
 

@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 
 from mlbench.annotation import State
+from mlbench.conformance.testing import ArrayImages
 from mlbench.datasets.base import Dataset, Split
 from mlbench.inspection.look import Look, Sight, _disagreement
 from mlbench.inspection.per_image import (
@@ -24,7 +25,6 @@ from mlbench.inspection.per_image import (
     top_unknown,
 )
 from mlbench.metrics import Logits, Scores, scores_of_kind
-from mlbench.testing import ArrayImages
 
 CLASSES = ("<b>car</b>", "</script><script>alert(1)</script>", 'dog" onclick="x', "plain")
 

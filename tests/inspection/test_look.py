@@ -12,11 +12,11 @@ import torch
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.inspection import look as module
 from mlbench.inspection.look import FLAGS, Look, look
-from mlbench.predictions import read_predictions
-from mlbench.store import run_dir
-from mlbench.trained import find_run, reload_run
+from mlbench.runner.trained import reload_run
+from mlbench.store import find_run, run_dir
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from mlbench.conformance.testing import ArrayImages, tiny_dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.proposals import arrays, import_proposals, load_proposals, split_proposals
 from mlbench.proposals.arrays import compute_proposals, pack, proposals_identity, proposals_sha256
 from mlbench.proposals.grid import window_grid
-from mlbench.testing import ArrayImages, tiny_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 from scipy.io import savemat
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.proposals import load_proposals
 from mlbench.proposals.__main__ import main
 from mlbench.proposals.readers import Coordinates, match_samples, read_boxes, read_kdwsd_list, read_mat
-from mlbench.testing import tiny_dataset
 
 
 def cells(values: list) -> np.ndarray:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError
 from mlbench.metrics.detection import box_iou
 from mlbench.proposals import load_proposals, selective_search
 from mlbench.proposals.arrays import pack
 from mlbench.proposals.selective_search import edge_boxes, opencv
-from mlbench.testing import tiny_dataset
 
 try:
     opencv()

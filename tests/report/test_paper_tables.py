@@ -18,8 +18,8 @@ from mlbench.protocol import load_protocol
 from mlbench.report import paper_tables as module
 from mlbench.report.board import render
 from mlbench.report.paper_tables import load_layouts, our_metric, paper_tables
-from mlbench.report.published import load_published
 from mlbench.report.render import Table
+from mlbench.store.papers import load_published
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import pytest
 from click.testing import CliRunner
 
-from mlbench.cli import cli
+from mlbench.cli.main import cli
 from mlbench.errors import DataError, UsageError
 from mlbench.protocol import load_protocol
 from mlbench.report.site import write_site
@@ -471,8 +471,8 @@ def test_a_browser_sorts_filters_and_logs_no_error(built, tmp_path) -> None:
 
 
 def test_a_site_whose_writer_was_killed_anywhere_is_written_over(tmp_path: Path) -> None:
+    from mlbench import files as store_files
     from mlbench.report.site import pages
-    from mlbench.store import files as store_files
 
     class Killed(BaseException):
         pass

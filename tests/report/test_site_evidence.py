@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mlbench.annotation import State
+from mlbench.evaluation.predictions import Predictions
 from mlbench.metrics import average_precision, scores_of_kind
-from mlbench.predictions import Predictions
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.evidence import evidence, extreme_rows, image_average_precision, precision_at_recall
 from mlbench.store import find_records
@@ -61,7 +61,7 @@ def test_best_and_worst_prefer_images_with_more_labels_and_never_share_one() -> 
 @pytest.fixture
 def here(train, tmp_path, monkeypatch):
     """A trained run on the tiny data set, and what is at hand of it."""
-    from mlbench.testing import tiny_dataset
+    from mlbench.conformance.testing import tiny_dataset
 
     train("an")
     data = tiny_dataset()
@@ -85,9 +85,9 @@ def test_a_run_in_its_store_has_curves_and_pictures_only_if_asked(here) -> None:
 
 
 def test_maps_of_the_network_stand_beside_the_pictures(here, monkeypatch) -> None:
-    from mlbench.testing import tiny_dataset
+    from mlbench.conformance.testing import tiny_dataset
 
-    monkeypatch.setattr("mlbench.trained.dataset_of", lambda *given: tiny_dataset())
+    monkeypatch.setattr("mlbench.runner.trained.dataset_of", lambda *given: tiny_dataset())
     shown = evidence(*here, pictures=True)
     assert shown.note == ""
     assert all(seen.heat.startswith("data:image/jpeg;base64,") for seen in (*shown.best, *shown.worst))
@@ -95,11 +95,11 @@ def test_maps_of_the_network_stand_beside_the_pictures(here, monkeypatch) -> Non
 
 
 def test_attention_under_views_is_drawn_for_runs_trained_end_to_end(here, monkeypatch) -> None:
+    from mlbench.conformance.testing import tiny_dataset
     from mlbench.report.site.pages import _run_page
-    from mlbench.testing import tiny_dataset
 
     data = tiny_dataset()
-    monkeypatch.setattr("mlbench.trained.dataset_of", lambda *given: data)
+    monkeypatch.setattr("mlbench.runner.trained.dataset_of", lambda *given: data)
     assert evidence(*here).attention == ("", "", "")
     picture, subject, missing = evidence(*here, pictures=True).attention
     assert picture.startswith("data:image/jpeg;base64,")

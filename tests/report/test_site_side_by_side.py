@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mlbench.annotation import State
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site import side_by_side, write_site
-from mlbench.testing import tiny_dataset
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def store(train, tmp_path, monkeypatch):
     data = tiny_dataset()
     monkeypatch.setattr("mlbench.report.at_hand.list_datasets", lambda: [data.id])
     monkeypatch.setattr("mlbench.report.at_hand.load_dataset", lambda *given: data)
-    monkeypatch.setattr("mlbench.trained.dataset_of", lambda *given: data)
+    monkeypatch.setattr("mlbench.runner.trained.dataset_of", lambda *given: data)
     return tmp_path / "runs"
 
 

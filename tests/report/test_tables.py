@@ -9,8 +9,8 @@ import pytest
 
 from mlbench.errors import DataError, UsageError
 from mlbench.protocol import load_protocol
-from mlbench.report.published import load_published
 from mlbench.report.tables import METHOD_ORDER, build_table, records_to_frame
+from mlbench.store.papers import load_published
 
 COCO = {"identity__dataset__id": "coco2014"}
 

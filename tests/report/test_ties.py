@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlbench.bootstrap import paired_bootstrap
+from mlbench.conformance.testing import tiny_dataset
+from mlbench.evaluation.predictions import Predictions, write_predictions
 from mlbench.metrics import Probabilities
-from mlbench.predictions import Predictions, write_predictions
 from mlbench.report.power import needed_lines
 from mlbench.report.tables import build_table
 from mlbench.report.ties import column_ties, image_replicates, standing_line
+from mlbench.significance.bootstrap import paired_bootstrap
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 
 def runs_of(name: str, values: list[float]) -> dict:

@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 
 from mlbench.errors import DataError, UsageError
-from mlbench.report import published
-from mlbench.report.published import COLUMNS, PROTOCOLS, load_published
+from mlbench.store import papers as published
+from mlbench.store.papers import COLUMNS, PROTOCOLS, load_published
 
 # Number of values and their sum, counted on the sources' text without knowledge of rows and columns.
 CHECKSUMS = {

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch._dynamo
 import torch.distributed.tensor  # noqa: F401  (both would otherwise be imported by each attempt)
 
-from mlbench.conformance import make_request
+from mlbench.conformance.suite import make_request
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request
-from mlbench.testing import tiny_dataset
 
 CHANGES = {"train.epochs": 3, "train.schedule": "one_cycle"}
 

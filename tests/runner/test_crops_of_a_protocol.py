@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
-from mlbench.images.pixels import load_pixels
+from mlbench.inputs.pixels import load_pixels
 from mlbench.methods import Method, Phase, Prediction
 from mlbench.protocol import load_protocol
 from mlbench.runner.crops import crops_of, mean_prediction
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
 
 
 @pytest.fixture

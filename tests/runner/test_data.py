@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from mlbench.annotation import Mask, State, draw_mask
+from mlbench.conformance.testing import ArrayImages, tiny_dataset
 from mlbench.datasets.base import Dataset, Split
 from mlbench.errors import DataError
-from mlbench.images.features import Features
+from mlbench.inputs.features import Features
 from mlbench.protocol import Annotation, Protocol, SplitRule, Unspecified
 from mlbench.runner.data import FeatureInputs, ImageInputs, make_parts, training_labels
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import resolve
 from mlbench.runner.side import boxes_of
 from mlbench.seeds import id_hashes
-from mlbench.testing import ArrayImages, tiny_dataset
 
 P, N, U, X = (int(s) for s in (State.POSITIVE, State.NEGATIVE, State.UNKNOWN, State.UNSPECIFIED))
 

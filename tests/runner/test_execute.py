@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from mlbench.annotation import State, save_mask
-from mlbench.conformance import read_scores
+from mlbench.conformance.suite import read_scores
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.models.heads import HeadSpec
 from mlbench.registry import load_method
@@ -24,7 +25,6 @@ from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
 from mlbench.store import RECORD_FILE, find_records, read_record, run_dir, verify_run
-from mlbench.testing import tiny_dataset
 
 
 def folder(tmp_path: Path, record: dict[str, Any]) -> Path:
@@ -113,7 +113,7 @@ def test_methods_without_training_are_scored_all_the_same(train, tmp_path: Path,
 
 
 def resolve_tiny(tmp_path: Path, name: str) -> Any:
-    from mlbench.conformance import make_request
+    from mlbench.conformance.suite import make_request
 
     return resolve(make_request(load_method(name), "full", tmp_path, tiny_dataset()))
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.labels import Change, Labels, LabelStore, Note
 from mlbench.methods import Method, Step
+from mlbench.methods.labels import Change, Labels, LabelStore, Note
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.forensics import Forensics, rates, summary
 from mlbench.runner.plan import resolve

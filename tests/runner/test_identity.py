@@ -11,11 +11,11 @@ import pytest
 
 from mlbench.annotation import mask_matters
 from mlbench.errors import DataError
-from mlbench.predictions import read_predictions
+from mlbench.evaluation.consistency import contradictions
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.protocol import load_protocol
 from mlbench.runner.plan import resolve
 from mlbench.store import find_records, read_record, run_dir, verify_run
-from mlbench.store.consistency import contradictions
 
 
 @pytest.fixture

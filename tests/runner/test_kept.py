@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlbench.conformance import run_with_stops
+from mlbench.conformance.suite import run_with_stops
 from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.methods import Phase
 from mlbench.registry import load_method

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlbench.conformance import compare, read_course, read_scores, run_with_stops
+from mlbench.conformance.suite import compare, read_course, read_scores, run_with_stops
 from mlbench.errors import MlbenchError, UsageError
-from mlbench.labels import Labels
 from mlbench.methods import Method, Phase, Step
+from mlbench.methods.labels import Labels
 from mlbench.registry import load_method
 from mlbench.runner import execute
 from mlbench.runner.evaluate import evaluating

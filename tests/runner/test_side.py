@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.methods import Method
 from mlbench.proposals.grid import window_grid
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
 from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS, LazySide, mirror_boxes, mirror_proposals
-from mlbench.testing import tiny_dataset
 
 
 class Looks(Method):

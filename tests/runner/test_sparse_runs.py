@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mlbench.datasets.sparse as sparse_module
+import mlbench.annotation.sparse as sparse_module
+from mlbench.annotation.sparse import SparseLabels
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.datasets.base import Dataset
-from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import UsageError
 from mlbench.runner import data, evaluate, scratch
 from mlbench.runner.plan import resolve
-from mlbench.testing import tiny_dataset
 
 
 def two_kinds() -> tuple[Dataset, Dataset]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlbench.conformance import read_scores
+from mlbench.conformance.suite import read_scores
 from mlbench.errors import MethodError, MlbenchError, UsageError
 from mlbench.methods import Method, Phase
 from mlbench.models.heads import PRODUCT, Head, HeadSpec, build_head, convert_head, logits_together

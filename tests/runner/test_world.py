@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mlbench.conformance import make_request, read_scores
+from mlbench.conformance.suite import make_request, read_scores
+from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Batch, Phase
 from mlbench.metrics import Logits, Streaming, average_precision, precision_recall_f1
-from mlbench.predictions import read_predictions
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors
 from mlbench.runner.evaluate import predict_part
@@ -26,7 +27,6 @@ from mlbench.runner.plan import Request, resolve
 from mlbench.runner.task import Task
 from mlbench.runner.world import World, leave
 from mlbench.store import run_dir
-from mlbench.testing import tiny_dataset
 
 #: Test rows that neither 2 nor 3 processes share out evenly, and fewer rows than processes.
 TEST_SIZES = (1, 7, 10)

@@ -14,11 +14,10 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from mlbench.datasets.base import Dataset
-from mlbench.predictions import read_predictions
+from mlbench.evaluation.predictions import read_predictions
 from mlbench.report.tables import build_table
-from mlbench.store import find_records, is_submitted, verify_run
+from mlbench.store import all_runs, find_records, is_submitted, verify_run
 from mlbench.store.schema import refit
-from mlbench.trained import all_runs
 
 
 def only(store: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlbench.images import features
+from mlbench.inputs import features
 from mlbench.runner import evaluate, execute, feed, loop, task, training
 from mlbench.store import find_records
 from mlbench.sweep import pilot as pilot_module

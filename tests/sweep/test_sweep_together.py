@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlbench.conformance import read_scores
+from mlbench.conformance.suite import read_scores
 from mlbench.errors import UsageError
 from mlbench.progress import Reporter
 from mlbench.store import find_records

@@ -13,7 +13,6 @@ import pandas as pd
 
 from mlbench.errors import UsageError
 from mlbench.protocol import protocol_named
-from mlbench.report.published import PRINTED_AS, load_published
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
 from mlbench.significance.comparability import (
@@ -31,6 +30,7 @@ from mlbench.significance.comparability import (
 )
 from mlbench.significance.crossed import Draw, Interval, interval
 from mlbench.store import SUBMITTED
+from mlbench.store.papers import PRINTED_AS, load_published
 
 Record = Mapping[str, Any]
 #: What the runs of a board share, by dotted name, sorted.

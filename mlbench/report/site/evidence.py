@@ -11,17 +11,17 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.datasets import Dataset
 from mlbench.datasets.base import Split
-from mlbench.datasets.sparse import SparseLabels
 from mlbench.errors import DataError, MlbenchError
+from mlbench.evaluation.predictions import Predictions
+from mlbench.evaluation.scoring import align, targets_of
 from mlbench.metrics import average_precision, scores_of_kind
-from mlbench.predictions import Predictions
 from mlbench.protocol import protocol_of
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.charts import Line, line_chart
 from mlbench.report.site.side_by_side import attention_of, data_uri
-from mlbench.scoring import align, targets_of
 
 Record = Mapping[str, Any]
 #: Recall levels in percent that a curve is drawn at.
@@ -151,7 +151,7 @@ def _maps(
     """Heat maps [h, w] by row, or why there are none."""
     # Imported late: torch and the runner are of no use without pictures.
     from mlbench.explain.cam import class_maps, has_maps
-    from mlbench.trained import reload_network, reload_run
+    from mlbench.runner.trained import reload_network, reload_run
 
     try:
         if record["weights"] is None:

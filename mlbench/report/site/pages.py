@@ -19,6 +19,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mlbench.errors import DataError, MlbenchError, UsageError
+from mlbench.files import atomic_write
 from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
@@ -30,7 +31,7 @@ from mlbench.report.site.boards import Board, Record, Row, make_boards
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
 from mlbench.report.site.evidence import evidence
 from mlbench.report.site.side_by_side import attention_sheets
-from mlbench.store import atomic_write, find_records, is_submitted
+from mlbench.store import find_records, is_submitted
 
 #: Says that a page is one of ours: a folder is only written over where its first page has it.
 _GENERATOR = "mlbench site"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mlbench.datasets.sparse import SparseLabels
+from mlbench.annotation.sparse import SparseLabels
 from mlbench.errors import DataError, MlbenchError
+from mlbench.evaluation.scoring import targets_of
 from mlbench.protocol import protocol_of
 from mlbench.report.at_hand import AtHand
 from mlbench.report.site.boards import Board, Record
-from mlbench.scoring import targets_of
 
 if TYPE_CHECKING:
     from mlbench.explain.attention import Model

@@ -1,0 +1,94 @@
+"""`score`: a run's numbers computed again from its stored predictions, never from what its record says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlbench.datasets import Dataset, load_dataset
+from mlbench.datasets.recorded import dataset_of, is_data_of
+from mlbench.errors import DataError
+from mlbench.evaluation.class_groups import groups_for
+from mlbench.evaluation.predictions import read_predictions
+from mlbench.evaluation.scoring import score_predictions
+from mlbench.paths import store_dir
+from mlbench.protocol import Protocol, load_protocol, protocol_of
+from mlbench.store import find_run, run_dir
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Numbers on the test part, in percent, and those of the record that differ by more than rounding."""
+
+    title: str
+    results: dict[str, float | None]
+    differences: dict[str, tuple[float | None, float | None]]
+
+    def text(self) -> str:
+        lines = [self.title]
+        for name, value in self.results.items():
+            shown = "undefined" if value is None else f"{value:.4f}"
+            mark = f"   record says {self.differences[name][1]}" if name in self.differences else ""
+            lines.append(f"  {name:32} {shown:>10}{mark}")
+        return "\n".join(lines)
+
+
+def score(
+    run: str,
+    store: Path | None = None,
+    data_root: Path | None = None,
+    protocol: str | None = None,
+    dataset: str | None = None,
+) -> Rescored:
+    """Score run `run` (first characters of its key) again from its test predictions.
+
+    `dataset` names the data set where the catalogue does not have it (the path of its description), and `data_root`
+    the folder of its files. With `protocol`, that protocol's definitions are applied instead, and nothing is compared.
+    """
+    root = store or store_dir()
+    record = find_run(run, root)
+    stored = record["predictions"]["test"]
+    return score_record(record, run_dir(root, record["key"]) / stored["file"], data_root, protocol, dataset)
+
+
+def score_record(
+    record: dict[str, Any],
+    path: Path,
+    data_root: Path | None = None,
+    protocol: str | None = None,
+    dataset: str | None = None,
+) -> Rescored:
+    """Score the test predictions at `path`, which must be those `record` names by hash; arguments as for `score`."""
+    data = load_dataset(dataset_of(record, dataset), data_root)
+    if not is_data_of(data, record):
+        raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")
+    rules = load_protocol(protocol) if protocol else protocol_of(record)
+    results = score_on(record, path, data, rules)
+    differences = {} if protocol else differing(results, record["results"]["test"])
+    title = f"{record['identity']['method']['name']} on {data.id} ({rules.name}), run {record['key'][:16]}, percent"
+    return Rescored(title, results, differences)
+
+
+def score_on(record: dict[str, Any], path: Path, data: Dataset, rules: Protocol) -> dict[str, float | None]:
+    """Numbers of the test predictions at `path`, which must be those `record` names by hash, on `data`, in percent."""
+    predictions = read_predictions(path, record["predictions"]["test"]["sha256"])
+    test = data.splits["test"]
+    unspecified = rules.unspecified_for(data.id)
+    groups = groups_for(rules.metrics, data.splits["train"].labels, data.classes)
+    results, _ = score_predictions(predictions, test.labels, test.ids, data.classes, rules.metrics, unspecified, groups)
+    return results
+
+
+Numbers = Mapping[str, float | None]
+
+
+def differing(a: Numbers, b: Numbers) -> dict[str, tuple[float | None, float | None]]:
+    """Numbers by name that are not the same in `a` and `b`, but for rounding: (that of `a`, that of `b`)."""
+    found = {}
+    for name in a.keys() | b.keys():
+        new, old = a.get(name), b.get(name)
+        if (new is None) != (old is None) or (new is not None and old is not None and abs(new - old) > 1e-9):
+            found[name] = (new, old)
+    return dict(sorted(found.items()))

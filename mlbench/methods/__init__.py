@@ -1,0 +1,15 @@
+"""What a method is (`contract`), the labels it sees (`labels`), and that its code was checked (`badge`)."""
+
+from mlbench.methods.contract import (
+    SUPERVISION,
+    Batch,
+    Hyper,
+    Method,
+    Phase,
+    Prediction,
+    Step,
+    Uses,
+    private_generator,
+)
+
+__all__ = ["SUPERVISION", "Batch", "Hyper", "Method", "Phase", "Prediction", "Step", "Uses", "private_generator"]

@@ -1,0 +1,369 @@
+"""The method contract: what a method declares, what it is given, and which steps it may replace.
+
+A method that is only a loss overrides `Method.loss`. Everything else has a default that does the plain thing.
+`docs/add-a-method.md` shows the axes one by one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import UsageError, nearest, unknown
+from mlbench.inputs.placement import Placement
+from mlbench.inputs.views import View
+from mlbench.methods.labels import Labels
+from mlbench.models.heads import HeadSpec
+from mlbench.settings import as_float
+
+if TYPE_CHECKING:
+    from mlbench.runner.task import Task
+    from mlbench.settings import TrainSettings
+
+#: What a method may be told beyond the observed labels (shown in record and table).
+SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A declared hyperparameter: default, meaning, and the values allowed.
+
+    `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
+    ("choice", a, b, ...).
+    """
+
+    default: float | int | str | bool
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    search: tuple[Any, ...] = ()
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value` in this hyperparameter's type, or raise UsageError."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = as_float(value, f"hyperparameter {name}")
+        elif kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not kind:
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
+        if self.choices and value not in self.choices:
+            listed = ", ".join(map(str, self.choices))
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected one of {listed}")
+        number: Any = value  # bounds are given for numbers only
+        too_low = self.low is not None and number < self.low
+        if too_low or (self.high is not None and number > self.high):
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
+        return value
+
+
+#: Every method has these: BoostLU composes with any of them.
+HEAD_HYPERPARAMETERS = {
+    "head.alpha_train": Hyper(1.0, "BoostLU factor in training; 1 is off", low=1.0, high=1e6),
+    "head.alpha_infer": Hyper(1.0, "BoostLU factor in inference; 1 is off", low=1.0, high=1e6),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training.
+
+    `train` changes the run's settings for this stage: keys of `TrainSettings` with values that win over protocol and
+    command line, or a function of the run's settings that returns such changes. `roles` are the parameter roles
+    trained (None: all); the rest is frozen. `source` "images" gives what the track has; "pooled" the pooled features
+    of the untouched backbone, cached. `selection` says which epoch's weights count: "run" (the protocol's rule) or
+    "last" (for a phase that validation mAP cannot judge).
+    """
+
+    name: str = "train"
+    train: Mapping[str, Any] | Callable[[TrainSettings], Mapping[str, Any]] = field(default_factory=dict)
+    roles: tuple[str, ...] | None = None
+    source: str = "images"
+    selection: str = "run"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}", self.name):
+            raise UsageError(
+                f"phase {self.name!r}: expected a name of letters, digits, spaces and ._+- (files and record carry it)"
+            )
+        for kind, value, known in (
+            ("source", self.source, ("images", "pooled")),
+            ("selection", self.selection, ("run", "last")),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known, f"phase '{self.name}'")
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Another method's trained weights that this one needs (a teacher, the model it evaluates).
+
+    It is trained once under the same protocol, data, mask and repetition, and found again by its key.
+    """
+
+    method: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """One batch on the device.
+
+    inputs : float [B, 3, H, W] images, or feature maps [B, D, h, w] on track `head`.
+    index : int64 [B] rows of the part the batch is from. labels : training labels; None in inference.
+    views : inputs by view name, where the method declares views (`inputs` is then the first view).
+    placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
+    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
+        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and proposals are in
+        shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T].
+    part : name of the part that `index` counts in ("train", "val", "test"), in training and in inference.
+    """
+
+    inputs: Tensor
+    index: Tensor
+    labels: Labels | None = None
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    side: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+
+
+@dataclass
+class Step:
+    """Where training stands, and the way to the rest of the batch.
+
+    epoch counts from 1 in each phase; batch_size is the real size of the whole batch, over all processes.
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    batch_size: int
+    gather: Callable[[Tensor], Tensor]
+    whole: Callable[[], Labels]
+
+
+class Prediction(NamedTuple):
+    """Scores [B, C] and, for methods that decide by a rule of their own, decisions [B, C]."""
+
+    scores: Tensor
+    decisions: Tensor | None = None
+
+
+class Method:
+    """Base of every method. The class docstring is its card, whose first line is the title; name the source there too.
+
+    `mlbench show` and the site print its paragraphs. What a method from a paper has to tell, it best tells in some that
+    begin with "Faithful:", "Substituted:", "Scores:" (what mAP ranks, where that is not the logits of a classifier),
+    "Cost:" (of an image at inference) and "Source:".
+
+    Class attributes
+    ----------------
+    version : raise it when the same settings give other numbers.
+    tracks : "head" (frozen backbone, cached features) and/or "full" (end to end).
+    supervision : what the method is given, from `SUPERVISION`.
+    batch_global : the loss looks across the whole batch (a top-k, a batch mean inside a square): logits and labels
+        of all processes are brought together first, and gradient accumulation is refused.
+    reduction : how the loss grows with the batch, "mean" or "sum"; parts of a batch are weighted accordingly.
+    unused_parameters : some trained parameters take no part in some steps (costs time with several processes).
+    stochastic : draws in training differ between processes (dropout), so that one and two need not agree.
+    scores : kind of the predictions, "logit", "probability" or "rank"; decision_rule names own decisions.
+    level : how close to its paper: "A" faithful, "B" faithful mechanism with settings that were not published, "C" the
+        closest mechanism on public parts; shown in the papers' tables, no part of a run's identity.
+    hyperparameters : declared values; anything else given with ``--set`` is refused.
+    head : keyword arguments of the default head (alpha_train, alpha_infer).
+    views, inputs, uses : see `View`, `Batch.side`, `Uses`.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    tracks: ClassVar[tuple[str, ...]] = ("head", "full")
+    supervision: ClassVar[tuple[str, ...]] = ("observed",)
+    batch_global: ClassVar[bool] = False
+    reduction: ClassVar[str] = "mean"
+    unused_parameters: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
+    scores: ClassVar[str] = "logit"
+    decision_rule: ClassVar[str] = ""
+    level: ClassVar[str] = ""
+    hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
+    head: ClassVar[Mapping[str, float]] = {}
+    views: ClassVar[tuple[View, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[Mapping[str, Uses]] = {}
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.hyper = task.hyper
+
+    # -- the plan -----------------------------------------------------------------------------------------------
+
+    def phases(self) -> Sequence[Phase]:
+        """The stages of training, in order; none for a method that only evaluates."""
+        return [Phase()]
+
+    def network(self, phase: Phase) -> nn.Module:
+        """The module trained in `phase`. A parameter's role is the first part of its name."""
+        return self.task.classifier(self.head_spec())
+
+    def head_spec(self) -> HeadSpec:
+        """The head the hyperparameters ask for."""
+        alphas = self.hyper["head.alpha_train"], self.hyper["head.alpha_infer"]
+        return HeadSpec("linear" if alphas == (1.0, 1.0) else "boostlu", *alphas)
+
+    def refuse_boostlu(self) -> None:
+        """UsageError where a head with BoostLU is asked for: for methods that have no such head."""
+        if self.head_spec().kind != "linear":
+            raise UsageError(f"method '{self.name}' has no class activation maps: head.alpha must stay 1")
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
+        """The loss of logits float32 [B, C] (of the whole batch where `batch_global`)."""
+        raise UsageError(f"method '{self.name}' defines neither loss nor training_step")
+
+    def training_step(self, network: nn.Module, batch: Batch, step: Step) -> Tensor | dict[str, Tensor]:
+        """The loss of one batch; a dict of named terms is summed, and each term is logged.
+
+        Where `batch_global`, every tensor with a gradient must pass through `step.gather`, and `step.whole()` are
+        the labels of the whole batch.
+        """
+        logits = network(batch.inputs).logits
+        if self.batch_global:
+            return self.loss(step.gather(logits), step.whole(), step)
+        assert batch.labels is not None
+        return self.loss(logits, batch.labels, step)
+
+    def after_step(self, network: nn.Module, step: Step) -> None:
+        """Called after each optimiser step."""
+
+    def after_epoch(self, network: nn.Module, step: Step) -> None:
+        """Called after each training epoch; may run `task.predict` over the training part and change labels."""
+
+    def handover(self, phase: Phase, network: nn.Module) -> dict[str, Tensor]:
+        """Tensors later phases find in ``task.artefacts[phase.name]``, the selected epoch's `network` being loaded.
+
+        A method that uses this one is given the last phase's ``network.state_dict()`` instead.
+        """
+        return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors the method itself must find again after a kill."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+
+    # -- inference ----------------------------------------------------------------------------------------------
+
+    def predict(self, network: nn.Module, batch: Batch) -> Tensor | Prediction:
+        """Scores [B, C] of a batch; `network` is in evaluation mode, gradients are off.
+
+        Where `decision_rule` is declared, the last phase must give decisions; earlier phases may leave them out.
+        """
+        return network(batch.inputs).logits
+
+    @classmethod
+    def decide(cls, scores: Tensor, hyper: Mapping[str, Any]) -> Tensor:
+        """Decisions bool [B, C] by `decision_rule` on scores [B, C] averaged over crops of the images.
+
+        To be given by methods that decide on scores alone; the others are refused where a protocol asks for crops.
+        """
+        raise UsageError(f"method '{cls.name}' does not decide on scores alone")
+
+    # -- declarations, resolved ---------------------------------------------------------------------------------
+
+    @classmethod
+    def views_for(cls, hyper: Mapping[str, Any]) -> tuple[View, ...]:
+        """The views of a training batch under these hyperparameters, the plain one first; `views` by default."""
+        return cls.views
+
+    @classmethod
+    def dense_bytes(cls, hyper: Mapping[str, Any]) -> int:
+        """Bytes of memory for each training image and class that the method cannot do without; 0 by default.
+
+        Where labels are sparse, it is refused before it is trained if there is not so much.
+        """
+        return 0
+
+    @classmethod
+    def uses_for(cls, hyper: Mapping[str, Any]) -> Mapping[str, Uses]:
+        """The runs built on under these hyperparameters; `uses` by default."""
+        return cls.uses
+
+    @classmethod
+    def declared(cls) -> dict[str, Hyper]:
+        """All hyperparameters of this method, the head's included."""
+        head = dict(HEAD_HYPERPARAMETERS)
+        for key, value in cls.head.items():
+            name = f"head.{key}"
+            head[name] = Hyper(**{**vars(head[name]), "default": float(value)})
+        return {**cls.hyperparameters, **head}
+
+    @classmethod
+    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
+        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
+
+        Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
+        ``source`` key says where they come from.
+        """
+        table = cls._kept().get(dataset, {})
+        return _settings_in(table) | _settings_in(table.get(track, {}))
+
+    @classmethod
+    def kept_settings(cls) -> list[tuple[str, dict[str, Any], str]]:
+        """All of the method's own tables there: data set (and track), settings, where they come from."""
+        found = []
+        for dataset, table in cls._kept().items():
+            parts = {dataset: table}
+            parts |= {f"{dataset}, track {track}": table[track] for track in ("head", "full") if track in table}
+            found += [(where, _settings_in(part), part.get("source", "")) for where, part in parts.items()]
+        return [row for row in found if row[1]]
+
+    @classmethod
+    def _kept(cls) -> dict[str, Any]:
+        """The tables of `settings_for` by data set."""
+        module = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if module is None or not Path(module).with_suffix(".toml").is_file():
+            return {}
+        tables: dict[str, Any] = tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
+        return tables.get(cls.name, {})
+
+    @classmethod
+    def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults with `changes` applied and checked; ``head.alpha`` sets both alphas."""
+        declared = cls.declared()
+        changes = dict(changes)
+        if "head.alpha" in changes:
+            alpha = changes.pop("head.alpha")
+            changes = {"head.alpha_train": alpha, "head.alpha_infer": alpha} | changes
+        values = {name: hyper.default for name, hyper in declared.items()}
+        for name, value in changes.items():
+            if name not in declared:
+                known = [*declared, "head.alpha", "train.epochs", "train.lr"]
+                raise UsageError(
+                    f"method '{cls.name}' has no hyperparameter '{name}'.{nearest(name, known)} "
+                    f"Declared: {', '.join(declared)}; training settings are train.KEY"
+                )
+            values[name] = declared[name].check(name, value)
+        return values
+
+
+def _settings_in(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in ("head", "full", "source")}
+
+
+def private_generator(seed: int) -> torch.Generator:
+    """A CPU generator for a method's own draws."""
+    return torch.Generator().manual_seed(seed % 2**63)

@@ -1,0 +1,1 @@
+"""Records of several stores brought together, checked against each other, and brought over from earlier harnesses."""

@@ -1,0 +1,247 @@
+"""`results`: a folder of published records kept right: verified, merged with another, scored again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlbench.canonical import canonical_json
+from mlbench.errors import MlbenchError, UsageError
+from mlbench.evaluation.consistency import contradictions
+from mlbench.evaluation.rescore import differing, score_record
+from mlbench.paths import store_dir
+from mlbench.protocol import protocol_of
+from mlbench.registry import available, load_method
+from mlbench.significance.comparability import place_of
+from mlbench.store import find_records, is_submitted, published_name, run_dir, run_key
+from mlbench.store.journal import change_together, finish
+from mlbench.store.replications import predictions_of, same_circumstances, spread_text, with_replications
+from mlbench.store.schema import dump_record
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Report:
+    """What was done, counted, a line for each thing worth knowing, and one for each problem."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def text(self) -> str:
+        done = [f"{number} {what}" for what, number in self.counts.items()] or ["no records"]
+        notes, problems = (f"note: {line}" for line in self.notes), (f"problem: {line}" for line in self.problems)
+        return "\n".join([", ".join(done), *notes, *problems])
+
+
+def verify(folder: Path, against: Path | None = None) -> Report:
+    """Check every record of `folder`, and with `against` (an earlier state of it) that no score moved.
+
+    Every record must validate and stand under the name its content gives it; what it says twice must agree (the
+    selected epoch's numbers, means over classes, its protocol); its method must be registered here with code of its
+    version or a later one, or be a submission; two records never share settings, repetition and draw under different
+    scores. Against the earlier state: a record of the same settings and versions has the same numbers, and none has
+    gone unless one of a later version took its place.
+    """
+    finish(folder)
+    records, problems = find_records(folder)
+    report = Report(problems=list(problems))
+    slots: dict[str, Record] = {}
+    for record in records:
+        report.count("submissions" if is_submitted(record) else "records")
+        report.problems += _without_code(record)
+        report.problems += [f"{_name(record)}: {line}" for line in (*contradictions(record), *_of_its_protocol(record))]
+        if record.get("replications"):
+            report.notes.append(f"{_name(record)}: replicated, {spread_text(record)}")
+        other = slots.setdefault(_slot(record), record)
+        if other is not record:
+            report.problems.append(f"{_name(record)}: other scores than {_name(other)}, under the same version")
+    if against is not None:
+        report.problems += _moved(records, *find_records(against))
+    return report
+
+
+def merge(folder: Path, source: Path) -> Report:
+    """Bring the records of `source`, a store or a folder of records, into `folder`, all or none.
+
+    A record that is there with the same numbers stays as it is. A rerun of its key under other circumstances (threads,
+    processes, machine, libraries) is a replication: the record that is there stays and lists it. Broken records,
+    records that contradict themselves, numbers that differ under one key and the same circumstances or predictions,
+    and other scores under one version of a submission are conflicts: they are reported and nothing is changed. A
+    process that is killed leaves the old folder or the new one (`mlbench.store.journal`).
+    """
+    new, broken = find_records(source)
+    old, problems = find_records(folder) if folder.exists() else ([], [])
+    report = Report(problems=[*broken, *problems])
+    here = {_slot(record): record for record in old}
+    brought = {key for record in old for key in record["provenance"].get("migrated", {}).get("from", [])}
+    changed: dict[str, Record] = {}
+    for record in new:
+        name = _name(record)
+        report.problems += [f"{name}: {line}" for line in contradictions(record)]
+        if record["key"] in brought:
+            report.count("already there, brought over from an earlier harness")
+            continue
+        other = here.setdefault(_slot(record), record)
+        if other is record:
+            report.count("new")
+            changed[name] = record
+        elif _is_replication(other, record):
+            if other["schema"] == 1:
+                report.problems.append(
+                    f"{name}: a rerun under other circumstances; the record that is there is of schema 1 and cannot "
+                    "list it: `mlbench results migrate` brings it over first"
+                )
+                continue
+            both = with_replications(other, [record])
+            report.count("already there, replicated" if both == other else "replications")
+            report.notes.append(f"{name}: replicated, {spread_text(both)}")
+            if both != other:
+                here[_slot(record)] = changed[name] = both
+        elif moved := _differences(other, record):
+            report.problems.append(f"{name}: {moved}; here {other['key'][:12]}, there {record['key'][:12]}")
+        else:
+            report.count("already there" if canonical_json(other) == canonical_json(record) else "already there, rerun")
+    if not report.problems:
+        texts = {name: dump_record(record, name).encode("ascii") for name, record in changed.items()}
+        change_together(folder, texts)
+    return report
+
+
+def rescore(
+    folder: Path, store: Path | None = None, dataset: str | None = None, data_root: Path | None = None
+) -> Report:
+    """Score the records of `folder` again from the predictions that `store` has, and compare the test numbers.
+
+    Records whose predictions or data are not here are counted, not failed. `data_root` holds one data set's files:
+    name that data set with `dataset`.
+    """
+    if data_root is not None and dataset is None:
+        raise UsageError("--data-root holds the files of one data set: name it with --dataset")
+    root = store or store_dir()
+    records, problems = find_records(folder, dataset=dataset)
+    report = Report(problems=list(problems))
+    for record in records:
+        stored = record["predictions"].get("test")
+        path = run_dir(root, record["key"]) / stored["file"] if stored else None
+        if path is None or not path.exists():
+            report.count("without predictions here")
+            continue
+        try:
+            found = score_record(record, path, data_root)
+        except UsageError as error:  # a data set that needs files, or that the catalogue does not have
+            report.count(f"not scored ({error})")
+            continue
+        except MlbenchError as error:
+            report.problems.append(f"{_name(record)}: {error}")
+            continue
+        report.count("scored again")
+        report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
+    return report
+
+
+def _name(record: Record) -> str:
+    return published_name(record)
+
+
+def _slot(record: Record) -> str:
+    """The run key without what a submitter may not change under one version: the scores."""
+    return run_key({name: value for name, value in record["identity"].items() if name != "scores"})
+
+
+def _without_code(record: Record) -> list[str]:
+    method = record["identity"]["method"]
+    if is_submitted(record):
+        return []
+    if method["name"] not in available():
+        return [f"{_name(record)}: no code: method '{method['name']}' is not registered here"]
+    version = load_method(method["name"]).version
+    if method["version"] > version:
+        return [f"{_name(record)}: version {method['version']} of '{method['name']}'; the code here is {version}"]
+    return []
+
+
+def _of_its_protocol(record: Record) -> list[str]:
+    """Where a record's identity and definitions are not those of the protocol it holds."""
+    if "protocol" not in record:
+        return []
+    identity, protocol = record["identity"], protocol_of(record)
+    own = {
+        "protocol": protocol.name,
+        "protocol_sha256": protocol.sha256,
+        "definitions": protocol.counted,
+    }
+    lines = [f"identity.{name} is not that of its protocol" for name, value in own.items() if identity[name] != value]
+    if record["definitions"] != protocol.definitions(identity["dataset"]["id"]):
+        lines.append("its definitions are not those of its protocol")
+    return lines
+
+
+def _is_replication(old: Record, new: Record) -> bool:
+    """Whether `new` is a rerun of the key of `old` that may differ from it by rounding."""
+    if old["key"] != new["key"] or is_submitted(new) or predictions_of(old) == predictions_of(new):
+        return False
+    listed = {entry["predictions"] for entry in old.get("replications", [])}
+    return predictions_of(new) in listed or not same_circumstances(old, new)
+
+
+def _differences(old: Record, new: Record) -> str:
+    """What of the numbers of two records of one slot differs, in words; empty if nothing does."""
+    lines = []
+    for part in ("results", "per_class"):
+        for name in sorted(old[part].keys() | new[part].keys()):
+            where = f"{part}.{name}"
+            lines += _lines(differing(old[part].get(name, {}), new[part].get(name, {})), where)
+    if lines:
+        return f"scores moved without a version bump: {'; '.join(lines[:3])}{'; ...' if len(lines) > 3 else ''}"
+    known = old["key"] == new["key"] or old["key"] in new["provenance"].get("migrated", {}).get("from", [])
+    return "" if known else "other predictions under the same version"
+
+
+def _lines(differences: dict[str, tuple[float | None, float | None]], where: str = "results.test") -> list[str]:
+    return [f"{where}.{name} {_number(a)} -> {_number(b)}" for name, (a, b) in differences.items()]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6g}"
+
+
+def _moved(records: list[Record], earlier: list[Record], broken: list[str]) -> list[str]:
+    """Problems of `records` against an `earlier` state."""
+    lines = [f"earlier state: {problem}" for problem in broken]
+    slots = {_slot(record): record for record in records}
+    for record in records:
+        slots |= dict.fromkeys(record["provenance"].get("migrated", {}).get("from", []), record)
+    last: dict[str, tuple[int, ...]] = {}
+    for record in records:
+        last[_line(record)] = max(last.get(_line(record), ()), _versions(record))
+    for old in earlier:
+        new = slots.get(_slot(old)) or slots.get(old["key"])
+        if new is not None:
+            kept = [new["results"]["test"], *(entry["results"] for entry in new.get("replications", []))]
+            if predictions_of(old) != predictions_of(new) and any(
+                not differing(numbers, old["results"]["test"]) for numbers in kept[1:]
+            ):
+                continue
+            moved = _differences(old, new)
+            if moved and _is_replication(old, new):
+                moved = "replaced by a rerun under other circumstances; `results merge` keeps both"
+            lines += [f"{_name(new)}: {moved}"] if moved else []
+        elif last.get(_line(old), ()) <= _versions(old):
+            lines.append(f"{_name(old)}: gone, and no record of a later version stands in its place")
+    return lines
+
+
+def _line(record: Record) -> str:
+    """What a record says something about, whatever the versions: method, place (`place_of`), repetition, draw."""
+    identity = record["identity"]
+    return canonical_json([place_of(record), identity["repetition"], identity["mask_seed"]]).decode("ascii")
+
+
+def _versions(record: Record) -> tuple[int, ...]:
+    return record["identity"]["harness"], record["identity"]["method"]["version"]

@@ -1,0 +1,84 @@
+"""A finished run brought back: its record, its data, and its network with the selected weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mlbench.datasets.recorded import dataset_of
+from mlbench.errors import DataError
+from mlbench.methods import Method, Phase
+from mlbench.paths import store_dir
+from mlbench.protocol import protocol_of
+from mlbench.registry import load_method
+from mlbench.runner.checkpoint import load_tensors
+from mlbench.runner.feed import Feed
+from mlbench.runner.plan import Request, Run, resolve
+from mlbench.runner.task import Task
+from mlbench.runner.world import World
+from mlbench.settings import RECIPE_DEFAULTS
+from mlbench.store import run_dir, verify_run
+
+
+def request_of(
+    record: dict[str, Any], data_root: Path | None, weights: Path | None = None, dataset: str | None = None
+) -> Request:
+    """The request that leads to `record` again; see `dataset_of` for `dataset`, and `find_weights` for `weights`."""
+    identity = record["identity"]
+    train = {**RECIPE_DEFAULTS, **identity["train"]}  # what the identity leaves out was the default
+    changes = {f"train.{name}": value for name, value in train.items()}
+    changes |= identity["method"]["hyperparameters"]
+    changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
+    return Request(
+        protocol=protocol_of(record),
+        method=identity["method"]["name"],
+        dataset=dataset_of(record, dataset),
+        data_root=data_root,
+        backbone=identity["backbone"]["name"],
+        weights=weights,
+        track=identity["track"],
+        seed=identity["repetition"],
+        mask_seed=identity["mask_seed"],
+        changes=changes,
+        precision=identity["precision"],
+    )
+
+
+def reload_run(
+    record: dict[str, Any], data_root: Path | None, weights: Path | None = None, dataset: str | None = None
+) -> Run:
+    """Resolve a record's run on the data here; DataError if the data or settings are no longer the same."""
+    run = resolve(request_of(record, data_root, weights, dataset), record["identity"].get("uses", {}))
+    if run.key != record["key"]:
+        ours, theirs = run.identity, record["identity"]
+        differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        older = theirs["harness"] < ours["harness"]
+        hint = "; `mlbench results migrate` brings records of an earlier harness to this one" if older else ""
+        raise DataError(
+            f"run {record['key'][:16]} cannot be brought back here: {', '.join(differing)} differ from what it "
+            f"recorded{hint}"
+        )
+    return run
+
+
+def reload_network(run: Run, store: Path | None = None, device: str = "cpu") -> tuple[Method, nn.Module, Feed]:
+    """The trained network of a finished run, with its method and the feed of its data."""
+    root = store or store_dir()
+    record = verify_run(root, run.key)
+    world = World(device, run.request.precision)
+    feed = Feed(run, world.device)
+    task = Task(run, world, feed)
+    for name, key in run.uses.items():
+        task.artefacts[name] = load_tensors(run_dir(root, key) / "weights.safetensors")
+    method = load_method(run.method.name)(task)
+    task.bind(method)
+    phases = list(method.phases())
+    for phase in phases[:-1]:
+        task.artefacts[phase.name] = load_tensors(run_dir(root, run.key) / f"phase-{phase.name}.safetensors")
+    if phases:
+        task.begin(phases[-1])
+    network = method.network(phases[-1] if phases else Phase("evaluate"))
+    network.load_state_dict(load_tensors(run_dir(root, run.key) / record["weights"]["file"]))
+    return method, network.to(world.device).eval(), feed
