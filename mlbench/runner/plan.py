@@ -13,6 +13,7 @@ from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
+from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.duplicates import equal_pictures
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
@@ -23,7 +24,7 @@ from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
-from mlbench.runner.side import side_identity
+from mlbench.runner.side import SIDE_INPUTS, side_identity
 from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, TrainSettings, build, named_settings, to_plain
 from mlbench.store import run_key
 
@@ -260,6 +261,12 @@ def allowed_settings(train: TrainSettings, method: type[Method], dataset: Datase
     if track != "full":
         usual = {"augment": []} | {name: RECIPE_DEFAULTS[name] for name in OF_IMAGES if name in RECIPE_DEFAULTS}
         return build(TrainSettings, to_plain(train) | usual, "train settings")
+    follows = [kind for kind in method.inputs if kind in SIDE_INPUTS and SIDE_INPUTS[kind].mirror is not None]
+    if follows and Augmentation.of(train).moves:
+        raise UsageError(
+            f"method '{method.name}' takes {follows[0]}, which do not follow images that are cropped or moved: "
+            "train.crop and train.randaugment must stay off"
+        )
     kept = tuple(a for a in train.augment if a != "flip" or dataset.flippable)
     return dataclasses.replace(train, augment=kept)
 
