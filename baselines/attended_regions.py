@@ -276,6 +276,7 @@ class Attentive(nn.Module):
 class _AttendedRegions(Method):
     """What the two methods share: scores, decisions, and a backbone that may stay as it is."""
 
+    needs_head = "none"
     scores = "rank"
     decision_rule = f"the at most {MOST_LABELS} highest labels with a softmax of at least {LEAST_PROBABILITY}"
 

@@ -145,6 +145,7 @@ class InstanceMax(Method):
     Source: Yang et al., CVPR 2017 (MIML-FCN+), first stream.
     """
 
+    needs_head = "none"
     level = "B"
     inputs: ClassVar[tuple[str, ...]] = ("proposals",)
     stochastic = True  # dropout

@@ -204,6 +204,7 @@ class Interactive(Method):
     Source: Huynh and Elhamifar, CVPR 2020, released code.
     """
 
+    needs_head = "weight"
     level = "B"
     batch_global = True
     hyperparameters = {

@@ -210,6 +210,7 @@ class PairwiseRanking(Method):
     Source: Li, Song and Luo, CVPR 2017.
     """
 
+    needs_head = "weight"
     level = "A"
     decision_rule = "as the learned decision says: score above the threshold of its class, or that many highest scores"
     hyperparameters = {

@@ -119,6 +119,7 @@ class RegionSequence(Method):
     Source: Zhang et al., Multi-label image classification with regional latent semantic dependencies, the baseline.
     """
 
+    needs_head = "none"
     level = "C"
     inputs = ("proposals",)
     hyperparameters = {

@@ -200,6 +200,7 @@ class TagNeighbours(Method):
     Source: Johnson, Ballan and Fei-Fei, ICCV 2015; released code.
     """
 
+    needs_head = "none"
     level = "B"
     tracks = ("head",)
     supervision = ("observed", "tags")
@@ -337,6 +338,7 @@ class KernelCanonicalCorrelation(Method):
     Source: Uricchio et al., Pattern Recognition 71, 2017.
     """
 
+    needs_head = "none"
     level = "C"
     scores = "probability"
     hyperparameters = {

@@ -26,10 +26,10 @@ NORMALISATIONS = ("batch", "image")
 def normalised_maps(maps: Tensor, shown: Tensor, *, over: str = "batch") -> Tensor:
     """Heat maps [B, h, w] brought to a common range, as the mask is cut from them.
 
-    "batch" : ``(map - min) / max`` with least and largest value over the images of the batch, at each place apart: as in
-    the released code, where values leave [0, 1], signs turn where the largest is negative, and a batch with one labelled
-    image gives 0 everywhere. Where the largest is 0 the result is 0. "image" : ``(map - min) / (max - min)`` of each
-    image by itself, 0 where that is 0.
+    "batch" : ``(map - min) / max`` with least and largest value over the images of the batch, at each place apart: as
+    in the released code, where values leave [0, 1], signs turn where the largest is negative, and a batch with one
+    labelled image gives 0 everywhere. Where the largest is 0 the result is 0. "image" : ``(map - min) / (max - min)``
+    of each image by itself, 0 where that is 0.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def updated_thresholds(
 
 
 def rejected_entries(logits: Tensor, masked: Tensor, observed: Tensor, *, change: Tensor, level: Tensor) -> Tensor:
-    """Bool [B, C]: unknown entries that the mask changes by more than `change` and that lie above their class's level."""
+    """Bool [B, C]: unknown entries that the mask changes by more than `change` and that lie above `level`."""
     return (observed == State.UNKNOWN) & ((logits - masked).abs() > change) & (logits > level)
 
 
@@ -123,8 +123,8 @@ def ignore(
     """Loss of IGNORE: positives on the plain view, assumed labels on the strong one, and the two are to agree.
 
     ``a`` times the mean over observed positives of ``-log p``, the mean over entries that are not rejected of the
-    assume-negative cross-entropy of the strong view, and ``r`` times the mean squared difference of the logits (gradients
-    to both). Each mean divides by what it counts: rejected and unspecified entries are not in the second. Without an
+    assume-negative cross-entropy of the strong view, and ``r`` times the mean squared difference of the logits
+    (gradients to both). Each mean divides by what it counts: rejected and unspecified entries are not in the second. Without an
     observed positive the first is 0.
 
     Parameters
@@ -157,8 +157,8 @@ class Ignore(Method):
     Faithful: three forwards with gradients in two, the mask by minimum and maximum over the batch at each place as the
     released code has it, running thresholds (updated before the loss, also in the first epochs; they are in the
     checkpoint), the three terms. `ignore_per_image` cuts the mask from each image by itself. Corrected: where the
-    largest value is 0 nothing is divided by it; several observed positives (whose highest map counts) or none in a batch
-    do not fail. Substituted: stable logarithms (there p + 1e-5); RandAugment by torchvision, on the image at its final
+    largest value is 0 nothing is divided by it; several observed positives (whose highest map counts) or none in a
+    batch do not fail. Substituted: stable logarithms (there p + 1e-5); RandAugment by torchvision, on the image at its final
     size.
 
     Cost: one forward at inference; a training step has three, and gradients of two.
@@ -218,7 +218,8 @@ class Ignore(Method):
         shown = positive.any(dim=1)
         own = torch.where(shown[:, None, None], own, 0.0)
         index = step.gather(batch.index)
-        whole = normalised_maps(step.gather(own), step.gather(shown), over=self.normalised)
+        everyone = step.gather(shown.int()).bool()
+        whole = normalised_maps(step.gather(own), everyone, over=self.normalised)
         rows = (index[None, :] == batch.index[:, None]).int().argmax(dim=1)
         return masked_images(images, whole[rows], shown, threshold=self.hyper["threshold"])
 
@@ -241,8 +242,8 @@ class Ignore(Method):
 class IgnorePerImage(Ignore):
     """IGNORE with the mask cut from each image by itself. Ours.
 
-    As `ignore`, but an image's map is brought from its own least to its own largest value: what is kept of an image does
-    not depend on the others in its batch, and something of each is kept.
+    As `ignore`, but an image's map is brought from its own least to its own largest value: what is kept of an image
+    does not depend on the others in its batch, and something of each is kept.
 
     Cost: as `ignore`.
 

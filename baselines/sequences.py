@@ -145,6 +145,7 @@ class CNNRNN(_LabelSequence):
     Source: Wang et al., CVPR 2016.
     """
 
+    needs_head = "none"
     level = "B"
     hyperparameters = {
         "embedding": Hyper(64, f"{EMBEDDING} (recalled, not checked)", low=1),
@@ -194,6 +195,7 @@ class SemanticConcepts(_LabelSequence):
     Source: Liu et al., CVPR 2017 (semantic regularisation).
     """
 
+    needs_head = "weight"
     level = "B"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (of a public port)", low=1),
@@ -261,6 +263,7 @@ class PredictedLabelAlignment(_LabelSequence):
     Source: Yazici et al., CVPR 2020.
     """
 
+    needs_head = "none"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (released code)", low=1),
         "units": Hyper(512, f"{UNITS} (released code)", low=1),

@@ -143,6 +143,7 @@ class SpatialRegularisation(HeavilyAugmented):
     Source: Zhu et al., CVPR 2017 (SRN).
     """
 
+    needs_head = "weight"
     level = "A"
     hyperparameters = {
         **CROPPING,

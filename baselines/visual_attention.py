@@ -155,6 +155,7 @@ class VisualAttention(Method):
     Source: Sarafianos et al., ECCV 2018 (VAA); released code, models.py and wider_training.py.
     """
 
+    needs_head = "weight"
     level = "A"
     tracks = ("full",)
     hyperparameters = {

@@ -14,7 +14,7 @@ from mlbench import __version__
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
-from mlbench.cli.options import DATA, DATASET, STORE, WHERE, echo
+from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
@@ -34,6 +34,7 @@ def cli() -> None:
 @DATA
 @click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
+@HEAD
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
@@ -41,9 +42,7 @@ def cli() -> None:
     "--mask", type=click.Path(path_type=Path), help="Stored mask (mask.safetensors of a run) instead of a draw."
 )
 @click.option("--epochs", type=int, help="Instead of the protocol's.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.alpha."
-)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.KEY.")
 @STORE
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a run that was stopped.")
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")

@@ -20,6 +20,7 @@ WHERE = click.option(
     metavar="KEY=VALUE",
     help="Only runs whose identity says so: precision=fp32, mask.params.keep=0.1, ... (may be given several times).",
 )
+HEAD = click.option("--head", help="Classification head: linear, csra, ml_decoder, q2l, ... [the method's: linear].")
 DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
 
 

@@ -25,6 +25,7 @@ from mlbench.significance.comparability import (
     by_draw,
     column_of,
     flatten,
+    head_of,
     keys_text,
     require_one,
     require_one_mask_a_seed,
@@ -129,10 +130,10 @@ def build_table(
 
     Bold are all of our methods that may be the best, see `column_ties`; where nothing could be tested, the best alone.
 
-    A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
-    an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says what they have
-    to share) and for a cell whose runs differ in more than what a repetition draws. Runs that no mask decides count as
-    one for each repetition.
+    A data set whose runs differ in track, backbone or head has a column for each kind, see `kinds_of`. Raises
+    UsageError for an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says
+    what they have to share) and for a cell whose runs differ in more than what a repetition draws. Runs that no mask
+    decides count as one for each repetition.
     """
     every = check_records(records)
     if not every:
@@ -197,7 +198,8 @@ def build_table(
 
 
 def kinds_of(runs: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Tracks and backbones that `runs` differ in, as ("head", "resnet50"); one empty kind where they do not.
+    """Tracks, backbones and heads that `runs` differ in, as ("head", "resnet50", "csra") and ("head", "resnet50"), the
+    linear head being left out; one empty kind where they do not differ.
 
     Submitted runs, whose track and backbone are only claimed, make no kind.
     """
@@ -219,7 +221,8 @@ def _dataset(record: Record) -> str:
 
 
 def _kind(record: Record) -> tuple[str, ...]:
-    return str(record["identity"]["track"]), str(record["identity"]["backbone"]["name"])
+    head = head_of(record)
+    return str(record["identity"]["track"]), str(record["identity"]["backbone"]["name"]), *([head] if head else [])
 
 
 def value_of(record: Record, metric: str) -> float:

@@ -30,6 +30,8 @@ def request_of(
     train = {**RECIPE_DEFAULTS, **identity["train"]}  # what the identity leaves out was the default
     changes = {f"train.{name}": value for name, value in train.items()}
     changes |= identity["method"]["hyperparameters"]
+    head = identity.get("head", {})
+    changes |= {f"head.{name}": value for name, value in head.get("hyperparameters", {}).items()}
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
         protocol=protocol_of(record),
@@ -38,6 +40,7 @@ def request_of(
         data_root=data_root,
         backbone=identity["backbone"]["name"],
         weights=weights,
+        head=head.get("name", "linear"),
         track=identity["track"],
         seed=identity["repetition"],
         mask_seed=identity["mask_seed"],
