@@ -124,8 +124,8 @@ def ignore(
 
     ``a`` times the mean over observed positives of ``-log p``, the mean over entries that are not rejected of the
     assume-negative cross-entropy of the strong view, and ``r`` times the mean squared difference of the logits
-    (gradients to both). Each mean divides by what it counts: rejected and unspecified entries are not in the second. Without an
-    observed positive the first is 0.
+    (gradients to both). Each mean divides by what it counts: rejected and unspecified entries are not in the second.
+    Without an observed positive the first is 0.
 
     Parameters
     ----------
@@ -158,8 +158,8 @@ class Ignore(Method):
     released code has it, running thresholds (updated before the loss, also in the first epochs; they are in the
     checkpoint), the three terms. `ignore_per_image` cuts the mask from each image by itself. Corrected: where the
     largest value is 0 nothing is divided by it; several observed positives (whose highest map counts) or none in a
-    batch do not fail. Substituted: stable logarithms (there p + 1e-5); RandAugment by torchvision, on the image at its final
-    size.
+    batch do not fail. Substituted: stable logarithms (there p + 1e-5); RandAugment by torchvision, on the image at its
+    final size.
 
     Cost: one forward at inference; a training step has three, and gradients of two.
 
