@@ -169,6 +169,7 @@ class Ignore(Method):
     level = "A"
     tracks = ("full",)  # cached features have no other view
     batch_global = True
+    needs_head = "maps"
     normalised: ClassVar[str] = "batch"
     hyperparameters = {
         "warmup": Hyper(3, "epochs before labels are left out", low=0),

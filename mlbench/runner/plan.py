@@ -182,6 +182,8 @@ def used_requests(run: Run) -> dict[str, Request]:
         changes = {**shared, **(of_head if same_head else {}), **use.hyperparameters}
         head = run.head.name if same_head else None
         found[name] = dataclasses.replace(same, method=use.method, head=head, changes=changes)
+        if use.backbone is not None and use.backbone != run.backbone:
+            found[name] = dataclasses.replace(found[name], backbone=use.backbone, weights=None)
     return found
 
 
