@@ -102,8 +102,8 @@ class LabelDistillation(Method):
     The teacher is `teacher.method` under the same protocol, data and seeds, trained once and found by its key; student
     and teacher have the run's head, with an embedding for each class (ml_decoder).
 
-    Faithful: cross-entropy summed over classes and images, 10 times the label-wise divergence, embeddings within classes
-    (100) and within images (1000), the teacher in evaluation mode. Corrected: positives are those observed; the
+    Faithful: cross-entropy summed over classes and images, 10 times the label-wise divergence, embeddings within
+    classes (100) and within images (1000), the teacher in evaluation mode. Corrected: positives are those observed; the
     divergence is computed from logits. Substituted: the teacher's backbone is the run's, unless teacher.backbone names
     another (there ResNet-101 for a ResNet-34), and it is trained as the run is; unknown labels are assumed negative.
 
