@@ -274,7 +274,7 @@ def test_contrast_without_anchors_or_with_one_alone_is_zero() -> None:
 
 
 def entries(*values: int) -> tuple[Tensor, Tensor]:
-    return torch.tensor(values, dtype=torch.float32)[:, None], torch.tensor(values)
+    return torch.tensor(values, dtype=torch.float32)[:, None], torch.tensor(values, dtype=torch.int64)
 
 
 def held(memory: Memory) -> list[int]:
