@@ -249,6 +249,13 @@ class PhaseLoop:
             parameter.requires_grad_(True)
         self.world.release()
 
+    def rates(self) -> dict[str, float]:
+        """The present learning rate by role, the highest where a role has several."""
+        found: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            found[group["role"]] = max(found.get(group["role"], 0.0), group["lr"])
+        return found
+
     def next_epoch(self) -> None:
         self.position = Position(epoch=self.position.epoch + 1)
 

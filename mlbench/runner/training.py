@@ -28,6 +28,7 @@ from mlbench.runner.plan import Run
 from mlbench.runner.recording import predictions_of
 from mlbench.runner.scratch import as_array
 from mlbench.runner.task import Task
+from mlbench.runner.trackers import Trackers, epoch_values
 from mlbench.runner.world import World
 from mlbench.seeds import derive
 
@@ -62,6 +63,8 @@ class PhaseTrainer:
 
     def __init__(self, run: Run, options: Options, world: World, reporter: Reporter, course: Course) -> None:
         self.run, self.options, self.world, self.reporter, self.course = run, options, world, reporter, course
+        names = options.log_to if world.main else ()
+        self.trackers = Trackers(names, run.key, options.store / "logs", reporter.say)
 
     def train(
         self,
@@ -125,6 +128,7 @@ class PhaseTrainer:
                 row |= scores | {"log": row["log"] | scores.get("log", {})}
                 epochs.append(row)
                 mine.append(row)
+                self.trackers.log(len(epochs), epoch_values(row, loop.rates()))
                 if world.main:
                     better = _selected_epoch(mine, rule) == here
                     if better:
