@@ -40,6 +40,7 @@ class Setting:
     """Where a claim is tested, and what was spent on choosing each method's settings.
 
     set : what all its runs set otherwise than protocol and method (`--set`, or a plan's ``[set]``), by name.
+    head : what all its runs have (``--head``); empty: each method its own.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class Setting:
     backbone: str
     budget: str
     set: Mapping[str, Any] = field(default_factory=dict)
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,11 +276,14 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
 
     Their labels were hidden as the card's protocol is written.
     """
+    from mlbench.models.head_choice import LINEAR  # with torch
+
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
     version, hyper, train = _present_settings(
         card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
     )
     planned = {pair for plan in card.plans for pair in plan}
+    head = setting.head or load_method(method).default_head
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
@@ -289,6 +294,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or identity["method"]["hyperparameters"] != hyper
             or identity["dataset"]["id"] != setting.dataset
             or identity["backbone"]["name"] != setting.backbone
+            or identity.get("head", {}).get("name", LINEAR) != head
             or any(identity[key] != value for key, value in wanted.items())
             or _fitted(identity["train"]) != _fitted(train)
             or pair not in planned

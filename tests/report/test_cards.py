@@ -45,7 +45,7 @@ def runs(card, make_record):
     return make
 
 
-PAPERS = ("boostlu", "kd_wsd", "kd_wsd_systems", "vac")
+PAPERS = ("boostlu", "modern_views", "kd_wsd", "kd_wsd_systems", "vac")
 
 
 @pytest.mark.parametrize("paper", PAPERS)
