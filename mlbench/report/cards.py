@@ -21,7 +21,7 @@ from mlbench.grid import grid
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
-from mlbench.settings import OF_IMAGES, build, named_settings
+from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, build, to_plain
 from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
 from mlbench.significance.crossed import Draw, Gaps, Interval, gaps
 from mlbench.significance.describe import kendall, spread
@@ -296,7 +296,11 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or identity["backbone"]["name"] != setting.backbone
             or identity.get("head", {}).get("name", LINEAR) != head
             or any(identity[key] != value for key, value in wanted.items())
-            or _fitted(identity["train"]) != _fitted(train)
+            or any(
+                {**RECIPE_DEFAULTS, **identity["train"]}[key] != value
+                for key, value in train.items()
+                if key not in OF_IMAGES  # the run's track or data set may have ruled them out
+            )
             or pair not in planned
             or not as_written(record)
         ):
@@ -309,11 +313,6 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
     return found
 
 
-def _fitted(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Training settings but for those that the run's track or data set may have ruled out."""
-    return {key: value for key, value in train.items() if key not in OF_IMAGES}
-
-
 @functools.cache
 def _present_settings(
     protocol: str, method: str, dataset: str, track: str, given: tuple[tuple[str, Any], ...]
@@ -323,7 +322,7 @@ def _present_settings(
     changes = {**cls.settings_for(dataset, track), **dict(given)}
     tuned = {k.removeprefix("train."): v for k, v in changes.items() if k.startswith("train.")}
     hyper = cls.resolve({k: v for k, v in changes.items() if not k.startswith("train.")})
-    return cls.version, hyper, named_settings(load_protocol(protocol).train_settings(dataset, track, tuned))
+    return cls.version, hyper, to_plain(load_protocol(protocol).train_settings(dataset, track, tuned))
 
 
 def _value(card: Card, record: Record) -> float:
