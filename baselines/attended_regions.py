@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task, Uses
 
 from .encoders import ENCODER, make_encoder, uses_encoder
 from .losses import check_inputs, reduce

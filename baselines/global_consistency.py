@@ -14,8 +14,7 @@ from mlbench.annotation import State
 from mlbench.errors import UsageError, unknown
 from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.views import View
-from mlbench.methods import Batch, Hyper, Method, Phase, Step, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Batch, Hyper, Method, Phase, Step, Task, Uses
 
 from .assume_negative import an
 from .losses import bce_entries, check_inputs

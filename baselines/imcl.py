@@ -23,7 +23,7 @@ from mlbench.settings import TrainSettings
 from .observed_only import iu
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
 
 def squash(logits: Tensor, c: float = 2.0) -> Tensor:

@@ -17,10 +17,9 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier
-from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings
 
 from .losses import bce, check_inputs, reduce

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task, Uses
 
 from .context_regions import draw_regions
 from .distillation_losses import label_loss

@@ -16,7 +16,7 @@ from mlbench.annotation import State
 from mlbench.errors import UsageError, unknown
 from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.views import View
-from mlbench.methods import Batch, Hyper, Method, Step
+from mlbench.methods import Batch, Hyper, Method, Step, Task
 
 from .losses import assumed_targets, bce_entries, check_inputs
 
@@ -181,7 +181,7 @@ class Ignore(Method):
         "magnitude": Hyper(5, "of those operations", low=0, high=30),
     }
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.change = torch.zeros((), device=task.device)
         self.levels = torch.zeros(task.num_classes, device=task.device)

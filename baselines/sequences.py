@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.annotation.sparse import count_states
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier, Head
-from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings
 
 from .beam import State as DecoderState

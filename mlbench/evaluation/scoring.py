@@ -14,6 +14,7 @@ from mlbench.errors import DataError
 from mlbench.evaluation.predictions import Predictions
 from mlbench.metrics import (
     PrecisionRecallF1,
+    Predicted,
     Scores,
     average_precision,
     average_precision_of_known,
@@ -26,7 +27,7 @@ from mlbench.metrics import (
     top_k,
     top_k_thresholded,
 )
-from mlbench.metrics._checks import release, row_blocks
+from mlbench.metrics.checks import release, row_blocks
 from mlbench.protocol import MetricRules, Unspecified
 
 _LABEL_BASED = ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O")
@@ -67,6 +68,24 @@ def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) 
             f"{extra} extra"
         )
     return np.array([row[sample] for sample in ids], dtype=np.int64)
+
+
+def predicted_of(
+    predictions: Predictions,
+    labels: LabelMatrix,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    rules: MetricRules,
+    unspecified: Unspecified,
+) -> Predicted:
+    """What registered metrics are given of one prediction file against raw labels int8 [N, C]."""
+    order = align(predictions, ids, classes)
+    scores = scores_of_kind(predictions.kind, predictions.scores[order])
+    decided = None if predictions.decisions is None else predictions.decisions[order]
+    if decided is None and predictions.kind != "rank":
+        decided = threshold(scores, rules.decision)
+    by_f1, by_ap = targets_of(labels, unspecified.f1), targets_of(labels, unspecified.ap)
+    return Predicted(scores, *by_f1, *by_ap, decided, rules.ap)
 
 
 def score_predictions(

@@ -7,11 +7,8 @@ A method that is only a loss overrides `Method.loss`. Everything else has a defa
 from __future__ import annotations
 
 import re
-import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -20,12 +17,13 @@ from torch import Tensor, nn
 from mlbench.errors import UsageError, nearest, unknown
 from mlbench.inputs.placement import Placement
 from mlbench.inputs.views import View
+from mlbench.methods.kept import kept_tables
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import HeadSpec
 from mlbench.settings import Hyper
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods.task import Task
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
@@ -155,6 +153,8 @@ class Method:
         "embeddings" or "weight" as in `mlbench.models.heads.ClassificationHead`; "none" where its network is its own.
     default_head : the head it has where none is asked for.
     views, inputs, uses : see `View`, `Batch.side`, `Uses`.
+    settings_file : the TOML file with the method's settings (`settings_for`), in its module's package; where it is
+        declared and not installed, no run begins. Without one, ``<module>.toml`` is taken where it is there.
     """
 
     name: ClassVar[str] = ""
@@ -175,6 +175,7 @@ class Method:
     views: ClassVar[tuple[View, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[Mapping[str, Uses]] = {}
+    settings_file: ClassVar[str] = ""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -286,7 +287,7 @@ class Method:
 
     @classmethod
     def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
+        """Published or tuned settings kept as data: `settings_file` beside the method's module.
 
         Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
         ``source`` key says where they come from.
@@ -307,11 +308,8 @@ class Method:
     @classmethod
     def _kept(cls) -> dict[str, Any]:
         """The tables of `settings_for` by data set."""
-        module = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if module is None or not Path(module).with_suffix(".toml").is_file():
-            return {}
-        tables: dict[str, Any] = tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
-        return tables.get(cls.name, {})
+        tables: dict[str, Any] = kept_tables(cls).get(cls.name.rpartition(":")[2], {})
+        return tables
 
     @classmethod
     def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:

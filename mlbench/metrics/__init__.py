@@ -16,7 +16,7 @@ from mlbench.metrics.average_precision import (
 )
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
 from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
-from mlbench.metrics.further import FURTHER, further, map_macro
+from mlbench.metrics.further import map_macro
 from mlbench.metrics.label_metrics import (
     Accuracies,
     Counts,
@@ -37,12 +37,13 @@ from mlbench.metrics.ranking import (
     one_error,
     roc_auc,
 )
+from mlbench.metrics.registered import METRICS, Metric, Predicted, Sampled
 from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
 from mlbench.metrics.streaming import Streaming
 
 __all__ = [
     "AXES",
-    "FURTHER",
+    "METRICS",
     "PUBLISHED",
     "Accuracies",
     "AreaUnderCurve",
@@ -54,9 +55,12 @@ __all__ = [
     "Lens",
     "Logits",
     "MeanAccuracy",
+    "Metric",
     "PrecisionRecallF1",
+    "Predicted",
     "Probabilities",
     "Ranks",
+    "Sampled",
     "Scores",
     "Streaming",
     "accuracy",
@@ -65,7 +69,6 @@ __all__ = [
     "class_means",
     "coverage_error",
     "empty_classes",
-    "further",
     "group_means",
     "hamming_loss",
     "harmonic_mean",

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.metrics._checks import release, row_blocks
+from mlbench.metrics.checks import release, row_blocks
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
-from mlbench.errors import UsageError, nearest, unknown
-from mlbench.models.heads import ClassificationHead, HeadSpec, build_head
+from mlbench.errors import MlbenchError, UsageError, nearest, unknown
+from mlbench.models.heads import GIVES, ClassificationHead, HeadSpec, build_head
+from mlbench.registry import Registry
 
 LINEAR = "linear"
-
-#: Heads by name; a module is imported when its head is asked for.
-HEADS: Mapping[str, str] = {
-    LINEAR: "mlbench.models.heads:Head",
-    "csra": "mlbench.models.csra:ResidualAttention",
-    "ml_decoder": "mlbench.models.ml_decoder:MLDecoder",
-    "q2l": "mlbench.models.query2label:Query2Label",
-}
 
 #: What a method may need of its head (`Method.needs_head`), in words.
 NEEDS = {
@@ -30,13 +23,17 @@ NEEDS = {
 }
 
 
-def load_head(name: str) -> type[ClassificationHead]:
-    """The class of head `name`; UsageError for a name that is not known."""
-    if name not in HEADS:
-        raise unknown("head", name, HEADS)
-    module, _, attribute = HEADS[name].partition(":")
-    cls: type[ClassificationHead] = getattr(import_module(module), attribute)
-    return cls
+def _head(name: str, found: object) -> type[ClassificationHead]:
+    if not (isinstance(found, type) and issubclass(found, ClassificationHead)):
+        raise MlbenchError("is not a subclass of mlbench.models.heads.ClassificationHead")
+    for given in found.gives:
+        if given not in GIVES:
+            raise unknown("gives", given, GIVES)
+    return found
+
+
+#: Heads by name, ours and those that other packages register.
+HEADS: Registry[type[ClassificationHead]] = Registry("mlbench.heads", "head", _head)
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,13 @@ class HeadChoice:
         """What a run's identity says of the head; nothing of the linear one."""
         if self.name == LINEAR:
             return {}
-        return {"name": self.name, "version": load_head(self.name).version, "hyperparameters": dict(self.hyper)}
+        return {"name": self.name, "version": HEADS[self.name].version, "hyperparameters": dict(self.hyper)}
 
     def build(self, spec: HeadSpec, channels: int, classes: int) -> ClassificationHead:
         """A new head of `channels` channels and `classes` classes; `spec` says what BoostLU does."""
         if self.name == LINEAR:
             return build_head(spec, channels, classes)
-        head = load_head(self.name)(channels, classes, **self.hyper)
+        head = HEADS[self.name](channels, classes, **self.hyper)
         head.spec = spec
         return head
 
@@ -69,7 +66,8 @@ def choose_head(name: str, changes: Mapping[str, Any]) -> HeadChoice:
     ------
     UsageError : no such head, no such hyperparameter, or a value that it does not take.
     """
-    declared = load_head(name).hyperparameters
+    name = HEADS.canonical(name)
+    declared = HEADS[name].hyperparameters
     values = {key: hyper.default for key, hyper in declared.items()}
     for key, value in changes.items():
         if key not in declared:
@@ -86,21 +84,29 @@ def takes_head(needs: str, name: str) -> bool:
     """Whether head `name` has what a method `needs` of its head."""
     if needs == "none":
         return name == LINEAR
-    return needs == "logits" or needs in load_head(name).gives
+    return needs == "logits" or needs in HEADS[name].gives
 
 
 def check_head(method: str, needs: str, name: str, spec: HeadSpec) -> None:
     """UsageError unless head `name` gives what `method` needs of a head, and what `spec` needs for BoostLU."""
-    gives = load_head(name).gives
+    gives = HEADS[name].gives
     if needs == "none" and name != LINEAR:
         raise UsageError(f"method '{method}' has a network of its own: --head {name} has no place in it")
     if not takes_head(needs, name):
-        able = [other for other in HEADS if needs in load_head(other).gives]
         raise UsageError(
-            f"method '{method}' needs {NEEDS[needs]}, which head '{name}' does not have: use --head {' or '.join(able)}"
+            f"method '{method}' needs {NEEDS[needs]}, which head '{name}' does not have: use --head {_with(needs)}"
         )
     if (spec.alpha_train, spec.alpha_infer) != (1.0, 1.0) and "maps" not in gives:
         raise UsageError(
             f"BoostLU (head.alpha) works on {NEEDS['maps']}, which head '{name}' does not have: leave head.alpha at 1, "
-            f"or use --head {' or '.join(other for other in HEADS if 'maps' in load_head(other).gives)}"
+            f"or use --head {_with('maps')}"
         )
+
+
+def _with(needs: str) -> str:
+    """Heads that have what is needed; those that do not load have nothing."""
+    found = []
+    for name in HEADS:
+        with suppress(MlbenchError):
+            found += [name] if needs in HEADS[name].gives else []
+    return " or ".join(found)

@@ -14,11 +14,11 @@ from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
 from mlbench.inputs.augment import Augmentation
-from mlbench.inputs.duplicates import equal_pictures
+from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
 from mlbench.methods.contract import HEAD_HYPERPARAMETERS
-from mlbench.models.backbones import BACKBONES
+from mlbench.models.backbones import BACKBONES, library_of
 from mlbench.models.head_choice import LINEAR, HeadChoice, check_head, choose_head, takes_head
 from mlbench.models.heads import HeadSpec
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights
@@ -125,7 +125,11 @@ class Run:
             "definitions": self.protocol.counted,
             "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
             "track": self.track,
-            "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
+            "backbone": {
+                "name": self.backbone,
+                "weights": self.weights.sha256 if self.weights else "none",
+                **({"library": library} if (library := library_of(self.backbone)) else {}),
+            },
             "resize": RESIZE_RULE,
             "method": {
                 "name": self.method.name,
@@ -208,10 +212,9 @@ def _resolve(request: Request) -> Run:
         dataset = load_dataset(request.dataset, request.data_root)
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
-    notes = [*dataset.notes, *equal_pictures(dataset)]
+    notes = notes_of(dataset)
     backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
+    backbone = BACKBONES.canonical(backbone)
     weights = find_weights(backbone, request.weights)
     track = _choose_track(request, method, dataset, weights, notes)
     check_crops(protocol, method, track)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mlbench.annotation.sparse import count_states, map_labels
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.methods import Batch, Phase, private_generator
 from mlbench.methods.labels import Change, LabelStore
+from mlbench.methods.task import Used
 from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.heads import Classifier, HeadSpec
 from mlbench.runner.data import training_labels
@@ -25,15 +26,8 @@ from mlbench.seeds import derive
 from mlbench.settings import TrainSettings
 
 
-class Used(NamedTuple):
-    """Hyperparameters and training settings of a run that another one builds on."""
-
-    hyper: Mapping[str, Any]
-    train: TrainSettings
-
-
-class Task:
-    """A method's view of its run.
+class RunTask:
+    """A method's view of its run (`mlbench.methods.task.Task`), and what the runner tells it.
 
     Attributes
     ----------

@@ -11,7 +11,7 @@ import torch
 
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
-from mlbench.models.head_choice import HEADS, HeadChoice, check_head, choose_head, load_head
+from mlbench.models.head_choice import HEADS, HeadChoice, check_head, choose_head
 from mlbench.models.heads import GIVES, ClassificationHead, HeadSpec
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve, used_requests
@@ -117,6 +117,6 @@ def test_a_run_with_another_head_is_recorded_and_found_again(name: str, tmp_path
     asked = ask(head=name, changes={f"head.{key}": value for key, value in SMALL[name].items()})
     record = run(asked, Options(store=tmp_path, device="cpu", quiet=True))
     assert record == read_record(run_dir(tmp_path, record["key"]) / RECORD_FILE)
-    assert record["identity"]["head"]["version"] == load_head(name).version
+    assert record["identity"]["head"]["version"] == HEADS[name].version
     again = dataclasses.replace(request_of(record, None, dataset="x.toml"), dataset=tiny_dataset())
     assert resolve(again).key == record["key"]
