@@ -17,12 +17,84 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from mlbench.errors import UsageError, nearest, unknown
 
 T = TypeVar("T")
+#: Settings of images and of a backbone that is trained: on cached features none of them has a meaning.
+OF_IMAGES = (
+    *("augment", "crop", "randaugment", "randaugment_magnitude", "jitter", "jitter_chance", "cutout"),
+    *("frozen_stages", "layer_rate"),
+)
 _NOT_NEGATIVE = ("momentum", "weight_decay", "step_factor")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What training may have beyond batch, rate and schedule; all off by default.
+
+    Part of a run's identity only where it is not the default (`named_settings`), so that runs without it are what they
+    were before it could be had.
+
+    Parameters
+    ----------
+    ema : decay of a moving average of the weights, taken after each step; 0: none. ema_scored : "average": that is what
+        is evaluated, selected and kept; "better": the average or the weights themselves, whichever validation prefers
+        after the epoch (the average, where no validation number selects).
+    clip_norm : largest norm of the gradient of all parameters together; 0: any.
+    warmup_steps : steps over which the rate rises evenly to that of the schedule.
+    decayed : what `weight_decay` takes hold of; "weights" spares parameters of one dimension, norms and biases.
+    frozen_stages : stages of the backbone that are not trained, from the image on (`mlbench.models.stages`).
+    layer_rate : factor to the rate from each stage of the backbone to the one below it; the last one has it once.
+    crop : least and most of an image's area that a random crop keeps, which is resized; (): the whole image.
+    randaugment : operations of RandAugment an image, 0: none. randaugment_magnitude : of them, up to 30.
+    jitter : strength of brightness, contrast, saturation and hue, (): none. jitter_chance : of an image to be changed.
+    cutout : side of the square that is painted over, as a share of the image's; 0: none.
+    """
+
+    ema: float = 0.0
+    ema_scored: Literal["average", "better"] = "average"
+    clip_norm: float = 0.0
+    warmup_steps: int = 0
+    decayed: Literal["all", "weights"] = "all"
+    frozen_stages: int = 0
+    layer_rate: float = 1.0
+    crop: tuple[float, ...] = ()
+    randaugment: int = 0
+    randaugment_magnitude: int = 9
+    jitter: tuple[float, ...] = ()
+    jitter_chance: float = 0.8
+    cutout: float = 0.0
+
+    def _check_recipe(self) -> None:
+        """UsageError for a value that means nothing; what has no effect is set to its default."""
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema = {self.ema}: expected a decay from 0 (none) to below 1, such as 0.9997")
+        if not 0 <= self.clip_norm < math.inf:
+            raise UsageError(f"clip_norm = {self.clip_norm}: expected 0 (none) or more")
+        for key in ("warmup_steps", "frozen_stages", "randaugment"):
+            if getattr(self, key) < 0:
+                raise UsageError(f"{key} = {getattr(self, key)}: expected 0 or more")
+        if not 0 < self.layer_rate <= 1:
+            raise UsageError(f"layer_rate = {self.layer_rate}: expected more than 0, at most 1")
+        if not 0 <= self.randaugment_magnitude <= 30:
+            raise UsageError(f"randaugment_magnitude = {self.randaugment_magnitude}: expected 0 to 30")
+        for key in ("cutout", "jitter_chance"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UsageError(f"{key} = {getattr(self, key)}: expected a share from 0 to 1")
+        if self.crop and not (len(self.crop) == 2 and 0 < self.crop[0] <= self.crop[1] <= 1):
+            raise UsageError(f"crop = {list(self.crop)}: expected least and most of the area, such as [0.08, 1.0]")
+        strengths = zip(self.jitter, (1.0, 1.0, 1.0, 0.5), strict=False)
+        if self.jitter and not (len(self.jitter) == 4 and all(0 <= value <= most for value, most in strengths)):
+            raise UsageError(
+                f"jitter = {list(self.jitter)}: expected brightness, contrast and saturation from 0 to 1 and hue to 0.5"
+            )
+        idle = {"ema_scored": not self.ema, "randaugment_magnitude": not self.randaugment}
+        idle |= {"jitter_chance": not any(self.jitter), "jitter": not any(self.jitter)}
+        for field in dataclasses.fields(Recipe):
+            if idle.get(field.name):
+                object.__setattr__(self, field.name, field.default)
+
+
 @dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """How a phase is trained. All of it is part of a run's identity.
+class TrainSettings(Recipe):
+    """How a phase is trained. All of it is part of a run's identity; see `Recipe` for what is off by default.
 
     `batch_size` is the global batch, over all processes and accumulated steps. `lr_multipliers` go by role, the
     first part of a parameter's name ("backbone", "head", "state", ...). `step_every` counts epochs.
@@ -58,6 +130,9 @@ class TrainSettings:
         # A factor of 1 is none: a run's identity must not tell the two ways to write it apart.
         kept = {role: factor for role, factor in self.lr_multipliers.items() if factor != 1}
         object.__setattr__(self, "lr_multipliers", kept)
+        self._check_recipe()
+        if self.warmup_steps and self.schedule == "one_cycle":
+            raise UsageError(f"warmup_steps = {self.warmup_steps}: one_cycle has a rise of its own (warmup, a share)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,3 +277,13 @@ def without_defaults(settings: Any) -> dict[str, Any]:
     """What of a dataclass of settings is not its default, as plain JSON values; all of its fields have one."""
     plain, usual = to_plain(settings), to_plain(type(settings)())
     return {key: value for key, value in plain.items() if value != usual[key]}
+
+
+#: What of the training settings is named only where it is not the default, with the default as plain JSON.
+RECIPE_DEFAULTS: Mapping[str, Any] = to_plain(Recipe())
+
+
+def named_settings(settings: TrainSettings) -> dict[str, Any]:
+    """`settings` as a run's identity has them: all of them, but of the recipe what is not its default."""
+    plain = to_plain(settings)
+    return {key: value for key, value in plain.items() if value != RECIPE_DEFAULTS.get(key, object())}

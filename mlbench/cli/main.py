@@ -66,6 +66,12 @@ def cli() -> None:
     show_default=True,
     help="Predictions of which epochs stay: epochs (all), selected, or auto: all where they are small.",
 )
+@click.option(
+    "--log-to",
+    multiple=True,
+    metavar="TRACKER",
+    help="Also tell an experiment tracker of each epoch: tensorboard, wandb, mlflow, comet_ml, where installed.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
 def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Path | None, **given: Any) -> None:
@@ -80,7 +86,7 @@ def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Pat
 
     if given["mask"] is not None:
         given["mask"] = load_mask(given["mask"])
-    execution = {name: given.pop(name) for name in ("resume", "again", "device", "keep", "quiet")}
+    execution = {name: given.pop(name) for name in ("resume", "again", "device", "keep", "quiet", "log_to")}
     debug = given.pop("debug")
     if given["dataset"] is None:
         given["dataset"] = EMBEDDED

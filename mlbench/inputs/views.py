@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mlbench.errors import UsageError
+from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.placement import MIRROR, Placement, rotation, translation
 from mlbench.seeds import derive, keyed_bits
 
@@ -70,6 +71,9 @@ class View:
     rotate : degrees counterclockwise; exact for multiples of 90.
     shift : cells down and right; exact for whole ones. What comes in is 0, and left out of the comparison.
 
+    augment : random changes of the image, drawn for this view alone (with the run's own flips, if it has any), in place
+        of those that the run's training settings have for all views. Heat maps of such a view cannot be brought back.
+
     `rotate` and `shift` may be drawn for each image and epoch: `OneOf`, `Between`. Draws depend on the name of the
     view and on data set, repetition, epoch and sample id, never on the method or on the rest of the batch.
 
@@ -84,6 +88,7 @@ class View:
     cells: int = 0
     rotate: float | OneOf | Between = 0.0
     shift: tuple[float, float] | OneOf | Between = (0.0, 0.0)
+    augment: Augmentation | None = None
 
     def __post_init__(self) -> None:
         for key, value, shapes in (("rotate", self.rotate, [()]), ("shift", self.shift, [(2,)])):

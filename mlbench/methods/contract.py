@@ -65,11 +65,13 @@ class Phase:
 class Uses:
     """Another method's trained weights that this one needs (a teacher, the model it evaluates).
 
-    It is trained once under the same protocol, data, mask and repetition, and found again by its key.
+    It is trained once under the same protocol, data, mask and repetition, and found again by its key. `backbone` names
+    one that is not the run's own; it starts from the weights that are found for it.
     """
 
     method: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str | None = None
 
 
 @dataclass

@@ -59,6 +59,12 @@ class Task(Protocol):
     def used(self, name: str) -> Used:
         """How the run whose weights are in ``artefacts[name]`` was made."""
 
+    def used_classifier(self, name: str) -> Classifier:
+        """Backbone and head of a used run, with the weights in ``artefacts[name]``, to be looked at and not trained.
+
+        UsageError where its inputs would not be the run's.
+        """
+
     def backbone(self) -> nn.Module:
         """The run's backbone at its start; on track `head`, whose inputs are features already, only their width."""
 

@@ -13,13 +13,15 @@ from torch import Tensor
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, may_contradict, sparse
 from mlbench.annotation.sparse import LabelMatrix, SparseLabels, map_labels, no_labels, take_labels
 from mlbench.annotation.sparse_masks import SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
-from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.base import Dataset, ImageSource, Split
 from mlbench.datasets.splits import legacy_split
 from mlbench.errors import DataError, UsageError
+from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.checked import Rows
 from mlbench.inputs.features import Features
 from mlbench.inputs.on_the_fly import OnTheFly
 from mlbench.inputs.tensors import flip_some, normalise, on_device
+from mlbench.inputs.views import View
 from mlbench.methods import Method
 from mlbench.protocol import Protocol
 from mlbench.provenance import memory_bytes
@@ -166,7 +168,10 @@ def check_dense_state(method: type[Method], hyper: Mapping[str, Any], part: Part
 
 
 class ImageInputs:
-    """Images of one part: uint8 rows gathered, normalised and (in training) mirrored by a draw keyed by sample id."""
+    """Images of one part: uint8 rows gathered, and in training changed by draws keyed by sample id, and mirrored.
+
+    `images` are the decoded originals of the part's source, which random crops are cut from.
+    """
 
     def __init__(
         self,
@@ -177,29 +182,60 @@ class ImageInputs:
         std: tuple[float, ...],
         augment: tuple[str, ...],
         seed_names: tuple[str | int, ...],
+        changes: Augmentation | None = None,
+        images: ImageSource | None = None,
     ) -> None:
         self.pixels, self.rows, self.mean, self.std = pixels, rows, mean, std
         self.augment, self.seed_names = augment, seed_names
+        self.changes, self.images = changes or Augmentation(), images
         self.hashes = id_hashes(ids)
 
-    def load(self, index: np.ndarray, size: int, device: torch.device, epoch: int | None) -> Tensor:
-        """float [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None."""
-        raw = torch.from_numpy(np.array(self.pixels[size][self.rows[index]]))
+    def load(
+        self, index: np.ndarray, size: int, device: torch.device, epoch: int | None, view: View | None = None
+    ) -> Tensor:
+        """float [B, 3, size, size] of part rows `index`; augmented for `epoch`, plain where it is None.
+
+        A `view` with changes of its own has these, and flips of its own.
+        """
+        own = view if view is not None and view.augment is not None else None
+        raw = torch.from_numpy(self._raw(index, size, epoch, own))
         images = normalise(on_device(raw, device), self.mean, self.std)
-        mirrored = self.mirrored(index, epoch)
+        mirrored = self.mirrored(index, epoch, own)
         return images if mirrored is None else flip_some(images, on_device(mirrored, device))
+
+    def _raw(self, index: np.ndarray, size: int, epoch: int | None, own: View | None) -> np.ndarray:
+        """uint8 [B, size, size, 3] of part rows `index`, changed for `epoch`."""
+        rows = self.rows[index]
+        changes = self.changes if own is None or own.augment is None else own.augment
+        if epoch is None:
+            return np.array(self.pixels[size][rows])
+        seed, hashes = derive("augment", *self._names(epoch, own)), self.hashes[index]
+        if changes.crop and self.images is not None:
+            raw = changes.crops(self.images, rows, hashes, seed, size)
+        else:
+            raw = np.array(self.pixels[size][rows])
+        return changes.change(raw, hashes, seed)
+
+    def _names(self, epoch: int, own: View | None) -> tuple[str | int, ...]:
+        """The draws of an epoch, those of a view with changes of its own apart."""
+        return (*self.seed_names, epoch) if own is None else (*self.seed_names, epoch, own.name)
 
     def expect(self, index: np.ndarray) -> None:
         """Tell that part rows `index` will be loaded in this order."""
+        if self.changes.crop:
+            return  # cut from the originals
         for pixels in self.pixels.values():
             if isinstance(pixels, OnTheFly):
                 pixels.expect(self.rows[index])
 
-    def mirrored(self, index: np.ndarray, epoch: int | None) -> Tensor | None:
-        """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is."""
+    def mirrored(self, index: np.ndarray, epoch: int | None, own: View | None = None) -> Tensor | None:
+        """Which images of part rows `index` are mirrored in `epoch`, bool [B]; None where none ever is.
+
+        `own` is a view that has draws of its own.
+        """
         if epoch is None or "flip" not in self.augment:
             return None
-        bits = keyed_bits(self.hashes[index], derive("flip", *self.seed_names, epoch)) & np.uint64(1)
+        bits = keyed_bits(self.hashes[index], derive("flip", *self._names(epoch, own))) & np.uint64(1)
         return torch.from_numpy(bits.astype(bool))
 
 

@@ -113,7 +113,7 @@ class Execution:
                 self.reporter.say(f"{title_of(run)}: was finished meanwhile ({self.folder})")
                 return record
             try:
-                return self._train_and_score(used)
+                return self._train_and_score(used, held)
             except MethodError as error:
                 raise self._with_log(error) from error.__cause__
 
@@ -157,7 +157,7 @@ class Execution:
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def _train_and_score(self, used: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def _train_and_score(self, used: dict[str, dict[str, Any]], held: contextlib.ExitStack) -> dict[str, Any]:
         run, started = self.run, datetime.datetime.now(datetime.UTC)
         self.code = code_of(run.method)  # once: the files may change while this process goes on with what it loaded
         checkpoint = self._checkpoint() if self.options.resume else None
@@ -181,6 +181,7 @@ class Execution:
             before=float(checkpoint["seconds"]) if checkpoint else 0.0,
         )
         trainer = PhaseTrainer(self.feed, self.options, self.world, self.reporter, course)
+        held.callback(trainer.trackers.finish)
         method, network = self._new_method(task), None
         phases = phases_of(method, used)
         check_last_phase(run.protocol, run.method, phases)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import DataError, MlbenchError, unknown
+from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.cache import Advance
 from mlbench.inputs.checked import Rows, verify_read
 from mlbench.inputs.features import Features
@@ -69,7 +70,7 @@ class Feed:
         if len({view.name for view in self.views}) < len(self.views):
             raise MlbenchError(f"method '{run.method.name}' has two views of one name")
         self._advance = advance
-        self._images: dict[tuple[str, int, tuple[str, ...]], ImageInputs] = {}
+        self._images: dict[tuple[str, int, tuple[str, ...], Augmentation], ImageInputs] = {}
         self._features: dict[tuple[str, int], FeatureInputs] = {}
         self._side: dict[tuple[str, str], SideLoader] = {}
         for name in run.method.inputs:
@@ -95,7 +96,7 @@ class Feed:
     def expect(self, name: str, index: np.ndarray) -> None:
         """Tell that the images of rows `index` of part `name` will be asked for in this order, without augmentation or
         with: those that are decoded on the fly are decoded ahead."""
-        for (part, _, _), inputs in self._images.items():
+        for (part, *_), inputs in self._images.items():
             if part == name:
                 inputs.expect(index)
 
@@ -117,7 +118,7 @@ class Feed:
                 raise DataError(f"{error}. The run may have read it: start the run anew, without --resume") from None
         read = {
             (run.parts[name].source, side)
-            for (name, _, _), inputs in self._images.items()
+            for (name, *_), inputs in self._images.items()
             for side, pixels in inputs.pixels.items()
             if not isinstance(pixels, OnTheFly)  # what is decoded anew each time is kept nowhere
         }
@@ -152,12 +153,18 @@ class Feed:
         if not self.views or epoch is None:
             return Batch(images.load(index, size, self.device, epoch), rows, side=side, part=name)
         stride, seed = BACKBONES[run.backbone].stride, derive(*images.seed_names, epoch)
-        loaded = {length: images.load(index, length, self.device, epoch) for length in self._sides()}
+        loaded: dict[int, Tensor] = {}
         views, placements = {}, {}
         for view in self.views:
             length = view.side(size, stride)
+            if view.augment is not None:
+                shown = images.load(index, length, self.device, epoch, view)
+            else:
+                if length not in loaded:
+                    loaded[length] = images.load(index, length, self.device, epoch)
+                shown = loaded[length]
             placement = view.place(len(index), length / stride, images.hashes[index], seed)
-            views[view.name], placements[view.name] = placement.image(loaded[length]), placement
+            views[view.name], placements[view.name] = placement.image(shown), placement
         return Batch(next(iter(views.values())), rows, views=views, placements=placements, side=side, part=name)
 
     def shown(self, name: str, index: np.ndarray, epoch: int | None, pooled: bool, source: str) -> Iterator[Batch]:
@@ -185,15 +192,15 @@ class Feed:
         return None if rule.crops == 1 or name == "train" else round(self.settings.image_size / rule.share)
 
     def _image_inputs(self, name: str) -> ImageInputs:
-        size, augment = self.settings.image_size, self.settings.augment
-        if (name, size, augment) not in self._images:
+        size, augment, changes = self.settings.image_size, self.settings.augment, Augmentation.of(self.settings)
+        if (name, size, augment, changes) not in self._images:
             run, part = self.run, self.run.parts[name]
             views = self._sides() if name == "train" else set()  # inference sees no views
             sizes = {size, self._crops_from(name) or size} | views
             split = run.dataset.splits[part.source]
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]
-            self._images[name, size, augment] = ImageInputs(
+            self._images[name, size, augment, changes] = ImageInputs(
                 {side: self.probe.open_pixels(split, side, progress) for side in sorted(sizes)},
                 part.rows,
                 part.split.ids,
@@ -201,8 +208,10 @@ class Feed:
                 trunk.std,
                 augment,
                 (run.dataset.id, run.seed),
+                changes,
+                split.images,
             )
-        return self._images[name, size, augment]
+        return self._images[name, size, augment, changes]
 
     def _feature_inputs(self, name: str, maps: bool) -> FeatureInputs:
         """Features of part `name`, with `maps` where these are needed, which may be later than the pooled ones are."""

@@ -16,6 +16,8 @@ from mlbench.annotation.sparse import map_labels
 from mlbench.errors import MlbenchError, UsageError, unknown
 from mlbench.methods import Batch, Method, Phase, Step
 from mlbench.methods.labels import Change, Labels, Note
+from mlbench.models.stages import stage_of, stages
+from mlbench.runner.average import WeightAverage
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import Forensics, summary
 from mlbench.runner.hooks import PSEUDO_LABELS, calling, check_weights, tensors_of, terms_of
@@ -60,25 +62,39 @@ def epoch_order(hashes: np.ndarray, names: tuple[str | int, ...]) -> np.ndarray:
 
 
 def make_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """One parameter group a role, its learning rate multiplied by the role's factor."""
-    roles: dict[str, list[nn.Parameter]] = {}
+    """One parameter group a role, its learning rate multiplied by the role's factor.
+
+    Where the recipe asks for it, a group is split: by the backbone's stages (`layer_rate`), and into what has weight
+    decay and what has none (`decayed`).
+    """
+    depth = stages(network.get_submodule("backbone")) if settings.layer_rate != 1 and _has_backbone(network) else []
+    groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            roles.setdefault(name.partition(".")[0], []).append(parameter)
-    if not roles:
+        if not parameter.requires_grad:
+            continue
+        role, _, rest = name.partition(".")
+        below = len(depth) - stage_of(rest, depth) if role == "backbone" and depth else 0
+        bare = settings.decayed == "weights" and parameter.ndim <= 1
+        lr = settings.lr * settings.lr_multipliers.get(role, 1.0) * settings.layer_rate**below
+        group = groups.setdefault((role, -below, bare), {"params": [], "lr": lr, "role": role})
+        group["params"].append(parameter)
+        if bare:
+            group["weight_decay"] = 0.0
+    if not groups:
         raise UsageError("this phase has no trainable parameter")
-    groups = [
-        {"params": params, "lr": settings.lr * settings.lr_multipliers.get(role, 1.0), "role": role}
-        for role, params in sorted(roles.items())
-    ]
+    ordered = [group for _, group in sorted(groups.items(), key=lambda item: item[0])]
     decay = settings.weight_decay
     if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=decay)
+        return torch.optim.Adam(ordered, weight_decay=decay)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=decay)
+        return torch.optim.AdamW(ordered, weight_decay=decay)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=decay)
-    return torch.optim.RMSprop(groups, momentum=settings.momentum, weight_decay=decay)
+        return torch.optim.SGD(ordered, momentum=settings.momentum, weight_decay=decay)
+    return torch.optim.RMSprop(ordered, momentum=settings.momentum, weight_decay=decay)
+
+
+def _has_backbone(network: nn.Module) -> bool:
+    return any(name == "backbone" for name, _ in network.named_children())
 
 
 def make_scheduler(
@@ -87,9 +103,19 @@ def make_scheduler(
     """The learning rate after each of ``epochs * steps`` optimiser steps.
 
     "one_cycle" is PyTorch's, which also moves the momentum (Adam's first beta) from 0.95 to 0.85 and back, so that
-    `momentum` has no effect. UsageError if its share of steps to warm up is no whole step.
+    `momentum` has no effect. UsageError if its share of steps to warm up is no whole step. Others may begin with
+    `warmup_steps`: the k-th step has a share k / `warmup_steps` of the schedule's rate, until it is the whole.
     """
     total = settings.epochs * steps
+    if settings.warmup_steps:
+        every, rise = settings.step_every * steps, settings.warmup_steps
+        shape: dict[str, Callable[[int], float]] = {
+            "constant": lambda done: 1.0,
+            "cosine": lambda done: (1 + math.cos(math.pi * done / total)) / 2,
+            "step": lambda done: settings.step_factor ** (done // every),
+        }
+        whole = shape[settings.schedule]
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / rise) * whole(done))
     if settings.schedule == "one_cycle":
         if settings.warmup * total <= 1:
             raise UsageError(f"train.warmup = {settings.warmup} of {total} steps leaves one_cycle nothing to rise over")
@@ -101,6 +127,20 @@ def make_scheduler(
         every, factor = settings.step_every * steps, settings.step_factor
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor ** (done // every))
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1.0)
+
+
+def freeze_stages(network: nn.Module, count: int) -> list[nn.Parameter]:
+    """Freeze the first `count` stages of the backbone and return their parameters; UsageError if there are fewer."""
+    if not count or not _has_backbone(network):
+        return []
+    of = stages(network.backbone)  # type: ignore[arg-type]
+    if count > len(of):
+        raise UsageError(f"train.frozen_stages = {count}: the backbone has {len(of)} stages")
+    named = network.backbone.named_parameters()  # type: ignore[union-attr,operator]
+    frozen = [value for name, value in named if stage_of(name, of) < count and value.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
 
 
 def freeze_other_roles(network: nn.Module, roles: tuple[str, ...] | None) -> list[nn.Parameter]:
@@ -121,12 +161,16 @@ def freeze_other_roles(network: nn.Module, roles: tuple[str, ...] | None) -> lis
     return frozen
 
 
-def set_training_mode(network: nn.Module, roles: tuple[str, ...] | None) -> None:
-    """Training mode, but frozen roles keep their running statistics."""
+def set_training_mode(network: nn.Module, roles: tuple[str, ...] | None, frozen_stages: int = 0) -> None:
+    """Training mode, but frozen roles and the backbone's first `frozen_stages` keep their running statistics."""
     network.train()
     for role, module in network.named_children():
         if roles is not None and role not in roles:
             module.eval()
+    if frozen_stages and _has_backbone(network):
+        for names in stages(network.backbone)[:frozen_stages]:  # type: ignore[arg-type]
+            for name in names:
+                network.backbone.get_submodule(name).eval()  # type: ignore[union-attr,operator]
 
 
 class PhaseLoop:
@@ -140,12 +184,13 @@ class PhaseLoop:
         self.settings = task.train
         self.part = feed.run.parts["train"]
         self.steps = math.ceil(len(self.part) / self.settings.batch_size)
-        self._frozen = freeze_other_roles(network, phase.roles)
+        self._frozen = freeze_other_roles(network, phase.roles) + freeze_stages(network, self.settings.frozen_stages)
         network.to(world.device)
         self.hashes = id_hashes(self.part.split.ids)
         self.module = world.prepare(StepModule(network, method), method.unused_parameters)
         self.optimizer = make_optimizer(network, self.settings)
         self.scheduler = make_scheduler(self.optimizer, self.settings, self.steps)
+        self.average = WeightAverage(network, self.settings.ema) if self.settings.ema else None
         self.position = Position()
         rule = feed.run.protocol.unspecified_for(feed.run.dataset.id).train
         self.forensics = Forensics(map_labels(self.part.labels, rule), task.labels.observed)
@@ -158,7 +203,7 @@ class PhaseLoop:
         names = (self.feed.run.dataset.id, self.feed.run.seed, here.epoch)
         order = epoch_order(self.hashes, names)
         size = self.settings.batch_size
-        set_training_mode(self.network, self.phase.roles)
+        set_training_mode(self.network, self.phase.roles, self.settings.frozen_stages)
         self.feed.expect("train", self._own_rows(order[here.batch * size :]))
         while here.batch < self.steps:
             rows = order[here.batch * size : (here.batch + 1) * size]
@@ -206,6 +251,13 @@ class PhaseLoop:
             parameter.requires_grad_(True)
         self.world.release()
 
+    def rates(self) -> dict[str, float]:
+        """The present learning rate by role, the highest where a role has several."""
+        found: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            found[group["role"]] = max(found.get(group["role"], 0.0), group["lr"])
+        return found
+
     def next_epoch(self) -> None:
         self.position = Position(epoch=self.position.epoch + 1)
 
@@ -220,7 +272,7 @@ class PhaseLoop:
         index = np.arange(min(len(self.part), self.settings.batch_size))
         alive: set[str] = set()
         names: set[str] = set()
-        set_training_mode(self.network, self.phase.roles)
+        set_training_mode(self.network, self.phase.roles, self.settings.frozen_stages)
         for epoch in range(1, min(epochs, max(self.settings.epochs, 2)) + 1):
             self.position = Position(epoch=epoch)
             pooled = not takes_maps(self.network)
@@ -271,6 +323,9 @@ class PhaseLoop:
             touched = whole if run.method.batch_global else own
             changes += [change for labels in touched for change in labels.pending]
             notes += [note for labels in touched for note in labels.notes]
+        if self.settings.clip_norm:
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
         try:
             self.optimizer.step()
         except RuntimeError as error:  # a step that no float can hold
@@ -280,6 +335,8 @@ class PhaseLoop:
             ) from error
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         self._apply(changes, replicated=run.method.batch_global)
         self.forensics.add(self.world.gather_items(notes, replicated=run.method.batch_global))
         with calling(self.method, "after_step", self.phase.name):
@@ -342,6 +399,7 @@ class PhaseLoop:
             "method": own,
             "position": vars(here) | {"terms": dict(here.terms)},
             "forensics": self.forensics.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -354,3 +412,5 @@ class PhaseLoop:
         terms = {name: total.to(self.world.device) for name, total in saved["position"]["terms"].items()}
         self.position = Position(**(saved["position"] | {"terms": terms}))
         self.forensics.load_state_dict(saved["forensics"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])

@@ -10,6 +10,7 @@ from mlbench.errors import UsageError, unknown
 from mlbench.paths import store_dir
 from mlbench.runner.feed import OpenedFeatures
 from mlbench.runner.probe import Probe
+from mlbench.runner.trackers import check_trackers
 
 KEEP = ("auto", "epochs", "selected")
 
@@ -20,7 +21,8 @@ class Options:
 
     `keep` says of which epochs the predictions stay: "epochs" (all), "selected", or "auto", all where together they are
     small. `on_checkpoint` is called after each checkpoint. `opened` holds features that several runs share. `remark` is
-    added to the record's notes. `probe` is what the run looks at its images through.
+    added to the record's notes. `probe` is what the run looks at its images through. `log_to` are experiment trackers
+    (`mlbench.runner.trackers`), whose files lie in the store's folder ``logs``.
     """
 
     store: Path = dataclasses.field(default_factory=store_dir)
@@ -34,11 +36,13 @@ class Options:
     on_checkpoint: Callable[[], None] | None = None
     opened: OpenedFeatures | None = None
     remark: str = ""
+    log_to: Sequence[str] = ()
     probe: Probe = dataclasses.field(default_factory=Probe)
 
     def __post_init__(self) -> None:
         if self.keep not in KEEP:
             raise unknown("choice", self.keep, KEEP, "--keep")
+        check_trackers(self.log_to)
         try:
             str(self.store).encode()
         except UnicodeEncodeError:  # libraries that write into it take no other names

@@ -14,6 +14,7 @@ from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
 from mlbench.evaluation.pretraining import PRETRAINING, implied, most, names_vision_language
+from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
@@ -27,8 +28,8 @@ from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
-from mlbench.runner.side import inputs_of, method_used, methods_of, read_given, side_identity
-from mlbench.settings import TrainSettings, build, to_plain
+from mlbench.runner.side import SIDE_INPUTS, inputs_of, method_used, methods_of, read_given, side_identity, side_input
+from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, TrainSettings, build, named_settings, to_plain
 from mlbench.store import run_key
 
 EMBEDDED = "scenes"
@@ -153,7 +154,7 @@ class Run:
                 **({} if self.method.default_head == LINEAR else {"head": self.method.default_head}),
             },
             **({"head": self.head.identity} if self.head.identity else {}),
-            "train": to_plain(self.train),
+            "train": named_settings(self.train),
             "precision": self.request.precision,
             "selection": self.selection,
             "uses": dict(self.uses),
@@ -203,6 +204,8 @@ def used_requests(run: Run) -> dict[str, Request]:
         taken = inputs_of(*method_used(use))
         side = {kind: file for kind, file in run.request.side.items() if kind in taken}
         found[name] = dataclasses.replace(same, method=use.method, head=head, changes=changes, side=side)
+        if use.backbone is not None and use.backbone != run.backbone:
+            found[name] = dataclasses.replace(found[name], backbone=use.backbone, weights=None)
     return found
 
 
@@ -300,7 +303,16 @@ def allowed_settings(train: TrainSettings, method: type[Method], dataset: Datase
             f"method '{method.name}' looks across the whole batch: gradient accumulation (train.accumulate = "
             f"{train.accumulate}) would change what it computes. Use more processes or a smaller batch"
         )
-    kept = tuple(a for a in train.augment if track == "full" and (a != "flip" or dataset.flippable))
+    if track != "full":
+        usual = {"augment": []} | {name: RECIPE_DEFAULTS[name] for name in OF_IMAGES if name in RECIPE_DEFAULTS}
+        return build(TrainSettings, to_plain(train) | usual, "train settings")
+    follows = [kind for kind in method.inputs if kind in SIDE_INPUTS and side_input(kind).mirror is not None]
+    if follows and Augmentation.of(train).moves:
+        raise UsageError(
+            f"method '{method.name}' takes {follows[0]}, which do not follow images that are cropped or moved: "
+            "train.crop and train.randaugment must stay off"
+        )
+    kept = tuple(a for a in train.augment if a != "flip" or dataset.flippable)
     return dataclasses.replace(train, augment=kept)
 
 

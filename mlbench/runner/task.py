@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.annotation.sparse import count_states, map_labels
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, UsageError
 from mlbench.methods import Batch, Phase, private_generator
 from mlbench.methods.labels import Change, LabelStore
 from mlbench.methods.task import Used
-from mlbench.models.backbones import BACKBONES
+from mlbench.models.backbones import BACKBONES, build_backbone
 from mlbench.models.heads import Classifier, HeadSpec
 from mlbench.runner.data import training_labels
 from mlbench.runner.evaluate import evaluating, evaluation_batch, predict_part, total_over
@@ -82,6 +82,26 @@ class RunTask:
         """How the run whose weights are in ``artefacts[name]`` was made."""
         run = resolve(used_requests(self._run)[name])
         return Used(run.hyper, run.train)
+
+    def used_classifier(self, name: str) -> Classifier:
+        """Backbone and head of a used run, with the weights in ``artefacts[name]``, to be looked at and not trained.
+
+        UsageError where its inputs would not be the run's.
+        """
+        run = resolve(used_requests(self._run)[name])
+        if self.track == "head" and run.backbone != self._run.backbone:
+            raise UsageError(
+                f"method '{self._run.method.name}': on track 'head' the cached features are those of "
+                f"'{self._run.backbone}', and '{name}' would need those of '{run.backbone}'"
+            )
+        trunk: Any = self.feature_width()
+        with torch.random.fork_rng(devices=[]):  # its start is thrown away: no draw of the run's may depend on it
+            if self.track == "full":
+                trunk = build_backbone(run.backbone)
+            head = run.head.build(HeadSpec(), trunk.out_channels, self.num_classes)
+        network = Classifier(trunk, head)
+        network.load_state_dict(self.artefacts[name])
+        return network.to(self.device).eval().requires_grad_(False)
 
     def backbone(self) -> nn.Module:
         """The run's backbone at its start; on track `head`, whose inputs are features already, only their width."""

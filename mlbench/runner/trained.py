@@ -19,6 +19,7 @@ from mlbench.runner.plan import Request, Run, resolve
 from mlbench.runner.task import RunTask
 from mlbench.runner.vl_scores import kept_vl_scores
 from mlbench.runner.world import World
+from mlbench.settings import RECIPE_DEFAULTS
 from mlbench.store import run_dir, verify_run
 
 
@@ -27,7 +28,8 @@ def request_of(
 ) -> Request:
     """The request that leads to `record` again; see `dataset_of` for `dataset`, and `find_weights` for `weights`."""
     identity = record["identity"]
-    changes = {f"train.{name}": value for name, value in identity["train"].items()}
+    train = {**RECIPE_DEFAULTS, **identity["train"]}  # what the identity leaves out was the default
+    changes = {f"train.{name}": value for name, value in train.items()}
     changes |= identity["method"]["hyperparameters"]
     head = identity.get("head", {})
     changes |= {f"head.{name}": value for name, value in head.get("hyperparameters", {}).items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mlbench.runner.plan import Run
 from mlbench.runner.recording import predictions_of
 from mlbench.runner.scratch import as_array
 from mlbench.runner.task import RunTask
+from mlbench.runner.trackers import Trackers, epoch_values
 from mlbench.runner.world import World
 from mlbench.seeds import derive
 
@@ -63,6 +65,8 @@ class PhaseTrainer:
     def __init__(self, feed: Feed, options: Options, world: World, reporter: Reporter, course: Course) -> None:
         self.run, self.feed = feed.run, feed
         self.options, self.world, self.reporter, self.course = options, world, reporter, course
+        names = options.log_to if world.main else ()
+        self.trackers = Trackers(names, self.run.key, options.store / "logs", reporter.say)
 
     def train(
         self,
@@ -118,19 +122,19 @@ class PhaseTrainer:
             bar = self.reporter.bar(title, len(run.parts["train"]), loop.position.images, note)
             row = loop.run_epoch(due, save, bar)
             here = loop.position.epoch
-            scores, seen = self._epoch_scores(method, network, phase, final)
-            row |= scores
             before_it = _selected_epoch(mine, rule)
-            epochs.append(row)
-            mine.append(row)
-            if world.main:
-                better = _selected_epoch(mine, rule) == here
-                if better:
-                    about = {"epoch": str(here), "key": run.key}
-                    kept.save(best_file(phase, here), network.state_dict(), about)
-                    kept.forget(best_file(phase, before_it))
-                if final:
-                    self._keep_epoch(here, before_it, better, seen, loop.findings)
+            with self._evaluated(method, network, phase, final, loop, rule) as (scores, seen):
+                row |= scores | {"log": row["log"] | scores.get("log", {})}
+                mine.append(row)
+                self._tell(row, loop)
+                if world.main:
+                    better = _selected_epoch(mine, rule) == here
+                    if better:
+                        about = {"epoch": str(here), "key": run.key}
+                        kept.save(best_file(phase, here), network.state_dict(), about)
+                        kept.forget(best_file(phase, before_it))
+                    if final:
+                        self._keep_epoch(here, before_it, better, seen, loop.findings)
             shown = f", {_val_map(row)}" if _val_map(row) else ""
             left = row["seconds"] * (loop.settings.epochs - loop.position.epoch)
             self.reporter.say(
@@ -156,6 +160,37 @@ class PhaseTrainer:
         with torch.random.fork_rng():  # loading draws nothing that training would have drawn
             self.feed.prepare(names, pooled=phase.source == "pooled", maps=takes_maps(network))
         return network
+
+    def _tell(self, row: dict[str, Any], loop: PhaseLoop) -> None:
+        """Write an epoch down in the record's rows, and tell trackers of it."""
+        self.course.epochs.append(row)
+        self.trackers.log(len(self.course.epochs), epoch_values(row, loop.rates()))
+
+    @contextlib.contextmanager
+    def _evaluated(
+        self, method: Method, network: nn.Module, phase: Phase, final: bool, loop: PhaseLoop, rule: str
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Prediction]]]:
+        """The epoch's scores; inside, `network` has the weights that have them: its own, or their moving average."""
+        average = loop.average
+        if average is None:
+            yield self._epoch_scores(method, network, phase, final)
+            return
+        own = None
+        if loop.settings.ema_scored == "better":
+            own = self._epoch_scores(method, network, phase, final)
+        with average.shown():
+            averaged = self._epoch_scores(method, network, phase, final)
+            if own is None:
+                yield averaged
+                return
+            both = [own[0]["val"], averaged[0]["val"]]
+            log = {f"val mAP of the {name}": row["mAP"] for name, row in zip(("weights", "average"), both, strict=True)}
+            for scores, _ in (own, averaged):
+                scores["log"] = {name: value for name, value in log.items() if value is not None}
+            if select(both, rule) == 1:
+                yield averaged
+                return
+        yield own
 
     def _epoch_scores(
         self, method: Method, network: nn.Module, phase: Phase, final: bool

@@ -21,6 +21,7 @@ class Setting:
     """Where a claim is tested, and what was spent on choosing each method's settings.
 
     set : what all its runs set otherwise than protocol and method (`--set`, or a plan's ``[set]``), by name.
+    head : what all its runs have (``--head``); empty: each method its own.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class Setting:
     backbone: str
     budget: str
     set: Mapping[str, Any] = field(default_factory=dict)
+    head: str = ""
 
 
 @dataclass(frozen=True)

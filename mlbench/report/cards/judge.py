@@ -15,12 +15,15 @@ from mlbench.errors import DataError
 from mlbench.protocol import load_protocol
 from mlbench.report.cards.claims import POWER, Card, Setting
 from mlbench.report.cards.printed import printed_definitions
-from mlbench.settings import to_plain
+from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, to_plain
 from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
 from mlbench.significance.crossed import Draw, Gaps, Interval, gaps
 from mlbench.significance.power import draws_needed
 
 Record = Mapping[str, Any]
+
+#: The head of a record that names none.
+_LINEAR = "linear"
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,14 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or identity["method"]["hyperparameters"] != hyper
             or identity["dataset"]["id"] != setting.dataset
             or identity["backbone"]["name"] != setting.backbone
+            or identity.get("head", {}).get("name", _LINEAR)
+            != (setting.head or identity["method"].get("head", _LINEAR))
             or any(identity[key] != value for key, value in wanted.items())
-            or any(identity["train"][key] != value for key, value in train.items() if key != "augment")
+            or any(
+                {**RECIPE_DEFAULTS, **identity["train"]}[key] != value
+                for key, value in train.items()
+                if key not in OF_IMAGES  # the run's track or data set may have ruled them out
+            )
             or pair not in planned
             or not as_written(record)
         ):
