@@ -84,11 +84,14 @@ def score_on(record: dict[str, Any], path: Path, data: Dataset, rules: Protocol)
 Numbers = Mapping[str, float | None]
 
 
-def differing(a: Numbers, b: Numbers) -> dict[str, tuple[float | None, float | None]]:
-    """Numbers by name that are not the same in `a` and `b`, but for rounding: (that of `a`, that of `b`)."""
-    found = {}
-    for name in a.keys() | b.keys():
-        new, old = a.get(name), b.get(name)
+def differing(found: Numbers, recorded: Numbers) -> dict[str, tuple[float | None, float | None]]:
+    """Numbers of `recorded` by name that are others in `found`, but for rounding: (that found, that recorded).
+
+    What `recorded` does not name is a measure that came later, and no difference.
+    """
+    different = {}
+    for name, old in recorded.items():
+        new = found.get(name)
         if (new is None) != (old is None) or (new is not None and old is not None and abs(new - old) > 1e-9):
-            found[name] = (new, old)
-    return dict(sorted(found.items()))
+            different[name] = (new, old)
+    return dict(sorted(different.items()))

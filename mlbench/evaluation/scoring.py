@@ -17,6 +17,8 @@ from mlbench.metrics import (
     Scores,
     average_precision,
     average_precision_of_known,
+    calibration_measures,
+    calibration_measures_of_known,
     group_means,
     joined,
     mean_average_precision,
@@ -52,6 +54,17 @@ def ap_by_class(scores: Scores, labels: LabelMatrix, rule: str, flavour: str) ->
     rows, classes, present = rows[counted], classes[counted], states[counted] == State.POSITIVE
     known = np.bincount(classes, minlength=labels.n_classes)[None] > 0
     return average_precision_of_known(scores, rows, classes, present, flavour), known
+
+
+def calibration_of(scores: Scores, labels: LabelMatrix, rule: str) -> dict[str, float]:
+    """`calibration_measures` on what is known of raw states [N, C] under `rule` for UNSPECIFIED; none of ranks."""
+    if scores.kind == "rank":
+        return {}
+    if not isinstance(labels, SparseLabels):
+        return calibration_measures(scores, *targets_of(labels, rule))
+    rows, classes, states = labels.map_unspecified(rule).entries()
+    counted = states != State.UNSPECIFIED
+    return calibration_measures_of_known(scores, rows[counted], classes[counted], states[counted] == State.POSITIVE)
 
 
 def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -92,6 +105,7 @@ def score_predictions(
         decided = None if predictions.decisions is None else predictions.decisions[order]
     results: dict[str, float] = {}
     per_class: dict[str, dict[str, float | None]] = {}
+    results |= calibration_of(scores, labels, unspecified.f1)
     for flavour, name in _AP_NAMES.items():
         ap, known = ap_by_class(scores, labels, unspecified.ap, flavour)
         means = group_means(ap, groups, rules.empty_class, known)

@@ -14,9 +14,20 @@ from mlbench.metrics.average_precision import (
     group_means,
     mean_average_precision,
 )
+from mlbench.metrics.calibration import (
+    CALIBRATION,
+    ClassValues,
+    Reliability,
+    adaptive_calibration_error,
+    brier_score,
+    calibration_measures,
+    calibration_measures_of_known,
+    expected_calibration_error,
+    reliability,
+)
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
 from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
-from mlbench.metrics.further import FURTHER, further, map_macro
+from mlbench.metrics.further import FURTHER, LESS_IS_BETTER, further, map_macro
 from mlbench.metrics.label_metrics import (
     Accuracies,
     Counts,
@@ -42,11 +53,14 @@ from mlbench.metrics.streaming import Streaming
 
 __all__ = [
     "AXES",
+    "CALIBRATION",
     "FURTHER",
+    "LESS_IS_BETTER",
     "PUBLISHED",
     "Accuracies",
     "AreaUnderCurve",
     "ClassMeans",
+    "ClassValues",
     "Counts",
     "Definition",
     "EmptyClasses",
@@ -57,14 +71,20 @@ __all__ = [
     "PrecisionRecallF1",
     "Probabilities",
     "Ranks",
+    "Reliability",
     "Scores",
     "Streaming",
     "accuracy",
+    "adaptive_calibration_error",
     "average_precision",
     "average_precision_of_known",
+    "brier_score",
+    "calibration_measures",
+    "calibration_measures_of_known",
     "class_means",
     "coverage_error",
     "empty_classes",
+    "expected_calibration_error",
     "further",
     "group_means",
     "hamming_loss",
@@ -77,6 +97,7 @@ __all__ = [
     "mean_average_precision",
     "one_error",
     "precision_recall_f1",
+    "reliability",
     "roc_auc",
     "scores_of_kind",
     "threshold",

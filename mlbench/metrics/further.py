@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 
 from mlbench.metrics.average_precision import average_precision
+from mlbench.metrics.calibration import (
+    CALIBRATION,
+    ClassValues,
+    adaptive_calibration_error,
+    brier_score,
+    expected_calibration_error,
+)
 from mlbench.metrics.label_metrics import accuracy
 from mlbench.metrics.ranking import (
     coverage_error,
@@ -17,7 +24,7 @@ from mlbench.metrics.ranking import (
     one_error,
     roc_auc,
 )
-from mlbench.metrics.scores import Scores
+from mlbench.metrics.scores import Ranks, Scores
 
 #: Each measure, and whose it is.
 FURTHER: Mapping[str, str] = {
@@ -33,7 +40,11 @@ FURTHER: Mapping[str, str] = {
     "one_error": "share of images whose best label is absent",
     "AUC_macro": "mean over classes of the area under the ROC curve (scikit-learn)",
     "AUC_micro": "area under the ROC curve of all entries together (scikit-learn)",
+    **CALIBRATION,
 }
+
+#: Those of them, by which the best is the lowest.
+LESS_IS_BETTER = frozenset({*CALIBRATION, "hamming_loss", "label_ranking_loss", "coverage_error", "one_error"})
 
 _RANKED: Mapping[str, Callable[..., Any]] = {
     "label_ranking_loss": label_ranking_loss,
@@ -42,6 +53,11 @@ _RANKED: Mapping[str, Callable[..., Any]] = {
     "one_error": one_error,
     "AUC_macro": lambda *given: roc_auc(*given).macro,
     "AUC_micro": lambda *given: roc_auc(*given).micro,
+}
+_CALIBRATED: Mapping[str, Callable[..., ClassValues]] = {
+    "ECE": expected_calibration_error,
+    "ACE": adaptive_calibration_error,
+    "Brier": brier_score,
 }
 _ACCURACIES = {"accuracy": "per_class", "accuracy-O": "overall", "accuracy-I": "per_image", "mA-O": "balanced"}
 
@@ -60,13 +76,20 @@ def further(
     ----------
     scores : Logits, Probabilities or Ranks [N, C].
     targets, known : bool [N, C], True where the class is present, and where its label counts.
-    decided : bool [N, C], or None where these scores allow no decisions, which leaves what needs them undefined.
+    decided : bool [N, C], or None where these scores allow no decisions, which leaves what needs them undefined; so is
+        calibration where they are ranks.
     flavour : of the average precision in `map_macro`.
     """
     if measure == "map_macro":
         return map_macro(average_precision(scores, targets, known, flavour), targets, known)
     if measure in _RANKED:
         return float(_RANKED[measure](scores, targets, known))
+    if measure in CALIBRATION:
+        if isinstance(scores, Ranks):
+            return float("nan")
+        name, _, over = measure.partition("-")
+        values = _CALIBRATED[name](scores, targets, known)
+        return values.micro if over == "O" else values.macro
     if decided is None:
         return float("nan")
     if measure == "hamming_loss":

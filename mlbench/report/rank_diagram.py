@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
+from mlbench.report.tables import sign_of
 from mlbench.significance.ranks import CriticalDifference, critical_difference
 
 _WIDTH, _MARGIN, _AXIS, _LINE = 900, 260, 70, 20
@@ -38,7 +39,8 @@ def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
         missing = [f"{method} on {column}" for column, method in table.isna().stack()[lambda gap: gap].index]
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UsageError(f"diagram of ranks: no value of {listed}; choose with --methods and --datasets")
-    return draw_ranks(list(table.columns), critical_difference(table.to_numpy(), level), len(table), level)
+    better = sign_of(metrics[0]) * table.to_numpy()
+    return draw_ranks(list(table.columns), critical_difference(better, level), len(table), level)
 
 
 def draw_ranks(methods: Sequence[str], found: CriticalDifference, sets: int, level: float) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.metrics import LESS_IS_BETTER
 from mlbench.report.power import needed_lines
 from mlbench.report.render import MISSING, Cell, Part, Table
 from mlbench.report.ties import Replicates, Runs, Ties, column_ties, disorder_line, standing_line
@@ -129,6 +130,7 @@ def build_table(
     gap : also say how many draws would find a difference of so many points to the best, see `needed_lines`.
 
     Bold are all of our methods that may be the best, see `column_ties`; where nothing could be tested, the best alone.
+    Of a metric in `LESS_IS_BETTER` the best is the lowest.
 
     A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
     an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says what they have
@@ -229,6 +231,11 @@ def value_of(record: Record, metric: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def sign_of(metric: str) -> int:
+    """1, or -1 for a metric by which the best is the lowest."""
+    return -1 if metric in LESS_IS_BETTER else 1
+
+
 class Marks(dict[str, str]):
     """Footnotes: text to letters, in order of first use; calling it gives a text's letters."""
 
@@ -314,16 +321,20 @@ def _tie(
     replicates: Replicates | None,
     digits: int,
 ) -> tuple[list[Runs], Ties]:
-    """Give the ranked cells of a column their tie groups, say which are bold; returns the ranked runs by cell, too."""
+    """Give the ranked cells of a column their tie groups, say which are bold; returns the ranked runs by cell, too.
+
+    Values of a metric by which less is better are turned round, there and in what is returned.
+    """
+    sign = sign_of(metric)
     own: list[Runs] = []
     for cell in column:
         ranked = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
         drawn = by_draw(ranked, f"method '{cell['method']}'")
-        own.append({draw: (record["key"], value_of(record, metric)) for draw, record in drawn.items()})
+        own.append({draw: (record["key"], sign * value_of(record, metric)) for draw, record in drawn.items()})
     ties = column_ties(own, replicates)
     groups, standing = ties.groups, ties.standing
     shown = [f"{cell['mean']:.{digits}f}" for cell in column]
-    best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=float, default="")
+    best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=lambda t: sign * float(t), default="")
     for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
         cell["best"] = group == 1 or (bool(mine) and group is None and text == best)
@@ -410,6 +421,8 @@ def _footer(
         f"{' and the draw of the test images' if images else ''}; all pairs together at 0.05)."
         + ("" if images else " The draw of the test images is not tested."),
     ]
+    if less := [metric for metric in metrics if sign_of(metric) < 0]:
+        lines.append(f"Less is better: {', '.join(less)}.")
     untested: dict[str, list[str]] = {}
     for cell in cells:
         if cell["untested"]:

@@ -35,7 +35,7 @@ class Ties:
     ----------
     groups : number of the tie group, 1 for those that may be the best; None for a method that was not tested.
     standing : chance of being the best and mean rank with its interval.
-    disorder : (i, j), i having the higher mean and the worse group.
+    disorder : (i, j), i having the better mean and the worse group.
     """
 
     groups: list[int | None]
@@ -78,12 +78,12 @@ def standing_line(title: str, methods: Sequence[str], ties: Ties, most: int = 5)
 
 
 def disorder_line(methods: Sequence[str], ties: Ties) -> str:
-    """Why a method with a higher mean stands in a worse group; empty where none does."""
+    """Why a method with a better mean stands in a worse group; empty where none does."""
     pairs = [f"{methods[i]} (below {methods[j]})" for i, j in ties.disorder]
     if not pairs:
         return ""
     return (
-        f"{', '.join(pairs)}: in a worse group than a method of lower mean, whose gap to the best is less certain for "
+        f"{', '.join(pairs)}: in a worse group than a method of worse mean, whose gap to the best is less certain for "
         "want of runs or for their spread"
     )
 

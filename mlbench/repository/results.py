@@ -196,7 +196,8 @@ def _differences(old: Record, new: Record) -> str:
     for part in ("results", "per_class"):
         for name in sorted(old[part].keys() | new[part].keys()):
             where = f"{part}.{name}"
-            lines += _lines(differing(old[part].get(name, {}), new[part].get(name, {})), where)
+            moved = differing(new[part].get(name, {}), old[part].get(name, {}))
+            lines += _lines({each: (before, now) for each, (now, before) in moved.items()}, where)
     if lines:
         return f"scores moved without a version bump: {'; '.join(lines[:3])}{'; ...' if len(lines) > 3 else ''}"
     known = old["key"] == new["key"] or old["key"] in new["provenance"].get("migrated", {}).get("from", [])

@@ -19,6 +19,7 @@ from sklearn.metrics import hamming_loss as hamming_loss_score
 from mlbench.errors import UsageError
 from mlbench.metrics import (
     AXES,
+    CALIBRATION,
     FURTHER,
     PUBLISHED,
     Definition,
@@ -395,5 +396,6 @@ def test_further_measures_are_reached_by_name_and_ranks_have_those_without_decis
     ranks = Lens(Ranks(logits), targets, np.ones_like(targets))
     for measure in FURTHER:
         undecided = math.isnan(ranks.value(Definition(), measure))
-        assert undecided == (measure in ("accuracy", "accuracy-O", "accuracy-I", "mA-O", "hamming_loss")), measure
+        deciding = ("accuracy", "accuracy-O", "accuracy-I", "mA-O", "hamming_loss")
+        assert undecided == (measure in (*deciding, *CALIBRATION)), measure
         assert undecided or ranks.value(Definition(), measure) == lens.value(Definition(), measure)
