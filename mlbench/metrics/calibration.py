@@ -113,8 +113,9 @@ def adaptive_calibration_error(
     """
     columns = list(_columns(scores, targets, known))
     per_class = _measured(iter(columns), bins)[1]
-    values, present = (np.concatenate([column[i] for column in columns] or [[]]) for i in (0, 1))
-    return ClassValues(per_class, _mean(per_class), _error(*_ordered(values, present), bins, "size"))
+    whole = _ordered(*(np.concatenate(parts) for parts in zip(*columns, strict=True))) if columns else None
+    micro = math.nan if whole is None else _error(*whole, bins, "size")
+    return ClassValues(per_class, _mean(per_class), micro)
 
 
 def brier_score(scores: Scores, targets: np.ndarray, known: np.ndarray | None = None) -> ClassValues:
@@ -158,7 +159,9 @@ def _named(columns: Iterator[Column]) -> dict[str, float]:
 
 def _measured(columns: Iterator[Column], bins: int) -> tuple[ClassValues, np.ndarray, ClassValues]:
     """Calibration errors, adaptive ones of each class, and Brier scores."""
-    fixed, adaptive, brier = [], [], []
+    fixed: list[float] = []
+    adaptive: list[float] = []
+    brier: list[float] = []
     whole, squares, entries = np.zeros((2, bins)), 0.0, 0
     for values, present in columns:
         if not len(values):
