@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def db(
     logits: Tensor,
     observed: Tensor,
     *,
-    counts: Tensor,
+    counts: Tensor | Sequence[float],
     images: int,
     alpha: float = 0.1,
     beta: float = 10.0,
@@ -53,6 +54,7 @@ def db(
     COCO, which divides by 0 where a class has no positive or nothing else.
     """
     check_inputs(logits, observed)
+    counts = torch.as_tensor(counts)
     if counts.shape != logits.shape[1:]:
         raise UsageError(f"db: counts {list(counts.shape)}: expected one number a class, [{logits.shape[1]}]")
     if images < 2:

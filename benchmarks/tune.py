@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from mlbench.runner.execute import Options, run
+from mlbench.runner.execute import Options
 from mlbench.runner.plan import Request
+from mlbench.runner.together import run_together
 
 
 def trials(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -31,23 +32,21 @@ def main(plan: Path, methods: str | None, data_root: Path | None, weights: Path 
     budgets = {method: len(trials(grid)) for method, grid in table["grid"].items()}
     if len(set(budgets.values())) != 1:
         raise click.ClickException(f"methods have different budgets: {budgets}")
-    for method in methods.split(",") if methods else table["grid"]:
-        grid = table["grid"][method]
+    chosen = methods.split(",") if methods else list(table["grid"])
+    asked = [(method, changes) for method in chosen for changes in trials(table["grid"][method])]
+    common = {name: table.get(name) for name in ("backbone", "track")} | {"data_root": data_root, "weights": weights}
+    common |= {"seed": table["tune_seed"], "mask_seed": table["tune_seed"]}
+    requests = [
+        Request(table["protocol"], method, table["dataset"], changes=changes, **common) for method, changes in asked
+    ]
+    outcomes = run_together(requests, Options(store=output, quiet=True, resume=True))
+    for method in chosen:
         found = []
-        for changes in trials(grid):
-            request = Request(
-                table["protocol"],
-                method,
-                table["dataset"],
-                data_root=data_root,
-                backbone=table.get("backbone"),
-                weights=weights,
-                track=table["track"],
-                seed=table["tune_seed"],
-                mask_seed=table["tune_seed"],
-                changes=changes,
-            )
-            record = run(request, Options(store=output, quiet=True, resume=True))
+        for (name, changes), record in zip(asked, outcomes, strict=True):
+            if name != method:
+                continue
+            if isinstance(record, Exception):
+                raise record
             validation = max(row["val"]["mAP"] for row in record["epochs"])
             found.append((validation, record["selected"]["epoch"], changes))
             click.echo(

@@ -14,6 +14,14 @@ from mlbench.metrics.average_precision import (
     group_means,
     mean_average_precision,
 )
+from mlbench.metrics.calibration import (
+    ClassValues,
+    Reliability,
+    adaptive_calibration_error,
+    brier_score,
+    expected_calibration_error,
+    reliability,
+)
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
 from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
 from mlbench.metrics.further import map_macro
@@ -48,6 +56,7 @@ __all__ = [
     "Accuracies",
     "AreaUnderCurve",
     "ClassMeans",
+    "ClassValues",
     "Counts",
     "Definition",
     "EmptyClasses",
@@ -60,15 +69,19 @@ __all__ = [
     "Predicted",
     "Probabilities",
     "Ranks",
+    "Reliability",
     "Sampled",
     "Scores",
     "Streaming",
     "accuracy",
+    "adaptive_calibration_error",
     "average_precision",
     "average_precision_of_known",
+    "brier_score",
     "class_means",
     "coverage_error",
     "empty_classes",
+    "expected_calibration_error",
     "group_means",
     "hamming_loss",
     "harmonic_mean",
@@ -80,6 +93,7 @@ __all__ = [
     "mean_average_precision",
     "one_error",
     "precision_recall_f1",
+    "reliability",
     "roc_auc",
     "scores_of_kind",
     "threshold",

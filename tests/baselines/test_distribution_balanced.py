@@ -15,7 +15,7 @@ from mlbench.annotation.sparse import count_states
 from mlbench.baselines.distribution_balanced import db
 from mlbench.conformance.suite import make_request
 from mlbench.conformance.testing import tiny_dataset
-from mlbench.errors import UsageError
+from mlbench.errors import MlbenchError, UsageError
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
@@ -87,7 +87,7 @@ def test_classes_that_no_image_has_or_all_have_are_taken_as_one_image_off():
     x, y = torch.tensor([[0.5, -0.5, 0.1]]), torch.tensor([[POSITIVE, UNKNOWN, UNKNOWN]])
     wanted = db(x, y, counts=torch.tensor([1, 9, 5]), images=10)
     assert torch.isfinite(wanted)
-    assert db(x, y, counts=torch.tensor([0, 10, 5]), images=10) == wanted
+    assert db(x, y, counts=[0, 10, 5], images=10) == wanted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -117,4 +117,7 @@ def test_the_method_counts_observed_positives_and_only_its_sibling_the_true_ones
     seen = part.observed if name == "db" else part.labels
     assert method.counts.tolist() == count_states(seen, State.POSITIVE).tolist()
     assert count_states(part.labels, State.POSITIVE).sum() > count_states(part.observed, State.POSITIVE).sum()
+    if name == "db":
+        with pytest.raises(MlbenchError, match=r"reads class_counts, .* without declaring 'label_count'"):
+            _ = method.task.class_counts
     assert run.method.supervision == (("observed",) if name == "db" else ("observed", "label_count"))

@@ -16,7 +16,7 @@ from mlbench.annotation.sparse import SparseLabels
 from mlbench.errors import DataError
 from mlbench.evaluation.predictions import Predictions, read_predictions, write_predictions
 from mlbench.evaluation.scoring import align, observed_map, score_predictions, targets_of
-from mlbench.metrics import _checks
+from mlbench.metrics import checks
 from mlbench.protocol import MetricRules, Unspecified
 
 P, N, U, X = (int(s) for s in (State.POSITIVE, State.NEGATIVE, State.UNKNOWN, State.UNSPECIFIED))
@@ -86,7 +86,7 @@ def test_rows_in_pieces_in_another_order_and_of_sparse_labels_give_the_same(
     labels[np.random.default_rng(3).random(labels.shape) < 0.1] = X
     decided = {"decisions": logits > 0.3, "decision_rule": "above 0.3"} if own else {}
     whole = score(predictions(logits, **decided), labels)
-    monkeypatch.setattr(_checks, "_AT_ONCE", 7 * CLASSES)
+    monkeypatch.setattr(checks, "_AT_ONCE", 7 * CLASSES)
     given = SparseLabels.from_dense(labels) if sparse else labels
     assert score(predictions(logits, **decided), given) == whole
     order = np.random.default_rng(4).permutation(ROWS)
@@ -104,7 +104,7 @@ def test_large_scores_are_scored_without_matrices_of_their_size(monkeypatch: pyt
     labels = SparseLabels.from_entries(*np.divmod(entries, classes), states, scores.shape)
     ids, names = tuple(map(str, range(rows))), tuple(map(str, range(classes)))
     given = Predictions(scores, "logit", ids, (), names, meta=META)
-    monkeypatch.setattr(_checks, "_AT_ONCE", 2**16)
+    monkeypatch.setattr(checks, "_AT_ONCE", 2**16)
     tracemalloc.start()
     score_predictions(given, labels, ids, names, MetricRules(), Unspecified())
     _, peak = tracemalloc.get_traced_memory()

@@ -395,5 +395,5 @@ def test_further_measures_are_reached_by_name_and_ranks_have_those_without_decis
     ranks = Lens(Ranks(logits), targets, np.ones_like(targets))
     for measure in METRICS:
         undecided = math.isnan(ranks.value(Definition(), measure))
-        assert undecided == (measure in ("accuracy", "accuracy-O", "accuracy-I", "mA-O", "hamming_loss")), measure
+        assert undecided == (METRICS[measure].takes in ("decisions", "probabilities")), measure
         assert undecided or ranks.value(Definition(), measure) == lens.value(Definition(), measure)

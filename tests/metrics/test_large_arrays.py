@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mlbench.errors import DataError
-from mlbench.metrics import Logits, Probabilities, _checks, average_precision, average_precision_of_known, top_k
+from mlbench.metrics import Logits, Probabilities, average_precision, average_precision_of_known, checks, top_k
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row or two of the arrays here at a time."""
-    monkeypatch.setattr(_checks, "_AT_ONCE", 10)
+    monkeypatch.setattr(checks, "_AT_ONCE", 10)
     # The package has a function of the module's name.
     monkeypatch.setattr(import_module("mlbench.metrics.average_precision"), "_GATHERED", 7)
 
@@ -31,7 +31,7 @@ def mapped_scores(tmp_path: Path) -> np.ndarray:
 def test_row_blocks_cover_every_row_once() -> None:
     for shape in ((0, 3), (1, 3), (7, 3), (6, 5), (4, 100), (3, 0)):
         matrix = np.zeros(shape)
-        rows = [row for block in _checks.row_blocks(matrix) for row in range(block.start, block.stop)]
+        rows = [row for block in checks.row_blocks(matrix) for row in range(block.start, block.stop)]
         assert rows == list(range(shape[0]))
 
 

@@ -234,9 +234,10 @@ def test_compare_takes_registered_metrics(runs: Path, mlbench) -> None:
 
 
 def test_ranks_of_a_metric_that_is_better_where_it_is_lower_are_turned() -> None:
+    shared = {"metric": "brier", "better": "lower", "pretrained": False}
     cells = pd.DataFrame(
         [
-            {"metric": "brier", "column": data, "dataset": data, "method": method, "mean": value, "better": "lower"}
+            {**shared, "column": data, "dataset": data, "method": method, "mean": value}
             for data in ("one", "two", "three")
             for method, value in (("a", 30.0), ("b", 10.0), ("c", 20.0))
         ]
