@@ -151,6 +151,21 @@ def gr(
     return reduce(entries, reduction)
 
 
+#: How unknown labels are guessed: settings that GPR shares.
+GUESS = {
+    "w_start": Hyper(0.0, "slope of the guess that an unknown label is positive, at first", low=-1e3, high=1e3),
+    "w_end": Hyper(2.0, "the same, towards the end", low=-1e3, high=1e3, search=("linear", 0.0, 10.0)),
+    "b_start": Hyper(-2.0, "offset of that guess, at first", low=-1e3, high=1e3),
+    "b_end": Hyper(-2.0, "the same, towards the end", low=-1e3, high=1e3, search=("linear", -8.0, -1.0)),
+    "mu_start": Hyper(0.5, "probability at which an unknown label weighs most, at first", low=-10.0, high=10.0),
+    "mu_end": Hyper(0.8, "the same, in the last epoch", low=-10.0, high=10.0),
+    "sigma_start": Hyper(2.0, "width of that weight, at first", low=1e-3, high=1e3),
+    "sigma_end": Hyper(0.5, "the same, in the last epoch", low=1e-3, high=1e3),
+    "q2": Hyper(0.01, "power of the loss as a positive", low=1e-6, high=10.0),
+    "q3": Hyper(1.0, "power of the loss as a negative", low=1e-6, high=10.0),
+}
+
+
 class GeneralisedRobust(Method):
     """GR loss: an unknown label is taken as positive by so much as its score says so, and weighs less if undecided.
 
@@ -167,16 +182,7 @@ class GeneralisedRobust(Method):
 
     level = "A"
     hyperparameters = {
-        "w_start": Hyper(0.0, "slope of the guess that an unknown label is positive, at first", low=-1e3, high=1e3),
-        "w_end": Hyper(2.0, "the same, towards the end", low=-1e3, high=1e3, search=("linear", 0.0, 10.0)),
-        "b_start": Hyper(-2.0, "offset of that guess, at first", low=-1e3, high=1e3),
-        "b_end": Hyper(-2.0, "the same, towards the end", low=-1e3, high=1e3, search=("linear", -8.0, -1.0)),
-        "mu_start": Hyper(0.5, "probability at which an unknown label weighs most, at first", low=-10.0, high=10.0),
-        "mu_end": Hyper(0.8, "the same, in the last epoch", low=-10.0, high=10.0),
-        "sigma_start": Hyper(2.0, "width of that weight, at first", low=1e-3, high=1e3),
-        "sigma_end": Hyper(0.5, "the same, in the last epoch", low=1e-3, high=1e3),
-        "q2": Hyper(0.01, "power of the loss as a positive", low=1e-6, high=10.0),
-        "q3": Hyper(1.0, "power of the loss as a negative", low=1e-6, high=10.0),
+        **GUESS,
         "count_negatives": Hyper(True, "observed negatives count; the released code leaves them out"),
     }
 

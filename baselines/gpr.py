@@ -12,7 +12,7 @@ from mlbench.annotation import State
 from mlbench.errors import UsageError
 from mlbench.methods import Batch, Hyper, Method, Step
 
-from .generalised_robust import GeneralisedRobust, GRParameters, gr_entries, gr_schedule, gr_weight
+from .generalised_robust import GUESS, GRParameters, gr_entries, gr_schedule, gr_weight
 from .losses import bce_entries, reduce
 from .observed_only import EXPECTED_POSITIVES, check_expected, count_penalty
 from .vlpl import TEMPERATURE, check_pseudo, check_share, class_shares
@@ -126,7 +126,7 @@ class GeneralisedPseudoLabels(Method):
     inputs = ("vl_scores",)
     batch_global = True
     hyperparameters = {
-        **{name: hyper for name, hyper in GeneralisedRobust.hyperparameters.items() if name != "count_negatives"},
+        **GUESS,
         "threshold": Hyper(
             0.5,
             "share from which an unknown label is a pseudo-positive",
