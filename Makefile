@@ -4,12 +4,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := runs/demo
-RUN := $(BIN)/mlbench run --output $(RUNS)
+RUN := $(BIN)/mlbench run --store $(RUNS)
 
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint setup mongod clean
+.PHONY: demo test lint docs setup mongod clean
 
 setup: $(VENV)/ready
 
@@ -27,11 +27,11 @@ demo: setup
 	$(RUN) --protocol single_positive --method llr
 	$(RUN) --protocol single_positive --method llr_boostlu
 	$(RUN) --protocol single_positive --method full
-	$(BIN)/mlbench table --output $(RUNS) | tee $(RUNS)/table.md
-	$(BIN)/mlbench table --output $(RUNS) --format latex --document > $(RUNS)/table.tex
-	$(BIN)/mlbench explain cam --output $(RUNS) --picture $(RUNS)/cams.png
+	$(BIN)/mlbench table --store $(RUNS) | tee $(RUNS)/table.md
+	$(BIN)/mlbench table --store $(RUNS) --format latex --document > $(RUNS)/table.tex
+	$(BIN)/mlbench explain cam --store $(RUNS) --picture $(RUNS)/cams.png
 	@echo
-	@echo "records:  $(RUNS)/*/record.json   ($(BIN)/mlbench list runs --output $(RUNS))"
+	@echo "records:  $(RUNS)/*/record.json   ($(BIN)/mlbench list runs --store $(RUNS))"
 	@echo "table:    $(RUNS)/table.md and $(RUNS)/table.tex"
 	@echo "picture:  $(RUNS)/cams.png   (class activation maps of a few test scenes)"
 
@@ -50,6 +50,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The guide as a site, in build/docs; a broken link or an unknown name is an error.
+docs: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task, Uses
 
 from .encoders import ENCODER, make_encoder, uses_encoder
 from .losses import check_inputs, reduce
@@ -276,6 +275,7 @@ class Attentive(nn.Module):
 class _AttendedRegions(Method):
     """What the two methods share: scores, decisions, and a backbone that may stay as it is."""
 
+    needs_head = "none"
     scores = "rank"
     decision_rule = f"the at most {MOST_LABELS} highest labels with a softmax of at least {LEAST_PROBABILITY}"
 

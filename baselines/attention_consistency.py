@@ -23,7 +23,7 @@ from mlbench.inputs.placement import overlaps
 from mlbench.inputs.views import QUARTER_TURNS, Between, View, whole_shifts
 from mlbench.methods import Batch, Hyper, Method, Step
 from mlbench.methods.labels import Labels
-from mlbench.models.heads import Head, Output, class_activation_maps
+from mlbench.models.heads import Head, Output
 from mlbench.registry import load_method
 
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
@@ -140,9 +140,7 @@ def prediction_consistency(logits: Tensor, logits_other: Tensor) -> Tensor:
 
 def heat_maps(features: Tensor, head: Head) -> Tensor:
     """Heat maps [N, L, h, w] of feature maps [N, D, h, w]: the head's weights as data, without its bias."""
-    weight = head.weight.detach()
-    with torch.autocast(features.device.type, enabled=False):
-        return class_activation_maps(features.to(weight.dtype), weight)
+    return head.heat_maps(features)
 
 
 def forward_views(network: nn.Module, views: Mapping[str, Tensor]) -> dict[str, Output]:
@@ -228,6 +226,7 @@ class _Attention(_MultiView):
     """
 
     within: ClassVar[str] = "flip_weight"
+    needs_head = "maps"
 
     def consistency(self, network: nn.Module, outputs: Mapping[str, Output], batch: Batch) -> dict[str, Tensor]:
         sizes: dict[int, list[tuple[str, Tensor, Tensor]]] = {}

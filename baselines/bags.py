@@ -12,10 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError, unknown
-from mlbench.methods import Batch, Hyper, Method, Phase, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Step, Task
 from mlbench.proposals import Regions, split_proposals
 from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS
-from mlbench.runner.task import Task
 
 from .context_regions import best_of_regions
 from .distillation_losses import label_loss
@@ -145,6 +144,7 @@ class InstanceMax(Method):
     Source: Yang et al., CVPR 2017 (MIML-FCN+), first stream.
     """
 
+    needs_head = "none"
     level = "B"
     inputs: ClassVar[tuple[str, ...]] = ("proposals",)
     stochastic = True  # dropout

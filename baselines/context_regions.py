@@ -121,6 +121,7 @@ class PersonRegion(Method):
     Source: Girshick, ICCV 2015, as trained in released code of Gkioxari et al., ICCV 2015 (R*CNN).
     """
 
+    needs_head = "none"
     level = "B"
     tracks = ("full",)
     stochastic = True  # dropout

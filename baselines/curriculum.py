@@ -26,7 +26,7 @@ from mlbench.settings import TrainSettings
 from .partial_bce import partial_bce
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
 STRATEGIES = ("score", "proportion", "positives", "ensemble", "uncertainty")
 

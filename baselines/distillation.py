@@ -34,15 +34,13 @@ from .distillation_losses import (
 )
 from .wsddn import Detector, hidden_layers, make_detector, pool_regions
 
-#: Where attention is taken from: the ends of three stages.
-STAGES: Mapping[str, tuple[str, ...]] = {
-    "vgg16": ("features.15", "features.22", "features.29"),
-    "mobilenet_v2": ("features.6", "features.13", "features.18"),
-    "scenes": ("scenes.layers.5", "scenes.layers.8", "scenes.layers.11"),
-    **dict.fromkeys(
-        ("resnet18", "resnet34", "resnet50", "resnet101", "resnet50-keras"), ("layer2", "layer3", "layer4")
-    ),
-}
+
+def stages_of(trunk: Any) -> tuple[str, ...]:
+    """Modules of `trunk` whose outputs are the maps at the ends of three stages; UsageError where it names none."""
+    if len(trunk.stages) < 3:
+        raise UsageError(f"backbone '{trunk.name}' names no maps between image and features, which this method needs")
+    names: tuple[str, ...] = trunk.stages
+    return names
 
 
 def stage_maps(trunk: nn.Module, names: Sequence[str], run: Any) -> tuple[Any, list[Tensor]]:
@@ -191,7 +189,7 @@ class AttentionTransfer(_Distilled):
     def training_step(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         assert batch.labels is not None
         trunk: Any = network.backbone
-        names = STAGES[trunk.name]
+        names = stages_of(trunk)
         with torch.no_grad():
             _, theirs = stage_maps(self.teacher.backbone, names, lambda: self.teacher.backbone(batch.views["teacher"]))
         output, own = stage_maps(trunk, names, lambda: network(batch.views["student"]))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlbench.errors import UsageError
-from mlbench.methods import Hyper, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Hyper, Task, Uses
 
 ENCODER = {
     "encoder": Hyper("start", "the backbone: as the run starts it, or as 'bce' trained it", choices=("start", "bce")),

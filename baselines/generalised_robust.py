@@ -112,7 +112,6 @@ def gr(
     sigma: tuple[float, float] = (2.0, 0.5),
     q2: float = 0.01,
     q3: float = 1.0,
-    linear_init: int = 0,
     count_negatives: bool = True,
     eps: float = 0.0,
     reduction: str = "mean",
@@ -126,7 +125,8 @@ def gr(
     Parameters
     ----------
     logits : float [B, C]. observed : int8 [B, C] of `State` codes.
-    epoch, epochs, w, b, mu, sigma, linear_init : see `gr_schedule`; the defaults are those of the released code.
+    epoch, epochs, w, b, mu, sigma : see `gr_schedule`; the defaults are those of the released code. Epochs before it with
+        a frozen backbone are not counted: the `linear_init` of `gr_schedule` does no more.
     q2, q3 : above 0; towards 0 they make a cross-entropy, at 1 an absolute error.
     count_negatives : observed negatives have their cross-entropy; False leaves them out, as the released code does with
         labels of that kind (its own data has none).
@@ -140,7 +140,7 @@ def gr(
     Source: released code of Chen et al., IJCAI 2024 (yan4xi1/GRLoss @5e13f7f, losses.py). There, p**q2 of a p that has
     underflowed gives a wrong value and a gradient that is no number; not so here.
     """
-    parameters = gr_schedule(epoch, epochs, w=w, b=b, mu=mu, sigma=sigma, linear_init=linear_init)
+    parameters = gr_schedule(epoch, epochs, w=w, b=b, mu=mu, sigma=sigma)
     entries = gr_entries(logits, observed, parameters, q2=q2, q3=q3, count_negatives=count_negatives, eps=eps)
     return reduce(entries, reduction)
 

@@ -127,6 +127,7 @@ class HierarchicalContexts(Method):
     Source: Li et al., 2016 (DHC), as described by others (unverified).
     """
 
+    needs_head = "none"
     level = "C"
     tracks = ("full",)
     stochastic = True  # dropout

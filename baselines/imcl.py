@@ -23,7 +23,7 @@ from mlbench.settings import TrainSettings
 from .observed_only import iu
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
 
 def squash(logits: Tensor, c: float = 2.0) -> Tensor:
@@ -204,6 +204,7 @@ class Interactive(Method):
     Source: Huynh and Elhamifar, CVPR 2020, released code.
     """
 
+    needs_head = "weight"
     level = "B"
     batch_global = True
     hyperparameters = {

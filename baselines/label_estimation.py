@@ -179,6 +179,7 @@ class LinearlyStartedEstimation(OnlineLabelEstimation):
     Source: Cole et al., CVPR 2021; released code since February 2022 (before, both phases shared one learning rate).
     """
 
+    needs_head = "weight"
     level = "A"
     tracks = ("full",)
     hyperparameters = {

@@ -18,7 +18,7 @@ from .large_loss import large_loss_mask
 from .losses import check_inputs, reduce
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
 MODES = ("negative", "ignore", "selective")
 

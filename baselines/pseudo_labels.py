@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Hyper, Step
+from mlbench.methods import Hyper, Step, Task
 from mlbench.methods.labels import Labels
-from mlbench.runner.task import Task
 
 from .boostlu import with_boostlu
 from .entropy import EntropyMaximisation, em

@@ -17,10 +17,9 @@ from torch.nn import functional
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier
-from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings
 
 from .losses import bce, check_inputs, reduce
@@ -210,6 +209,7 @@ class PairwiseRanking(Method):
     Source: Li, Song and Luo, CVPR 2017.
     """
 
+    needs_head = "weight"
     level = "A"
     decision_rule = "as the learned decision says: score above the threshold of its class, or that many highest scores"
     hyperparameters = {

@@ -65,6 +65,8 @@ FullBoostLU = with_boostlu(Full)
 class _Untrained(Method):
     """Scores that depend on no image: what a metric gives for nothing."""
 
+    needs_head = "none"
+
     def phases(self) -> Sequence[Phase]:
         return []
 

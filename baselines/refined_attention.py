@@ -71,6 +71,7 @@ class RefinedAttention(Method):
     Source: Guo, Fan and Wang, 2017 (AR), from its abstract.
     """
 
+    needs_head = "maps"
     level = "C"
     tracks = ("full",)  # heat maps need more than the pooled features that a linear head is given
     hyperparameters = {

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlbench.methods import Batch, Hyper, Method, Phase, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Step, Task
 from mlbench.proposals import Regions, split_proposals
 from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS
-from mlbench.runner.task import Task
 
 from .context_regions import best_of_regions
 from .decoders import StateDecoder
@@ -119,6 +118,7 @@ class RegionSequence(Method):
     Source: Zhang et al., Multi-label image classification with regional latent semantic dependencies, the baseline.
     """
 
+    needs_head = "none"
     level = "C"
     inputs = ("proposals",)
     hyperparameters = {

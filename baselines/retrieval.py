@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.errors import UsageError
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Uses
-from mlbench.runner.task import Task
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task, Uses
 
 from .context_regions import draw_regions
 from .distillation_losses import label_loss
@@ -200,6 +199,7 @@ class TagNeighbours(Method):
     Source: Johnson, Ballan and Fei-Fei, ICCV 2015; released code.
     """
 
+    needs_head = "none"
     level = "B"
     tracks = ("head",)
     supervision = ("observed", "tags")
@@ -337,6 +337,7 @@ class KernelCanonicalCorrelation(Method):
     Source: Uricchio et al., Pattern Recognition 71, 2017.
     """
 
+    needs_head = "none"
     level = "C"
     scores = "probability"
     hyperparameters = {

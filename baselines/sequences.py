@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from mlbench.annotation import State
 from mlbench.annotation.sparse import count_states
-from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Prediction, Step, Task
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import Classifier, Head
-from mlbench.runner.task import Task
 from mlbench.settings import TrainSettings
 
 from .beam import State as DecoderState
@@ -145,6 +144,7 @@ class CNNRNN(_LabelSequence):
     Source: Wang et al., CVPR 2016.
     """
 
+    needs_head = "none"
     level = "B"
     hyperparameters = {
         "embedding": Hyper(64, f"{EMBEDDING} (recalled, not checked)", low=1),
@@ -194,6 +194,7 @@ class SemanticConcepts(_LabelSequence):
     Source: Liu et al., CVPR 2017 (semantic regularisation).
     """
 
+    needs_head = "weight"
     level = "B"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (of a public port)", low=1),
@@ -261,6 +262,7 @@ class PredictedLabelAlignment(_LabelSequence):
     Source: Yazici et al., CVPR 2020.
     """
 
+    needs_head = "none"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (released code)", low=1),
         "units": Hyper(512, f"{UNITS} (released code)", low=1),

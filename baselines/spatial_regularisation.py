@@ -17,7 +17,7 @@ from mlbench.models.heads import Classifier, Output
 from mlbench.settings import TrainSettings
 
 from .crops import CROPPING, Crops
-from .distillation import STAGES, stage_maps
+from .distillation import stage_maps, stages_of
 from .distillation_losses import label_loss
 
 #: The stages of training in order, with the roles trained in each (None: all).
@@ -143,6 +143,7 @@ class SpatialRegularisation(HeavilyAugmented):
     Source: Zhu et al., CVPR 2017 (SRN).
     """
 
+    needs_head = "weight"
     level = "A"
     hyperparameters = {
         **CROPPING,
@@ -168,7 +169,7 @@ class SpatialRegularisation(HeavilyAugmented):
     def network(self, phase: Phase) -> nn.Module:
         plain = self.task.classifier(self.head_spec())
         trunk: Any = plain.backbone
-        layer = STAGES[trunk.name][-2]
+        layer = stages_of(trunk)[-2]
         (shape,) = map_shapes(trunk, [layer], self.task.train.image_size)
         network = RegularisedClassifier(plain, layer, shape, self.hyper["width"], phase.name)
         names = list(STAGES_OF_TRAINING)

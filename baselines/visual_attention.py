@@ -18,24 +18,28 @@ from mlbench.methods import Batch, Hyper, Method, Phase, Step
 from mlbench.models.heads import Classifier
 
 from .crops import CROPPING, Crops
-from .distillation import STAGES, stage_maps
+from .distillation import stage_maps, stages_of
 from .focusing import focal
 from .losses import REDUCTIONS, bce, check_inputs, reduce
 from .spatial_regularisation import attention_layers, convolution, map_shapes, spatial_attention
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods import Task
 
-#: Where attention branches are: two depths of one stage and the end of the last. The released network has blocks 19 and
-#: 22 (from 0) of the 23 of ResNet-101's third stage; elsewhere the first is as many blocks before the stage's end.
+#: Where attention branches are in ResNets: two depths of one stage and the end of the last. The released network has
+#: blocks 19 and 22 (from 0) of the 23 of ResNet-101's third stage; elsewhere the first is as many before its end.
 LAYERS: Mapping[str, tuple[str, str, str]] = {
-    **{name: (first, second, third) for name, (first, second, third) in STAGES.items() if "resnet" not in name},
     "resnet18": ("layer3.0", "layer3", "layer4"),
     "resnet34": ("layer3.2", "layer3", "layer4"),
     "resnet50": ("layer3.2", "layer3", "layer4"),
     "resnet50-keras": ("layer3.2", "layer3", "layer4"),
     "resnet101": ("layer3.19", "layer3", "layer4"),
 }
+
+
+def layers_of(trunk: Any) -> tuple[str, ...]:
+    """Where attention branches are: `LAYERS`, or for other networks the ends of three stages."""
+    return LAYERS.get(trunk.name) or stages_of(trunk)
 
 
 def weighted_focal(
@@ -155,6 +159,7 @@ class VisualAttention(Method):
     Source: Sarafianos et al., ECCV 2018 (VAA); released code, models.py and wider_training.py.
     """
 
+    needs_head = "weight"
     level = "A"
     tracks = ("full",)
     hyperparameters = {
@@ -187,7 +192,7 @@ class VisualAttention(Method):
     def network(self, phase: Phase) -> nn.Module:
         plain = self.task.classifier(self.head_spec())
         trunk: Any = plain.backbone
-        return AttentiveClassifier(plain, LAYERS[trunk.name], self.task.train.image_size, self.hyper["width"])
+        return AttentiveClassifier(plain, layers_of(trunk), self.task.train.image_size, self.hyper["width"])
 
     def training_step(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         assert batch.labels is not None

@@ -225,6 +225,7 @@ class WeakDetector(Method):
     Source: Bilen and Vedaldi, CVPR 2016, as trained by Liu et al., ACM MM 2018 (MLIC-KD-WSD).
     """
 
+    needs_head = "none"
     level = "A"
     tracks = ("full",)
     inputs = ("proposals",)

@@ -37,7 +37,7 @@ from mlbench.runner.checkpoint import save_tensors
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop, epoch_order, set_training_mode
 from mlbench.runner.plan import Request, resolve, used_requests
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.seeds import id_hashes
 
@@ -107,8 +107,8 @@ class Bench:
         for name, used in used_requests(run).items():
             for loop in self.loops(used):
                 handed[name] = {key: tensor.cpu() for key, tensor in loop.network.state_dict().items()}
-        for number in range(len(list(run.method(Task(run, world, Feed(run, world.device))).phases()))):
-            task = Task(run, world, Feed(run, world.device))
+        for number in range(len(list(run.method(RunTask(run, world, Feed(run, world.device))).phases()))):
+            task = RunTask(run, world, Feed(run, world.device))
             task.artefacts = dict(handed)
             method = run.method(task)
             task.bind(method)

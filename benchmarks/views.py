@@ -21,11 +21,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.methods import Batch, Step
 from mlbench.models.backbones import BACKBONES
+from mlbench.models.weights import TORCHVISION
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 
 #: Four views in one step by four single views in four steps.
@@ -43,7 +44,7 @@ class Trainer:
         world = World(device)
         self.device, self.index = world.device, np.arange(len(run.parts["train"]))
         self.feed = Feed(run, world.device)
-        self.task = Task(run, world, self.feed)
+        self.task = RunTask(run, world, self.feed)
         self.method = chosen(self.task)
         (phase,) = self.method.phases()
         self.task.begin(phase)
@@ -85,7 +86,7 @@ class Trainer:
 
 
 @click.command()
-@click.option("--backbone", default="scenes", show_default=True, type=click.Choice(sorted(BACKBONES)))
+@click.option("--backbone", default="scenes", show_default=True, type=click.Choice(sorted(TORCHVISION)))
 @click.option("--size", default=64, show_default=True, help="Side in pixels; the second size is a cell smaller.")
 @click.option("--batch", default=16, show_default=True, help="Images, before views.")
 @click.option("--classes", default=14, show_default=True)

@@ -44,9 +44,10 @@ def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> Us
     return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")
 
 
-#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all.
+#: What steers a terminal, turns the direction of writing around, ends a line unseen, or cannot be written at all (in
+#: UTF-8, or in XML).
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 
 

@@ -34,13 +34,15 @@ class Reporter:
     def __enter__(self) -> Reporter:
         if not self.quiet and self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
                 TimeRemainingColumn(),
             )
-            self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True)
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[note]}", markup=False), console=self.console, transient=True
+            )
             self._progress.start()
         return self
 
@@ -61,7 +63,7 @@ class Reporter:
             return lambda count: None
         progress, bar = (
             self._progress,
-            self._progress.add_task(visible(title), total=total, completed=done, note=note, unit=unit),
+            self._progress.add_task(visible(title), total=total, completed=done, note=visible(note), unit=unit),
         )
 
         def advance(count: int) -> None:

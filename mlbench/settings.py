@@ -60,6 +60,40 @@ class TrainSettings:
         object.__setattr__(self, "lr_multipliers", kept)
 
 
+@dataclasses.dataclass(frozen=True)
+class Hyper:
+    """A declared hyperparameter: default, meaning, and the values allowed.
+
+    `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
+    ("choice", a, b, ...).
+    """
+
+    default: float | int | str | bool
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    search: tuple[Any, ...] = ()
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return `value` in this hyperparameter's type, or raise UsageError."""
+        kind = type(self.default)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = as_float(value, f"hyperparameter {name}")
+        elif kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not kind:
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
+        if self.choices and value not in self.choices:
+            listed = ", ".join(map(str, self.choices))
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected one of {listed}")
+        number: Any = value  # bounds are given for numbers only
+        too_low = self.low is not None and number < self.low
+        if too_low or (self.high is not None and number > self.high):
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
+        return value
+
+
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """Make dataclass `cls` of `table`; `where` ("file: [section]") begins every error."""
     hints = _hints(cls)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,6 +17,40 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
+
+#: What a test may lack even in CI: data that may not be passed on, and another kind of machine.
+MAY_LACK = (
+    "MLBENCH_DATA",
+    "a CUDA device is here",
+    "only glibc",
+    "can be mounted here",
+    "UTF-8 names only",
+    "/dev/full",
+)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which tests were left out, and why."""
+    if found := _left_out(terminalreporter):
+        listed = "; ".join(f"{number} ({reason})" for reason, number in found.most_common())
+        terminalreporter.write_line(f"left out: {listed}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, where all that tests need is there, a test that is left out is one that failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if "MLBENCH_LEAVE_OUT_NOTHING" not in os.environ or not isinstance(reporter, pytest.TerminalReporter):
+        return
+    if missing := [reason for reason in _left_out(reporter) if not any(known in reason for known in MAY_LACK)]:
+        reporter.write_line(f"FAILED: tests that should run were left out: {'; '.join(missing)}")
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def _left_out(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """Numbers of skipped tests by reason."""
+    reports = reporter.stats.get("skipped", [])
+    return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -70,6 +105,29 @@ def mlbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return (code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that registers something beside all that is installed: door ("datasets"), name, value."""
+    from importlib.metadata import EntryPoint
+    from types import SimpleNamespace
+
+    from mlbench import registry
+
+    installed, more = registry.entry_points, []
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [*installed(group=group), *(p for p in more if p.group == group)]
+    )
+
+    def register(door: str, name: str, value: str, package: str = "theirs") -> None:
+        point = EntryPoint(name, value, f"mlbench.{door}")
+        vars(point).update(dist=SimpleNamespace(name=package, version="1.0"))
+        more.append(point)
+        registry.forget()
+
+    yield register
+    registry.forget()
 
 
 Train = Callable[..., dict[str, Any]]

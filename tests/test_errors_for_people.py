@@ -49,7 +49,7 @@ def good(photos: Path, tmp_path: Path) -> dict[str, Any]:
         "--data-root": photos,
         "--backbone": "scenes",
         "--track": "full",
-        "--output": tmp_path / "runs",
+        "--store": tmp_path / "runs",
         "--device": "cpu",
         "--epochs": 1,
         "--set": "train.image_size=32",
@@ -188,7 +188,7 @@ def test_the_other_commands_answer_alike(
     mlbench, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "runs").mkdir()
-    given = [] if arguments[0] == "check-method" else ["--output", tmp_path / "runs"]
+    given = [] if arguments[0] == "check-method" else ["--store", tmp_path / "runs"]
     found, out, err = mlbench(*arguments, *given)
     assert (found, out) == (code, "")
     assert err.startswith("error: ")
@@ -198,7 +198,7 @@ def test_the_other_commands_answer_alike(
 
 def test_a_store_that_is_not_there_is_named(mlbench, tmp_path: Path) -> None:
     for arguments in (["list", "runs"], ["table"], ["score", "a"], ["show", "a"]):
-        code, _, err = mlbench(*arguments, "--output", tmp_path / "nothing")
+        code, _, err = mlbench(*arguments, "--store", tmp_path / "nothing")
         assert code == 1
         assert err == f"error: {tmp_path / 'nothing'}: cannot list runs: No such file or directory\n"
 
@@ -208,7 +208,7 @@ def test_a_store_that_is_not_there_is_named(mlbench, tmp_path: Path) -> None:
 
 def test_an_output_folder_under_a_file_is_refused(refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    assert refused(1, {"--output": tmp_path / "file" / "x"}) == f"cannot write in {tmp_path}/file/x: Not a directory"
+    assert refused(1, {"--store": tmp_path / "file" / "x"}) == f"cannot write in {tmp_path}/file/x: Not a directory"
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -268,7 +268,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_really_full_disk_is_one_line_and_leaves_no_half_record(refused, small_disk: Path) -> None:
-    message = refused(1, {"--output": small_disk})
+    message = refused(1, {"--store": small_disk})
     assert "No space left on device" in message
     assert str(small_disk) in message
     assert not list(small_disk.rglob("record.json"))

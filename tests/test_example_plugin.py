@@ -1,9 +1,10 @@
-"""The example package of the documentation is installed as anybody's is, and its method conforms and runs."""
+"""The example package of the documentation is installed from a wheel and comes in by all six doors."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,17 +14,44 @@ import pytest
 
 from mlbench.store import find_records
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "example-plugin"
+DOCS = Path(__file__).parents[1] / "docs"
+EXAMPLE = DOCS / "example-plugin"
+DOORS = {
+    "method": ("example_smoothing", "method.py"),
+    "dataset": ("example_shapes", "dataset.py"),
+    "backbone": ("example_net", "backbone.py"),
+    "head": ("example_lme", "head.py"),
+    "protocol": ("example_quick", "example_quick.toml"),
+    "metric": ("example_brier", "metric.py"),
+}
+#: In one process, to import torch once: the checks, a run through all doors, and its metric in its record and table.
 CODE = """
+import sys
+from mlbench.cli.main import cli
+from mlbench.conformance.doors import check
 from mlbench.conformance.suite import check_method
-from mlbench.registry import available, load_method
-assert available()["example_smoothing"].dist.name == "mlbench-example"
-assert load_method("example_smoothing").__module__ == "mlbench_example"
-print(check_method("example_smoothing", processes=False).text())
+from mlbench.registry import METHODS
+
+doors = {doors}
+assert str(METHODS.owner("example_smoothing")) == "mlbench-example 0.1.0"
+assert METHODS["example_smoothing"].settings_for("example_shapes", "full") == {{"amount": 0.05}}
+print(check_method(doors.pop("method"), processes=False).text())
+for kind, name in doors.items():
+    print(check(kind, name).text())
+
+def mlbench(*arguments):
+    cli.main(list(arguments), standalone_mode=False)
+
+mlbench("list", "datasets")
+mlbench("run", "--protocol", "example_quick", "--method", "example_smoothing", "--dataset", "example_shapes",
+        "--backbone", "example_net", "--head", "example_lme", "--set", "head.sharpness=2", "--track", "full",
+        "--store", "runs", "--quiet")
+mlbench("results", "rescore", "runs", "--store", "runs", "--metric", "example_brier", "--write")
+mlbench("table", "--store", "runs", "--metric", "mAP,example_brier")
 """
 
 
-def test_the_example_installs_without_network_conforms_and_runs(tmp_path: Path, photos: Path) -> None:
+def test_the_example_installs_without_network_and_comes_in_by_all_doors(tmp_path: Path) -> None:
     if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
         pytest.skip("setuptools and pip are needed to build the example without network")
     source, site = tmp_path / "source", tmp_path / "site"
@@ -32,20 +60,38 @@ def test_the_example_installs_without_network_conforms_and_runs(tmp_path: Path, 
     command = [sys.executable, "-m", "pip", "install", *options, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(source)
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("example_smoothing: conforms\n")
-    assert "sees no hidden label" in done.stdout
-    command = [sys.executable, "-m", "mlbench", "run", "--protocol", "single_positive", "--method", "example_smoothing"]
-    command += ["--set", "amount=0.05", "--dataset", str(photos / "mine.toml"), "--data-root", str(photos)]
-    command += ["--backbone", "scenes", "--set", "train.image_size=32", "--epochs", "1", "--output", "runs"]
+    code = CODE.format(doors={door: name for door, (name, _) in DOORS.items()})
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^(\w+): conforms$", done.stdout, re.MULTILINE) == [name for name, _ in DOORS.values()]
+    assert "does NOT conform" not in done.stdout
+    assert "sees no hidden label" in done.stdout
+    assert "Coloured bars on noise" in done.stdout
+    assert "mlbench-example 0.1.0" in done.stdout
+    assert "(lower is better: example_brier)" in done.stdout
     (record,), problems = find_records(tmp_path / "runs")
     assert problems == []
-    assert record["identity"]["method"]["name"] == "example_smoothing"
-    assert record["identity"]["method"]["hyperparameters"]["amount"] == 0.05
+    identity = record["identity"]
+    assert identity["method"]["name"] == "example_smoothing"
+    assert identity["method"]["hyperparameters"]["amount"] == 0.05  # of the settings in the wheel
+    assert (identity["dataset"]["id"], identity["backbone"]["name"]) == ("example_shapes", "example_net")
+    assert identity["head"] == {"name": "example_lme", "version": 1, "hyperparameters": {"sharpness": 2.0}}
+    assert record["protocol"]["name"] == "example_quick"
+    assert record["measures"]["example_brier"]["owner"] == "mlbench-example 0.1.0"
+    owners = record["provenance"]["owners"]
+    assert owners == dict.fromkeys(("method", "dataset", "backbone", "head", "protocol"), "mlbench-example 0.1.0")
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if door != "method"])
+def test_each_page_of_the_guide_has_its_example_whole_and_short(door: str) -> None:
+    name, file = DOORS[door]
+    text = (EXAMPLE / "mlbench_example" / file).read_text()
+    assert len(text.splitlines()) < 40
+    page = (DOCS / f"add-a-{door}.md").read_text()
+    assert f"\n{text}```\n" in page
+    assert f"mlbench check {door} {name}" in page
+    assert f'[project.entry-points."mlbench.{door}s"]' in page

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlbench.errors import DataError, UsageError
+from mlbench.errors import DataError, MlbenchError, UsageError
 from mlbench.protocol import TRACKS, Protocol, list_protocols, load_protocol, protocol_of
 
 BASE = """
@@ -363,7 +365,7 @@ def test_a_protocol_that_extends_another_needs_a_name_of_its_own(write, name: st
 
 def test_the_name_of_a_shipped_protocol_cannot_be_taken_for_other_content(write) -> None:
     text = MINIMAL.replace('name = "mine"', 'name = "single_positive"')
-    with pytest.raises(UsageError, match=r"name = 'single_positive' is that of a shipped protocol, .*annotation"):
+    with pytest.raises(UsageError, match=r"name = 'single_positive' is that of a registered protocol, .*annotation"):
         load_protocol(write(text))
 
 
@@ -388,5 +390,70 @@ def test_a_record_gives_back_the_protocol_it_was_made_under(name: str) -> None:
 
 
 def test_an_older_record_of_a_protocol_that_is_not_shipped_asks_for_its_file() -> None:
-    with pytest.raises(UsageError, match=r"'mine' is not shipped, .*--protocol FILE\.toml"):
+    with pytest.raises(UsageError, match=r"'mine' is not registered, .*--protocol FILE\.toml"):
         protocol_of({"key": "0" * 64, "identity": {"protocol": "mine"}})
+
+
+@pytest.fixture
+def shipped_elsewhere(plug_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that registers the protocols of a package of somebody's: text by file, then entry points."""
+
+    def ship(files: dict[str, str], **points: str) -> None:
+        (tmp_path / "mlbench_some_protocols").mkdir()
+        for name, text in files.items():
+            (tmp_path / "mlbench_some_protocols" / name).write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "mlbench_some_protocols", raising=False)
+        for name, value in points.items():
+            plug_in("protocols", name, value)
+
+    return ship
+
+
+def test_a_protocol_that_another_package_ships_is_taken_by_name(shipped_elsewhere, mlbench) -> None:
+    other = 'name = "other"\nextends = "mine"\ntitle = "another"\n[metrics]\ntop_k = 2\n'
+    shipped_elsewhere(
+        {"mine.toml": MINIMAL, "second.toml": other},
+        mine="mlbench_some_protocols",
+        other="mlbench_some_protocols:second.toml",
+    )
+    mine, child = load_protocol("mine"), load_protocol("other")
+    assert (mine.where, child.where) == ("theirs: mine.toml", "theirs: second.toml")
+    assert (child.metrics.top_k, child.train) == (2, mine.train)
+    assert list_protocols()["other"] == "another"
+    assert load_protocol("theirs:mine") == mine
+    code, out, _ = mlbench("show", "other")
+    assert code == 0
+    assert "other: another" in out
+
+
+def test_a_packages_protocols_that_cannot_be_read_are_named_and_block_no_list(shipped_elsewhere) -> None:
+    shipped_elsewhere(
+        {
+            "mine.toml": MINIMAL.replace('"mine"', '"yours"'),
+            "broken.toml": "[",
+            "beside.toml": 'name = "beside"\nextends = "mine.toml"',
+        },
+        mine="mlbench_some_protocols",
+        broken="mlbench_some_protocols",
+        beside="mlbench_some_protocols",
+        gone="mlbench_some_protocols",
+        nowhere="mlbench_no_such_package",
+    )
+    for name, message in {
+        "mine": "theirs: mine.toml: name = 'yours': it is registered as 'mine'",
+        "broken": "theirs: broken.toml: not valid TOML: ",
+        "beside": "theirs: beside.toml: extends = 'mine.toml': a registered protocol extends a registered one, by name",
+        "gone": "protocol 'gone' (mlbench_some_protocols) does not load: package mlbench_some_protocols has no file "
+        "gone.toml",
+        "nowhere": "protocol 'nowhere' (mlbench_no_such_package) does not load: No module named",
+    }.items():
+        with pytest.raises(MlbenchError, match=re.escape(message)):
+            load_protocol(name)
+        assert message in list_protocols()[name]
+    assert list_protocols()["full"] == load_protocol("full").title
+
+
+def test_what_a_protocol_extends_may_be_unknown(write) -> None:
+    with pytest.raises(UsageError, match=r"mine.toml: extends: unknown protocol 'ful'. Did you mean 'full'"):
+        load_protocol(write('name = "mine"\nextends = "ful"\n'))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import pytest
 
 from mlbench.cli.listing import show
 from mlbench.datasets import list_datasets, nuswide, nuswide_spml
+from mlbench.protocol import PROTOCOLS as REGISTERED
 from mlbench.protocol import list_protocols, load_protocol
 from mlbench.store.papers import PROTOCOLS, load_published
 
@@ -30,6 +33,11 @@ OFFICIAL = {
     ("coco_kdwsd", "coco2014-all"): (80, 82783, 40504),
     ("nuswide_kdwsd", "nuswide-random150k"): (81, 150000, 209347 - 150000),
 }
+
+
+def test_every_file_is_registered() -> None:
+    there = {path.name for path in files("mlbench.protocols").iterdir() if path.name.endswith(".toml")}
+    assert there == {f"{name}.toml" for name in REGISTERED}
 
 
 @pytest.mark.parametrize("name", FROZEN)

@@ -13,7 +13,7 @@ import pytest
 from mlbench import registry
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.methods import Method
-from mlbench.registry import available, load_method
+from mlbench.registry import METHODS, available, load_method
 from mlbench.store.papers import load_published
 
 OURS = sorted(available())
@@ -42,14 +42,14 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     def register(*points: tuple[str, str, str]) -> None:
         made = []
         for name, value, package in points:
-            point = EntryPoint(name, value, registry.GROUP)
-            vars(point).update(dist=SimpleNamespace(name=package))
+            point = EntryPoint(name, value, METHODS.group)
+            vars(point).update(dist=SimpleNamespace(name=package, version="1.0"))
             made.append(point)
         monkeypatch.setattr(registry, "entry_points", lambda group: made)
-        load_method.cache_clear()
+        registry.forget()
 
     yield register
-    load_method.cache_clear()
+    registry.forget()
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -72,7 +72,7 @@ def test_the_methods_of_this_package_are_installed() -> None:
 
 def test_no_method_is_loaded_from_a_top_level_package_called_baselines() -> None:
     code = (
-        "import sys; from mlbench.registry import available, load_method\n"
+        "import sys; from mlbench.registry import METHODS, available, load_method\n"
         "classes = [load_method(name) for name in available()]\n"
         "assert len(classes) >= 7\n"
         "wrong = [n for n in sys.modules if n.split('.')[0] in ('baselines', 'protocols', 'results')]\n"
@@ -101,7 +101,9 @@ def test_one_name_claimed_by_two_packages_names_both_and_blocks_no_other(registe
     )
     assert list(available()) == ["y"]
     assert load_method("y").name == "y"
-    with pytest.raises(UsageError, match=r"method 'x' is registered twice: .*:Plain \(first\) and .*:Named \(second\)"):
+    with pytest.raises(
+        UsageError, match=r"method 'x' is registered twice: .*:Plain \(first 1.0\) and .*:Named \(second 1.0\)"
+    ):
         load_method("x")
     code, out, _ = mlbench("list", "methods")
     assert code == 0
@@ -130,7 +132,7 @@ def test_an_entry_that_is_no_method_is_named(register, target: str, message: str
 
 def test_supervision_that_does_not_exist_is_refused(register) -> None:
     register(("x", f"{__name__}:Curious", "p"))
-    with pytest.raises(UsageError, match=r"method 'x': unknown supervision 'box'. Did you mean 'boxes'"):
+    with pytest.raises(UsageError, match=r"method 'x' .*: unknown supervision 'box'. Did you mean 'boxes'"):
         load_method("x")
 
 
@@ -148,3 +150,78 @@ def test_every_method_with_a_published_row_says_how_close_to_its_paper_it_is() -
     printed = set(load_published()["method"])
     missing = [name for name in available() if name in printed and load_method(name).level not in ("A", "B", "C")]
     assert not missing
+
+
+def test_a_contested_name_is_written_with_its_package_and_ours_keeps_its_name_in_records(register) -> None:
+    register(("x", f"{__name__}:Plain", "Some_Package"), ("x", f"{__name__}:Named", registry.OWN_PACKAGE))
+    assert list(METHODS) == ["Some_Package:x", "mlbench-multilabel:x"]
+    assert len(METHODS) == 2
+    theirs, ours = load_method("some-package:x"), load_method("mlbench-multilabel:x")
+    assert (theirs.name, ours.name) == ("Some_Package:x", "x")
+    assert issubclass(theirs, Plain)
+    assert issubclass(ours, Named)
+    assert str(METHODS.owner("some.package:x")) == "Some_Package 1.0"
+    assert "x" not in METHODS
+    with pytest.raises(UsageError, match=r"Write Some_Package:x or mlbench-multilabel:x, or uninstall one"):
+        load_method("x")
+    with pytest.raises(UsageError, match=r"unknown method 'some-package:y'.*Known: some-package:x"):
+        load_method("some-package:y")
+
+
+def test_a_name_may_have_its_package_where_it_needs_none(register) -> None:
+    register(("x", f"{__name__}:Plain", "p"))
+    assert load_method("p:x") is load_method("x")
+    assert METHODS.canonical("p:x") == load_method("p:x").name == "x"
+    with pytest.raises(UsageError, match="unknown method 'q:x'"):
+        load_method("q:x")
+
+
+class Many:
+    """A family whose members are numbers."""
+
+    def members(self) -> list[str]:
+        return ["one", "two"]
+
+    def member(self, name: str) -> int:
+        if name not in self.members():
+            raise UsageError(f"no member {name}")
+        return self.members().index(name) + 1
+
+
+MANY, ONE = Many(), 1
+
+
+def _is_number(name: str, found: object) -> int:
+    if not isinstance(found, int):
+        raise MlbenchError("is not a number")
+    return found
+
+
+def test_an_entry_that_is_many_gives_its_members(register) -> None:
+    register(("many", f"{__name__}:MANY", "p"), ("one", f"{__name__}:ONE", "p"))
+    numbers = registry.Registry(METHODS.group, "number", _is_number)
+    assert list(numbers) == ["many", "one"]
+    assert numbers["many:two"] == numbers["p:many:two"] == 2
+    assert numbers.canonical("p:many:two") == "many:two"
+    assert "many:three" in numbers  # not looked into before it is asked for
+    assert str(numbers.owner("many:two")) == "p 1.0"
+    with pytest.raises(UsageError, match=r"number 'many' \(.*:MANY\) is many: write many:NAME"):
+        numbers["many"]
+    with pytest.raises(UsageError, match="no member three"):
+        numbers["many:three"]
+    with pytest.raises(UsageError, match="unknown number 'one:more'"):
+        numbers["one:more"]
+
+
+def test_a_module_that_ends_the_process_does_not_load(register, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlbench_ending_plugin.py").write_text("raise SystemExit('bye')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register(("x", "mlbench_ending_plugin:X", "p"))
+    with pytest.raises(MlbenchError, match=r"method 'x' \(mlbench_ending_plugin:X\) does not load: bye"):
+        load_method("x")
+
+
+def test_without_an_entry_of_ours_the_installation_is_told_to_be_old(register) -> None:
+    register()
+    with pytest.raises(UsageError, match=r"registers no method at all .* install it again. Known: none"):
+        load_method("an")

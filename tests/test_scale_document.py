@@ -183,7 +183,7 @@ def test_one_run_in_two_processes(words: list[str], photos: Path, tmp_path: Path
     launcher = ["--multi_gpu", "--main_process_port", "0"] if words[0] == "accelerate" else ["--standalone"]
     at = words.index("-m")
     tiny = [*("--dataset", str(photos / "mine.toml"), "--data-root", str(photos), "--device", "cpu", "--quiet")]
-    tiny += [*("--track", "full", "--backbone", "scenes", "--epochs", "1", "--output", str(tmp_path / "runs"))]
+    tiny += [*("--track", "full", "--backbone", "scenes", "--epochs", "1", "--store", str(tmp_path / "runs"))]
     tiny += [word for key in ("image_size=32", "batch_size=8", "lr=0.01") for word in ("--set", f"train.{key}")]
     program = str(Path(sys.executable).with_name(words[0]))
     done = subprocess.run(

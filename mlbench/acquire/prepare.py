@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlbench.acquire.archives import is_archive
 from mlbench.acquire.download import Patience, check_file, download, megabytes
-from mlbench.acquire.extract import extract, is_archive, merge
+from mlbench.acquire.extract import extract, merge
 from mlbench.acquire.sources import Source, SourceFile, find_source, missing_by_hand, tell_by_hand
 from mlbench.acquire.verify import Verification, compare_decoded, verify
 from mlbench.datasets import Dataset, load_dataset
@@ -120,19 +121,19 @@ def _get(file: SourceFile, root: Path, options: Options, reporter: Reporter) -> 
     if file.pictures and not options.images:
         return f"{file.name}: left out (pictures)"
     archive = root / "downloads" / file.name
+    vouched = " and ".join(file.checksums) or "no published checksum: could not be verified"
     if not halves[1].exists():
         if file.url is None:
-            check_file(archive, file.size, file.checksums)
+            vouched = check_file(archive, file.size, file.checksums)
         else:
             tell = megabytes(reporter.counter(f"fetching {file.name}", unit="MB"))
             url = file.address(options.mirror)
-            download(url, archive, file.size, file.checksums, tell, options.patience)
+            vouched = download(url, archive, file.size, file.checksums, tell, options.patience)
     _unpack(archive, root, file.folder, reporter)
     if not file.present(root):
         raise DataError(f"{archive}: unpacked, but there is no {file.holds[0]}: not the archive it should be")
-    checked = " and ".join(file.checksums) or "no published checksum"
-    _remember(root, file.name, {"sha256": sha256_file(archive)} if archive.exists() else {})
-    return f"{file.name}: fetched and unpacked ({checked})"
+    _remember(root, file.name, {"checked": vouched} | ({"sha256": sha256_file(archive)} if archive.exists() else {}))
+    return f"{file.name}: fetched and unpacked ({vouched})"
 
 
 def _unpack(archive: Path, root: Path, folder: str, reporter: Reporter) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlbench.annotation.draws import uniform_words
 from mlbench.annotation.states import State
 from mlbench.errors import DataError
+
+if TYPE_CHECKING:
+    from mlbench.annotation.material import Statistics
 
 
 def exponentials(process: str, seed: int, ids: Sequence[str], n_classes: int) -> np.ndarray:
@@ -30,13 +34,8 @@ def _keep_one(positive: np.ndarray, race: np.ndarray, log_weights: np.ndarray) -
     return kept
 
 
-def class_counts(train_labels: np.ndarray) -> np.ndarray:
-    """Positives of each class, float64 [C]."""
-    return (train_labels == State.POSITIVE).sum(axis=0).astype(np.float64)
-
-
 def keep_by_frequency(
-    labels: np.ndarray, ids: Sequence[str], seed: int, train_labels: np.ndarray, bias: float
+    labels: np.ndarray, ids: Sequence[str], seed: int, statistics: Statistics, bias: float
 ) -> np.ndarray:
     """One positive an image, class c with probability proportional to ``n_c ** bias``.
 
@@ -44,13 +43,13 @@ def keep_by_frequency(
     counts as seen once. `bias` 0 is uniform over the positives, 1 proportional to frequency, below 0 rare classes
     first. Our own draw.
     """
-    weights = bias * np.log(np.maximum(class_counts(train_labels), 1))
+    weights = bias * np.log(np.maximum(statistics.counts, 1))
     race = exponentials("single_positive_frequency", seed, ids, labels.shape[1])
     return _keep_one(labels == State.POSITIVE, race, np.broadcast_to(weights, labels.shape))
 
 
 def keep_by_cooccurrence(
-    labels: np.ndarray, ids: Sequence[str], seed: int, train_labels: np.ndarray, bias: float
+    labels: np.ndarray, ids: Sequence[str], seed: int, statistics: Statistics, bias: float
 ) -> np.ndarray:
     """One positive an image, class c with probability proportional to ``e_c ** bias``.
 
@@ -60,13 +59,15 @@ def keep_by_cooccurrence(
     is always kept; `bias` 0 is uniform, below 0 the unexpected is named first. Our own draw.
     """
     positive = labels == State.POSITIVE
-    trained = (train_labels == State.POSITIVE).astype(np.float64)
-    together = trained.T @ trained
-    given = np.maximum(together, 1) / np.maximum(np.diag(together), 1)  # [c, d]: P(c | d)
-    np.fill_diagonal(given, 0)
-    expected = positive.astype(np.float64) @ given.T / np.maximum(positive.sum(axis=1, keepdims=True) - 1, 1)
-    alone = expected == 0  # no other positive: its weight decides nothing
-    log_weights = bias * np.log(np.where(alone, 1.0, expected))
+    together = statistics.together
+    expected = np.ones(labels.shape)  # of an only positive: its weight decides nothing
+    for row in np.flatnonzero(positive.sum(axis=1) > 1):
+        named = np.flatnonzero(positive[row])
+        pairs = np.maximum(together[np.ix_(named, named)], 1)
+        given = pairs / np.diag(pairs)  # [c, d]: P(c | d)
+        np.fill_diagonal(given, 0)
+        expected[row, named] = given.sum(axis=1) / (len(named) - 1)
+    log_weights = bias * np.log(expected)
     race = exponentials("single_positive_cooccurrence", seed, ids, labels.shape[1])
     return _keep_one(positive, race, log_weights)
 
@@ -100,6 +101,19 @@ def covered_areas(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     float64 [N, C], 0 where a class has no box. DataError for boxes that do not fit `shape`.
     """
     areas = np.zeros(shape, dtype=np.float64)
+    boxes = check_boxes(boxes, shape)
+    owners, group = np.unique(boxes[:, :2].astype(np.int64), axis=0, return_inverse=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    sizes = np.bincount(group.ravel(), minlength=len(owners))
+    ends = np.cumsum(sizes)
+    corners = boxes[order, 2:]
+    for (row, c), start, end in zip(owners, ends - sizes, ends, strict=True):
+        areas[row, c] = _union_area(corners[start:end])
+    return areas
+
+
+def check_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Boxes as float64 [M, 6]; DataError if they do not fit labels of `shape` [N, C]."""
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 6:
         raise DataError(f"boxes: expected a matrix [boxes, 6], found shape {boxes.shape}")
@@ -109,14 +123,7 @@ def covered_areas(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(
             f"boxes: box {first} is {boxes[first].tolist()}, outside {shape[0]} samples x {shape[1]} classes"
         )
-    owners, group = np.unique(boxes[:, :2].astype(np.int64), axis=0, return_inverse=True)
-    order = np.argsort(group.ravel(), kind="stable")
-    sizes = np.bincount(group.ravel(), minlength=len(owners))
-    ends = np.cumsum(sizes)
-    corners = boxes[order, 2:]
-    for (row, c), start, end in zip(owners, ends - sizes, ends, strict=True):
-        areas[row, c] = _union_area(corners[start:end])
-    return areas
+    return boxes
 
 
 def _union_area(corners: np.ndarray) -> float:

@@ -74,16 +74,15 @@ def keep_single_positive(labels: np.ndarray, ids: Sequence[str], seed: int) -> n
 
 
 def keep_single_positive_spml(
-    labels: np.ndarray, ids: Sequence[str], seed: int, num_pos: int, num_neg: int
+    labels: np.ndarray, ids: Sequence[str], seed: int, generator: np.random.RandomState, num_pos: int, num_neg: int
 ) -> np.ndarray:
     """The draw of the single-positive papers' code, bit for bit: `num_pos` positives, `num_neg` negatives an image.
 
-    A number of -1 keeps all of that sign. One legacy generator runs through the rows in order, so the draw belongs
-    to the whole official training part, in its row order, before any split. Everything that is not positive
-    counts as negative in the shuffle, whatever a protocol makes of UNSPECIFIED. Source: facts 4.1
+    A number of -1 keeps all of that sign. One legacy `generator` of the seed runs through the rows in order, so the
+    draw belongs to the whole official training part, in its row order, before any split. Everything that is not
+    positive counts as negative in the shuffle, whatever a protocol makes of UNSPECIFIED. Source: facts 4.1
     (preproc/generate_observed_labels.py of Cole et al., CVPR 2021).
     """
-    generator = np.random.RandomState(seed)
     kept = np.zeros(labels.shape, dtype=bool)
     for row, positive in enumerate(labels == State.POSITIVE):
         # Negatives are shuffled even where none is kept: it moves the generator on.

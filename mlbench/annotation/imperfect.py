@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlbench.annotation.biased import class_counts, exponentials
+from mlbench.annotation.biased import exponentials
 from mlbench.annotation.draws import uniform_words
 from mlbench.annotation.states import State
+
+if TYPE_CHECKING:
+    from mlbench.annotation.material import Statistics
 
 
 def uniform_numbers(process: str, seed: int, ids: Sequence[str], n_classes: int) -> np.ndarray:
@@ -39,14 +43,13 @@ def beta_rates(name: str, seed: int, n_classes: int, mean: float, spread: float)
     return rates
 
 
-def frequency_rates(train_labels: np.ndarray, mean: float, spread: float) -> np.ndarray:
-    """A rate for each class by its rank in frequency, float64 [C] in [0, 1].
+def frequency_rates(counts: np.ndarray, mean: float, spread: float) -> np.ndarray:
+    """A rate for each class by its rank in frequency (positives `counts`, [C]), float64 [C] in [0, 1].
 
     ``mean + spread * min(mean, 1 - mean) * (1 - 2 r)``, where r runs from 0 for the class with the fewest positives
     to 1 for the one with the most (classes of equal frequency share the mean rank): with `spread` above 0 the rare
     classes have the higher rates, below 0 the frequent ones. The mean over classes is `mean`.
     """
-    counts = class_counts(train_labels)
     below = (counts[None] < counts[:, None]).sum(axis=1)
     equal = (counts[None] == counts[:, None]).sum(axis=1)
     ranks = (below + (equal - 1) / 2) / (len(counts) - 1) if len(counts) > 1 else np.full(len(counts), 0.5)
@@ -57,7 +60,7 @@ def keep_by_class_rate(
     labels: np.ndarray,
     ids: Sequence[str],
     seed: int,
-    train_labels: np.ndarray,
+    statistics: Statistics,
     mean: float,
     spread: float,
     by: str,
@@ -73,7 +76,7 @@ def keep_by_class_rate(
     if by == "beta":
         rates = beta_rates("per_class_missing", seed, labels.shape[1], mean, spread)
     else:
-        rates = frequency_rates(train_labels, mean, spread if by == "rare" else -spread)
+        rates = frequency_rates(statistics.counts, mean, spread if by == "rare" else -spread)
     kept = uniform_numbers("per_class_missing", seed, ids, labels.shape[1]) >= rates
     return kept if negatives == "same" else kept & (labels == State.POSITIVE)
 
@@ -94,26 +97,38 @@ def flip_by_class_rate(
 
 
 def answer_queries(
-    labels: np.ndarray, ids: Sequence[str], seed: int, train_labels: np.ndarray, budget: float, order: str
+    labels: np.ndarray,
+    ids: Sequence[str],
+    seed: int,
+    statistics: Statistics,
+    quota: np.ndarray,
+    budget: float,
+    order: str,
 ) -> np.ndarray:
     """Annotators answer ``int(budget * N * C)`` questions "is class c in image i?", truthfully.
 
-    Every image gets the same number of questions; what is left over goes, one each, to images drawn by their ids. In
-    an image the classes come in random order, or with `order` "popularity" by a weighted draw without replacement
-    with weight ``n_c + 1`` (n_c: the training images in which c is positive). A question about an UNSPECIFIED or
-    UNKNOWN entry is spent and shows nothing new. Our own draw.
+    Each image gets its `quota` (`questions_an_image`). In an image the classes come in random order, or with `order`
+    "popularity" by a weighted draw without replacement with weight ``n_c + 1`` (n_c: the training images in which c is
+    positive). A question about an UNSPECIFIED or UNKNOWN entry is spent and shows nothing new. Our own draw.
     """
-    n, n_classes = labels.shape
-    asked = questions_asked(n * n_classes, budget)
-    each, left = divmod(asked, n) if n else (0, 0)
+    race = exponentials("annotator_budget", seed, ids, labels.shape[1])
+    if order == "popularity":
+        race = race / (statistics.counts + 1)
+    rank = np.argsort(np.argsort(race, axis=1, kind="stable"), axis=1, kind="stable")
+    return rank < quota[:, None]
+
+
+def questions_an_image(ids: Sequence[str], n_classes: int, seed: int, budget: float) -> np.ndarray:
+    """Of ``int(budget * N * C)`` questions, how many are about each image, int [N].
+
+    Every image gets the same number; what is left over goes, one each, to images drawn by their ids.
+    """
+    n = len(ids)
+    each, left = divmod(questions_asked(n * n_classes, budget), n) if n else (0, 0)
     lots = uniform_words("annotator_budget image", seed, ids, 1)[:, 0]
     quota = np.full(n, each)
     quota[np.argsort(lots, kind="stable")[:left]] += 1
-    race = exponentials("annotator_budget", seed, ids, n_classes)
-    if order == "popularity":
-        race = race / (class_counts(train_labels) + 1)
-    rank = np.argsort(np.argsort(race, axis=1, kind="stable"), axis=1, kind="stable")
-    return rank < quota[:, None]
+    return quota
 
 
 def questions_asked(entries: int, budget: float) -> int:

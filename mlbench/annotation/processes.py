@@ -11,6 +11,7 @@ import numpy as np
 
 from mlbench.annotation import biased, draws, imperfect, per_class
 from mlbench.annotation.masks import Mask
+from mlbench.annotation.material import Material, Statistics
 from mlbench.annotation.states import State, check_labels, hash_ids
 from mlbench.errors import DataError, UsageError, nearest, unknown
 
@@ -52,9 +53,12 @@ class Process:
     """One annotation process.
 
     draw : called with labels int8 [N, C], ids, seed, what `needs` names and the parameters; gives what is shown of
-        each entry, [N, C]: 1 or True its state, 0 or False nothing, -1 (only where `noisy`) the opposite state.
+        each entry, [N, C]: 1 or True its state, 0 or False nothing, -1 (only where `noisy`) the opposite state. Some
+        rows after the others may be drawn at a time.
     params : its parameters. seed : its usual seed.
-    needs : of "boxes" (those of the samples) and "train_labels" (the labels class statistics are counted on).
+    needs : what of `Material` it takes: "boxes", "statistics" (of the labels trained on), "quota", "generator".
+    by_entry : draw is called once with class, state and random word of each positive and negative entry [M], in row
+        order, and the parameters; gives bool [M], the entries that are shown.
     noisy : shown labels may be false on purpose.
     """
 
@@ -62,6 +66,7 @@ class Process:
     params: Mapping[str, Param] = field(default_factory=dict)
     seed: int = 0
     needs: tuple[str, ...] = ()
+    by_entry: bool = False
     noisy: bool = False
 
 
@@ -81,17 +86,20 @@ def choice(*choices: str) -> Param:
 
 
 _BIAS = Param("a number; 0 is uniform")
-_STATISTICS = ("train_labels",)
+_STATISTICS = ("statistics",)
 
 PROCESSES: Mapping[str, Process] = {
     "full": Process(draws.keep_all),
     "partial": Process(draws.keep_partial, {"keep": share()}),
     "partial_exact": Process(draws.keep_partial_exact, {"keep": share()}),
-    "partial_per_class": Process(per_class.keep_partial_per_class, {"n": count(1000)}),
-    "partial_fraction": Process(per_class.keep_partial_fraction, {"keep": share()}),
+    "partial_per_class": Process(per_class.keep_partial_per_class, {"n": count(1000)}, by_entry=True),
+    "partial_fraction": Process(per_class.keep_partial_fraction, {"keep": share()}, by_entry=True),
     "single_positive": Process(draws.keep_single_positive),
     "single_positive_spml": Process(
-        draws.keep_single_positive_spml, {"num_pos": count(1), "num_neg": count(0)}, seed=1200
+        draws.keep_single_positive_spml,
+        {"num_pos": count(1), "num_neg": count(0)},
+        seed=1200,
+        needs=("generator",),
     ),
     "single_positive_size": Process(
         biased.keep_by_size, {"bias": Param("a number from 0 up; 0 is uniform", low=0)}, needs=("boxes",)
@@ -114,7 +122,9 @@ PROCESSES: Mapping[str, Process] = {
         noisy=True,
     ),
     "annotator_budget": Process(
-        imperfect.answer_queries, {"budget": share(), "order": choice("random", "popularity")}, needs=_STATISTICS
+        imperfect.answer_queries,
+        {"budget": share(), "order": choice("random", "popularity")},
+        needs=("statistics", "quota"),
     ),
 }
 
@@ -178,14 +188,16 @@ def draw_mask(
         raise DataError("mask: sample ids are not unique")
     rule = PROCESSES[process]
     chosen_seed = rule.seed if seed is None else int(seed)
-    material: dict[str, np.ndarray] = {}
-    if "boxes" in rule.needs:
-        if boxes is None:
-            raise DataError(f"annotation process '{process}' needs boxes, and the data set has none")
-        material["boxes"] = boxes
-    if "train_labels" in rule.needs:
-        material["train_labels"] = labels if train_labels is None else check_labels(train_labels)
-    shown = rule.draw(labels, ids, chosen_seed, **material, **checked).astype(np.int8)
+    if rule.by_entry:
+        rows, classes = np.nonzero((labels == State.POSITIVE) | (labels == State.NEGATIVE))
+        words = draws.uniform_words(process, chosen_seed, ids, labels.shape[1])[rows, classes]
+        shown = np.zeros(labels.shape, dtype=np.int8)
+        shown[rows, classes] = rule.draw(classes, labels[rows, classes], words, **checked)
+    else:
+        trained = labels if train_labels is None else train_labels
+        about = (process, ids, labels.shape[1], chosen_seed, checked, boxes)
+        material = Material(*about, lambda: Statistics.of(check_labels(trained))).of(rule.needs, slice(None))
+        shown = rule.draw(labels, ids, chosen_seed, **material, **checked).astype(np.int8)
     # NEGATIVE is minus POSITIVE, and UNKNOWN is 0.
     observed = np.where(labels == State.UNSPECIFIED, labels, labels * shown)
     return Mask(process, checked, chosen_seed, observed, hash_ids(ids))

@@ -18,8 +18,26 @@ MAX_DENSE = 2_000_000_000
 Rows = int | slice | Sequence[int] | np.ndarray
 
 
+class AsMatrix:
+    """What is a matrix where an array is needed, made by ``self[:]``: a comparison with a state, any numpy function."""
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return self[:] == np.asarray(other)
+
+    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
+        return self[:] != np.asarray(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, eq=False)
-class SparseLabels:
+class SparseLabels(AsMatrix):
     """Label states [N, C] of which only the known ones are held (compressed rows); all others are UNKNOWN.
 
     `labels[rows]` is a dense int8 matrix of a few rows. Where an array is needed (a comparison with a state, any
@@ -135,7 +153,13 @@ class SparseLabels:
     def map_unspecified(self, rule: str) -> SparseLabels:
         """What `mlbench.annotation.map_unspecified` makes of these labels, sparse again."""
         states = map_unspecified(self.states[None], rule)[0]
-        kept = states != State.UNKNOWN
+        return self._only(states != State.UNKNOWN, states)
+
+    def where(self, kept: np.ndarray) -> SparseLabels:
+        """The known entries of which `kept`, bool [M], says so; the others are UNKNOWN."""
+        return self._only(kept, self.states)
+
+    def _only(self, kept: np.ndarray, states: np.ndarray) -> SparseLabels:
         indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
         return SparseLabels(indptr, self.classes[kept], states[kept], self.n_classes)
 
@@ -149,17 +173,6 @@ class SparseLabels:
         digest.update(f"sparse\0{len(self)}\0{self.n_classes}\0".encode())
         for array, dtype in ((self.indptr, "<i8"), (self.classes, "<i4"), (self.states, "i1")):
             digest.update(array.astype(dtype).tobytes())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
-        return self[:] == np.asarray(other)
-
-    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
-        return self[:] != np.asarray(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def _numbers(self, rows: Rows) -> np.ndarray:
         """int64 row numbers, none negative; IndexError outside."""

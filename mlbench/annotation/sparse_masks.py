@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mlbench.annotation import Mask, State, check_process, draw_mask, hash_ids
+from mlbench.annotation import PROCESSES, Mask, State, check_process, hash_ids, may_contradict
+from mlbench.annotation.draws import uniform_words
+from mlbench.annotation.material import Material, Statistics
 from mlbench.annotation.sparse import SparseLabels
 from mlbench.errors import DataError
-
-#: Processes whose draw of a row depends on nothing but the row and its id.
-BY_ROW = ("full", "partial", "partial_exact", "single_positive")
 
 #: Entries that are drawn at once.
 _AT_ONCE = 2**22
@@ -66,21 +65,35 @@ class SparseMask(Mask):
 
 
 def draw_sparse_mask(
-    labels: SparseLabels, process: str, params: Mapping[str, Any], seed: int, ids: Sequence[str]
+    labels: SparseLabels,
+    process: str,
+    params: Mapping[str, Any],
+    seed: int,
+    ids: Sequence[str],
+    boxes: np.ndarray | None = None,
+    train_labels: SparseLabels | None = None,
 ) -> SparseMask:
-    """`mlbench.annotation.draw_mask` of a process of `BY_ROW` for sparse labels: the same entries are shown.
+    """`mlbench.annotation.draw_mask` for sparse labels: the same entries are shown, some rows are dense at a time.
 
     Parameters
     ----------
     As for `draw_mask`, which raises what this raises.
     """
-    checked, ids_sha256 = check_process(process, params), hash_ids(ids)
+    checked, ids_sha256, rule = check_process(process, params), hash_ids(ids), PROCESSES[process]
     if process == "full":
         return SparseMask(process, checked, seed, labels, ids_sha256)
+    if rule.by_entry:
+        _, classes, states = labels.entries()
+        drawn = rule.draw(classes.astype(np.int64), states, _words(process, seed, ids, labels), **checked)
+        shown = labels.where(drawn | (states == State.UNSPECIFIED))
+        return SparseMask(process, checked, seed, shown, ids_sha256)
+    trained = labels if train_labels is None else train_labels
+    material = Material(process, ids, labels.n_classes, seed, checked, boxes, lambda: _statistics(trained))
     parts = []
     for rows in _row_blocks(labels):
-        drawn = draw_mask(labels[rows], process, params, seed, ids=list(ids[rows]))
-        parts.append(SparseLabels.from_dense(drawn.observed))
+        dense = labels[rows]
+        drawn = rule.draw(dense, list(ids[rows]), seed, **material.of(rule.needs, rows), **checked).astype(np.int8)
+        parts.append(SparseLabels.from_dense(np.where(dense == State.UNSPECIFIED, dense, dense * drawn)))
     ends = np.cumsum([0, *(len(part.classes) for part in parts)])
     indptr = [part.indptr[1:] + end for part, end in zip(parts, ends, strict=False)]
     empty = [np.zeros(0, np.int8)]
@@ -93,14 +106,31 @@ def draw_sparse_mask(
     return SparseMask(process, checked, seed, observed, ids_sha256)
 
 
+def _words(process: str, seed: int, ids: Sequence[str], labels: SparseLabels) -> np.ndarray:
+    """The random word of every known entry, uint64 [M], in row order."""
+    found = [np.zeros(0, np.uint64)]
+    for rows in _row_blocks(labels):
+        own, classes, _ = labels.take(rows).entries()
+        found.append(uniform_words(process, seed, list(ids[rows]), labels.n_classes)[own, classes])
+    return np.concatenate(found)
+
+
+def _statistics(labels: SparseLabels) -> Statistics:
+    rows, classes, states = labels.entries()
+    positive = states == State.POSITIVE
+    return Statistics(rows[positive], classes[positive].astype(np.int64), labels.n_classes)
+
+
 def check_sparse_mask(mask: SparseMask, ids: Sequence[str], labels: SparseLabels) -> None:
-    """DataError if `mask` shows what `labels` do not know or deny."""
+    """DataError if `mask` shows what `labels` do not know or deny; one that declares noise may show the opposite."""
     keys, states = _keys(mask.observed)
     known, truth = _keys(labels)
     place = np.minimum(np.searchsorted(known, keys), max(0, len(known) - 1))
     wrong = np.ones(len(keys), dtype=bool)
     if len(known):
         wrong = (known[place] != keys) | (truth[place] != states)
+        if may_contradict(mask):
+            wrong &= (known[place] != keys) | (truth[place] != -states)  # POSITIVE and NEGATIVE are opposite
     if wrong.any():
         row, c = divmod(int(keys[wrong][0]), labels.n_classes)
         raise DataError(

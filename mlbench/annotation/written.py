@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlbench.annotation import State
+from mlbench.annotation.sparse import AsMatrix
 
 
 class Entries(NamedTuple):
@@ -127,7 +128,7 @@ def _plain_values(states: np.ndarray) -> np.ndarray:
     return (states == State.POSITIVE).astype(np.float32)
 
 
-class RowsView:
+class RowsView(AsMatrix):
     """A matrix [N, C] that is made row by row when it is read: of some rows by an index, or all of it as an array."""
 
     def __init__(self, rows: Any, shape: tuple[int, int]) -> None:
@@ -140,14 +141,3 @@ class RowsView:
         """The dense rows `index`, [n, C]; [C] of a single one."""
         rows = np.arange(len(self))[index]
         return self._rows(rows) if rows.ndim else self._rows(rows[None])[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-    def __eq__(self, other: object) -> np.ndarray:  # type: ignore[override]
-        return self[:] == np.asarray(other)
-
-    def __ne__(self, other: object) -> np.ndarray:  # type: ignore[override]
-        return self[:] != np.asarray(other)
-
-    __hash__ = None  # type: ignore[assignment]

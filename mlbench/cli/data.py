@@ -11,6 +11,8 @@ from mlbench.cli.options import echo
 from mlbench.errors import MlbenchError, UsageError
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
+#: Images that `describe` reads to tell equal ones: some ten seconds.
+_MOST_HASHED = 10_000
 _ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=Path), help="Folder of the data set.")
 
 
@@ -73,22 +75,25 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     """Counts, labels an image, classes, missing labels, co-occurrence."""
     from mlbench.datasets import load_dataset
     from mlbench.datasets.describe import describe_dataset, draw_dataset
+    from mlbench.inputs.duplicates import notes_of
 
     dataset = load_dataset(name, root)
-    echo(describe_dataset(dataset))
+    echo(describe_dataset(dataset, notes=notes_of(dataset, most=_MOST_HASHED)))
     if picture is not None:
         echo(f"\nwrote {draw_dataset(dataset, picture)}")
 
 
 @data_group.command("adopt")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures [a usual one beside SOURCE].")
 @click.option("--id", "identity", help="Name of the data set [that of SOURCE].")
 @click.option("--output", type=click.Path(path_type=Path), help="Description to write [ID.toml beside SOURCE].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split, where SOURCE has none.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print the description.")
-def adopt_command(source: Path, images: Path | None, **given: Any) -> None:
-    """Look at a table of labels (CSV, JSONL, Parquet), a COCO file or folders, and write the description for --dataset.
+def adopt_command(source: tuple[Path, ...], images: Path | None, **given: Any) -> None:
+    """Look at a table of labels (CSV, JSONL, Parquet), a COCO file or a folder; write the description for --dataset.
+
+    Several files or folders are the parts of one data set, by their names: train.json val.json test.json.
 
     Says what it understood: columns, separator, endings, the coding of unknown labels, the split.
     """

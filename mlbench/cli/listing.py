@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlbench.errors import DataError, UsageError, unknown
+from mlbench.errors import DataError, MlbenchError, UsageError, unknown
 from mlbench.grid import grid
 from mlbench.paths import store_dir
+from mlbench.registry import Registry
 
+#: The package, with version, that registers a thing.
+_FROM = "from"
 _HEADERS = ("method", "data set", "protocol", "track", "seed", "mask")
 
 
 def list_items(kind: str, store: Path | None = None, conditions: Sequence[str] = ()) -> str:
-    """A printable list of "methods", "protocols", "datasets" or "runs", these as `conditions` ("KEY=VALUE") choose."""
+    """A printable list of "methods", "datasets", "backbones", "heads", "protocols", "metrics", with the packages they
+    are from, or of "runs", these as `conditions` ("KEY=VALUE") choose."""
     kinds = {
         "methods": _methods,
         "protocols": _protocols,
         "datasets": _datasets,
+        "backbones": lambda: _named("backbone"),
+        "heads": lambda: _named("head"),
+        "metrics": _metrics,
         "runs": lambda: _runs(store, conditions),
     }
     if kind not in kinds:
@@ -70,26 +77,51 @@ def _method(name: str, store: Path) -> str:
 
 
 def _methods() -> str:
-    from mlbench.registry import available, load_method
+    from mlbench.registry import METHODS
 
     rows = []
-    for name in available():
-        cls = load_method(name)
-        title = (cls.__doc__ or "").strip().splitlines()[0]
-        rows.append((name, "+".join(cls.tracks), ", ".join(cls.supervision), title))
-    return grid(rows, headers=["method", "tracks", "supervision", "what it is"], tablefmt="simple")
+    for name in METHODS:
+        try:
+            cls = METHODS[name]
+            told = ("+".join(cls.tracks), ", ".join(cls.supervision), (cls.__doc__ or "").strip().splitlines()[0])
+        except MlbenchError as error:
+            told = ("", "", str(error))
+        rows.append((name, *told, METHODS.owner(name)))
+    return grid(rows, headers=["method", "tracks", "supervision", "what it is", _FROM], tablefmt="simple")
 
 
 def _protocols() -> str:
-    from mlbench.protocol import list_protocols
+    from mlbench.protocol import PROTOCOLS, list_protocols
 
-    return grid(list_protocols().items(), headers=["protocol", "what it is"], tablefmt="simple")
+    rows = [(name, title, PROTOCOLS.owner(name)) for name, title in list_protocols().items()]
+    return grid(rows, headers=["protocol", "what it is", _FROM], tablefmt="simple")
 
 
 def _datasets() -> str:
-    from mlbench.datasets import list_datasets
+    from mlbench.datasets import DATASETS, list_datasets
 
-    return grid(list_datasets().items(), headers=["data set", "what it is"], tablefmt="simple")
+    rows = [(name, about, DATASETS.owner(name)) for name, about in list_datasets().items()]
+    return grid(rows, headers=["data set", "what it is", _FROM], tablefmt="simple")
+
+
+def _metrics() -> str:
+    from mlbench.metrics import METRICS
+
+    rows = []
+    for name in METRICS:
+        try:
+            told: tuple[str, ...] = (METRICS[name].better, METRICS[name].unit, METRICS[name].summary)
+        except MlbenchError as error:
+            told = ("", "", str(error))
+        rows.append((name, *told, METRICS.owner(name)))
+    return grid(rows, headers=["metric", "better", "unit", "what it is", _FROM], tablefmt="simple")
+
+
+def _named(kind: str) -> str:
+    """Names and packages alone: nothing is loaded."""
+    registered: Registry[object] = Registry(f"mlbench.{kind}s", kind, lambda name, found: found)
+    rows = [(name, registered.point(name).value, registered.owner(name)) for name in registered]
+    return grid(rows, headers=[kind, "where it is", _FROM], tablefmt="simple")
 
 
 def _runs(store: Path | None, conditions: Sequence[str]) -> str:

@@ -14,11 +14,14 @@ from mlbench import __version__
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
-from mlbench.cli.options import DATA, DATASET, STORE, WHERE, echo
+from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, to_read
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, visible
+
+#: What `list` knows beside runs.
+INSTALLED = ("methods", "datasets", "backbones", "heads", "protocols", "metrics")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +37,7 @@ def cli() -> None:
 @DATA
 @click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
+@HEAD
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
@@ -41,9 +45,7 @@ def cli() -> None:
     "--mask", type=click.Path(path_type=Path), help="Stored mask (mask.safetensors of a run) instead of a draw."
 )
 @click.option("--epochs", type=int, help="Instead of the protocol's.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.alpha."
-)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.KEY.")
 @STORE
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a run that was stopped.")
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")
@@ -89,6 +91,9 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
 @DATA
 @STORE
 @click.option("--protocol", help="Score under another protocol's definitions.")
+@click.option(
+    "--metric", "metrics", multiple=True, help="Also this registered metric (`mlbench list metrics`); may be repeated."
+)
 def score_command(run: str, **given: Any) -> None:
     """Compute a run's numbers again from its stored predictions, and compare with its record."""
     from mlbench.evaluation.rescore import score
@@ -164,6 +169,7 @@ def table_command(
     """Print the store as a table: methods by data sets, mean and deviation over runs; or as a paper prints it."""
     from mlbench.report.board import papers, render, table
 
+    store = to_read(store)
     if paper is not None:
         for option in ("protocol", "metric", "layout", "methods", "published", "replicates", "data_root", "gap"):
             if click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT:
@@ -198,6 +204,7 @@ def table_command(
 @click.option("--protocol", help="Count by this protocol's definitions.")
 @click.option("--replicates", type=int, default=1000, show_default=True, help="Draws of the test images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--metric", "metrics", multiple=True, help="Also by this registered metric; may be repeated.")
 def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.significance.compare import compare
@@ -214,20 +221,20 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import reproduction_cards
 
-    echo(reproduction_cards(paper, store, methods or None, conditions))
+    echo(reproduction_cards(paper, to_read(store), methods or None, conditions))
 
 
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["methods", "protocols", "datasets", "runs"]))
+@click.argument("kind", type=click.Choice([*INSTALLED, "runs"]))
 @WHERE
 @STORE
 def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
-    """List methods, protocols, data sets or runs."""
+    """List what is installed, with the package it is from, or the runs of a store."""
     from mlbench.cli.listing import list_items
 
     if conditions and kind != "runs":
         raise click.UsageError(f"--where: chooses among runs, not among {kind}")
-    echo(list_items(kind, store, conditions))
+    echo(list_items(kind, to_read(store) if kind == "runs" else store, conditions))
 
 
 @cli.command("show")
@@ -240,10 +247,34 @@ def show_command(name: str, store: Path | None) -> None:
     echo(show(name, store))
 
 
+@cli.command("check")
+@click.argument("kind", type=click.Choice([door.removesuffix("s") for door in INSTALLED]))
+@click.argument("name")
+@DATA
+def check_command(kind: str, name: str, data_root: Path | None) -> None:
+    """Check that something registered keeps its contract; what ours must pass, too.
+
+    Records made afterwards by a method that passed carry a badge. Data sets and protocols may also be given as files.
+    """
+    if kind == "method":
+        _check_method(name)
+        return
+    from mlbench.conformance.doors import check
+
+    report = check(kind, name, data_root)
+    echo(report.text())
+    if not report.passed:
+        raise MlbenchError(f"{kind} '{name}' does not conform")
+
+
 @cli.command("check-method")
 @click.argument("name")
 def check_method_command(name: str) -> None:
-    """Run the conformance suite on a registered method; records made afterwards carry a badge that it passed."""
+    """Run the conformance suite on a registered method (`check method`)."""
+    _check_method(name)
+
+
+def _check_method(name: str) -> None:
     from mlbench.conformance.suite import check_method
     from mlbench.methods.badge import leave_badge
     from mlbench.registry import load_method
@@ -272,6 +303,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]  # names that a shell put there are anybody's
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from mlbench.errors import visible
+from mlbench.paths import published_records, store_dir
 
-STORE = click.option(
-    "--output", "store", type=click.Path(path_type=Path), default=None, help="Run store [./runs or $MLBENCH_RUNS]."
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _of_old(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    """Take what ``--output`` says, the name that ``--store`` had."""
+    if value is not None:
+        click.echo("note: --output, the run store, is called --store now", err=True)
+        context.meta[__name__] = value
+
+
+def _store(context: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
+    return value if value is not None else context.meta.get(__name__)
+
+
+def to_read(store: Path | None) -> Path | None:
+    """`store` for a command that reads records alone: where none is named and none is here, the published ones."""
+    if store is not None or "MLBENCH_RUNS" in os.environ or store_dir().exists():
+        return store
+    if (published := published_records()) is not None:
+        click.echo(f"note: there is no {store_dir()} here: these are the published records ({published})", err=True)
+    return published
+
+
+def STORE(command: F) -> F:  # as the other options
+    """``--store``, and its old name."""
+    kind = click.Path(path_type=Path)
+    command = click.option("--output", type=kind, callback=_of_old, is_eager=True, expose_value=False, hidden=True)(
+        command
+    )
+    return click.option("--store", type=kind, callback=_store, help="Run store [./runs or $MLBENCH_RUNS].")(command)
+
+
 DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
 WHERE = click.option(
     "--where",
@@ -20,6 +53,7 @@ WHERE = click.option(
     metavar="KEY=VALUE",
     help="Only runs whose identity says so: precision=fp32, mask.params.keep=0.1, ... (may be given several times).",
 )
+HEAD = click.option("--head", help="Classification head: linear, csra, ml_decoder, q2l, ... [the method's: linear].")
 DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
 
 

@@ -53,7 +53,9 @@ def merge_command(folder: Path, source: Path) -> None:
     help="Where data set NAME is: a .toml, or its files' folder.",
 )
 @click.option("--known", type=_FOLDER, multiple=True, help="Another folder, already brought over, that these build on.")
-@click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again.")
+@click.option(
+    "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 def migrate_command(
     folder: Path, places: tuple[str, ...], known: tuple[Path, ...], store: Path | None, dry_run: bool
@@ -72,21 +74,32 @@ def migrate_command(
             raise click.UsageError(f"--data {text}: expected NAME=PLACE")
         data[name] = place
     report = migrate(folder, data, known, store, dry_run)
-    click.echo(report.text())
+    echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records stay as they are")
 
 
 @results_group.command("rescore")
 @click.argument("folder", type=_FOLDER, default=Path("results/runs"))
-@click.option("--output", "store", type=_FOLDER, help="Run store that has their predictions [./runs or $MLBENCH_RUNS].")
-@click.option("--dataset", "only", help="Only records of this data set.")
+@click.option(
+    "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions [./runs or $MLBENCH_RUNS]."
+)
+@click.option("--dataset", "only", help="Only records of this data set: its name, or a .toml description.")
 @click.option("--data-root", type=_FOLDER, help="Folder of that data set's files.")
-def rescore_command(folder: Path, store: Path | None, only: str | None, data_root: Path | None) -> None:
+@click.option("--metric", "metrics", multiple=True, help="Also measure this registered metric; may be repeated.")
+@click.option("--write", is_flag=True, help="Put what --metric names into the records.")
+def rescore_command(
+    folder: Path,
+    store: Path | None,
+    only: str | None,
+    data_root: Path | None,
+    metrics: tuple[str, ...],
+    write: bool,
+) -> None:
     """Compute the numbers of records again from the predictions in a store, and compare."""
     from mlbench.repository.results import rescore
 
-    report = rescore(folder, store, only, data_root)
+    report = rescore(folder, store, only, data_root, metrics, write)
     echo(report.text())
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")

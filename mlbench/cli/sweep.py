@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import STORE, echo
+from mlbench.cli.options import HEAD, STORE, echo
 from mlbench.errors import MlbenchError
 
 _GRID = click.argument("grid", type=click.Path(path_type=Path))
@@ -121,6 +121,7 @@ def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
 @click.option("--backbone", help="Network trunk [resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
+@HEAD
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")

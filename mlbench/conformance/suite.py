@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlbench.conformance.report import Report, Skipped
 from mlbench.conformance.testing import tiny_dataset, with_other_evaluation_labels, with_other_hidden_labels
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
+from mlbench.methods.kept import settings_path
 from mlbench.models.backbones import build_backbone
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -30,7 +32,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.trained import reload_network
 from mlbench.runner.world import World, leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
@@ -38,44 +40,11 @@ from mlbench.store import RECORD_FILE, read_record, run_dir
 PROTOCOL = "single_positive"
 
 
-@dataclasses.dataclass
-class Report:
-    """What was checked and how it went: rows of (track, check, "passed" / "skipped" / "FAILED", remark)."""
-
-    method: str
-    rows: list[tuple[str, str, str, str]] = dataclasses.field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        return all(outcome != "FAILED" for _, _, outcome, _ in self.rows)
-
-    def text(self) -> str:
-        lines = [f"{self.method}: {'conforms' if self.passed else 'does NOT conform'}"]
-        lines += [
-            f"  {track:5} {check:38} {outcome}{': ' + why if why else ''}" for track, check, outcome, why in self.rows
-        ]
-        return "\n".join(lines)
-
-
-class _Skipped(Exception):
-    """A check that does not apply, with the reason."""
-
-
 def check_method(name: str, processes: bool = True) -> Report:
     """Run every check on every track that method `name` declares (the one with two processes only if asked for)."""
     method = load_method(name)
     report = Report(name)
-
-    def attempt(track: str, check: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-            report.rows.append((track, check, "passed", ""))
-        except _Skipped as skipped:
-            report.rows.append((track, check, "skipped", str(skipped)))
-        except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            report.rows.append((track, check, "FAILED", f"{type(error).__name__}: {first}"))
-
+    attempt = report.attempt
     attempt("", "declarations are valid", lambda: _declarations(method))
     for track in method.tracks:
         with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +75,12 @@ def _declarations(method: type[Method]) -> None:
     for name, hyper in method.declared().items():
         hyper.check(name, hyper.default)
     method.resolve({})
+    kept, found = settings_path(method), method.kept_settings()
+    if found and kept is not None and not method.settings_file and not method.__module__.startswith("mlbench."):
+        raise MlbenchError(
+            f"settings are kept in {kept.name}, which a wheel may lack unseen: declare settings_file = '{kept.name}', "
+            "and make it package data"
+        )
 
 
 class _Bench:
@@ -146,7 +121,7 @@ class _Bench:
     def resumes(self) -> None:
         """Stop about six times, spread over all phases and used methods, and go on each time."""
         if not self._phases():
-            raise _Skipped("nothing is trained")
+            raise Skipped("nothing is trained")
         course, stops = run_with_stops(self.request(), self.folder / "stopped", max(1, self.checkpoints // 6))
         if not stops:
             raise MlbenchError("no checkpoint was written")
@@ -154,7 +129,7 @@ class _Bench:
 
     def sees_nothing_hidden(self) -> None:
         if not {*self.method.supervision} <= {"observed", "tags"}:
-            raise _Skipped(f"declares supervision {', '.join(self.method.supervision)}")
+            raise Skipped(f"declares supervision {', '.join(self.method.supervision)}")
         mask = resolve(self.request()).mask
         other = with_other_hidden_labels(self.dataset, mask.observed)
         request = dataclasses.replace(self.request(other), mask=mask)
@@ -182,10 +157,10 @@ class _Bench:
         resolved = resolve(self.request())
         phases = self._phases()
         if not phases:
-            raise _Skipped("nothing is trained")
+            raise Skipped("nothing is trained")
         world = World("cpu")
         feed = Feed(resolved, world.device)
-        task = Task(resolved, world, feed)
+        task = RunTask(resolved, world, feed)
         for name, key in resolved.uses.items():
             task.artefacts[name] = load_tensors(run_dir(self.folder / "first", key) / "weights.safetensors")
         method = self.method(task)
@@ -208,7 +183,7 @@ class _Bench:
         In `double_precision`, where what is left is that scores are stored in single precision.
         """
         if self.method.stochastic:
-            raise _Skipped("declares stochastic: every process draws its own numbers in training")
+            raise Skipped("declares stochastic: every process draws its own numbers in training")
         store, request = self.folder / "two", with_sgd(self.request())
         with double_precision():
             one = self.course("one", request=request)
@@ -220,7 +195,7 @@ class _Bench:
     def statistics_agree(self) -> None:
         """With BatchNorm: what two processes predicted is what the weights that they saved predict in one."""
         if self.track != "full" or self.method.stochastic or not self._phases():
-            raise _Skipped("no network is trained, or no two processes trained one")
+            raise Skipped("no network is trained, or no two processes trained one")
         request, store = with_batchnorm(self.request()), self.folder / "two"
         run_ = resolve(request)
         stored = read_scores(store, read_record(run_dir(store, run_.key) / RECORD_FILE))
@@ -231,7 +206,7 @@ class _Bench:
     def _phases(self) -> list:
         resolved = resolve(self.request())
         world = World("cpu")
-        return list(self.method(Task(resolved, world, Feed(resolved, world.device))).phases())
+        return list(self.method(RunTask(resolved, world, Feed(resolved, world.device))).phases())
 
 
 class _Stop(Exception):

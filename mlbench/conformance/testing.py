@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Dataset, Split, Tags
+from mlbench.datasets.base import ArrayImages, Dataset, Split, Tags
 from mlbench.seeds import derive
-
-
-@dataclass(frozen=True)
-class ArrayImages:
-    """Images held in memory: uint8 [N, H, W, 3]."""
-
-    array: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def load(self, row: int) -> np.ndarray:
-        return self.array[row]
-
-    def describe(self, row: int) -> str:
-        return f"array {hashlib.sha256(self.array[row].tobytes()).hexdigest()[:16]}"
 
 
 def tiny_dataset(train: int = 32, val: int = 8, test: int = 9, classes: int = 4, size: int = 64) -> Dataset:

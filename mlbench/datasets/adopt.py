@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,20 +17,17 @@ from mlbench.datasets.description import Description
 from mlbench.datasets.files import load_files
 from mlbench.datasets.folders import look_into
 from mlbench.datasets.guess import PART_WORDS, Guess, find_delimiter, find_files, guess_labels, guess_split, set_splits
-from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
+from mlbench.datasets.sources import TABLES, USUAL_FOLDERS, label_files, part_in, parts_of, read_coco
 from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, UsageError, visible
 from mlbench.files import atomic_write
 from mlbench.images.decode import first_few
 
 TEST_FRACTION = 0.2
-_TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
-_ID = (int, str)
-_USUAL_FOLDERS = ("images", "pictures", "photos", "img", "imgs", "data", "train")
 
 
 def adopt(
-    source: Path,
+    source: Path | Sequence[Path],
     images: Path | None = None,
     *,
     identity: str | None = None,
@@ -42,12 +39,12 @@ def adopt(
 
     Parameters
     ----------
-    source : a table of labels (CSV, JSONL, Parquet), a JSON file of COCO's form, or a folder whose subfolders are
-        labels.
+    source : a table of labels (CSV, JSONL, Parquet), a JSON file of COCO's form, or a folder: one whose subfolders are
+        labels, or one that holds such files. Several files, or folders, are the parts, by their names (`part_of`).
     images : the folder of the pictures; None: a usual name beside `source`, else the folder `source` lies in.
     identity : id of the data set; None: after `source`.
     output : the description; None: ``ID.toml`` beside `source`. What a description cannot say (a row a label, COCO's
-        form) is written beside it as ``ID.jsonl`` and ``ID.boxes.csv``.
+        form, several files) is written beside it as ``ID.jsonl`` and ``ID.boxes.csv``.
     seed : of the split, where the source has none.
     dry_run : write nothing; the description is part of what is told.
 
@@ -59,27 +56,37 @@ def adopt(
     ------
     DataError for what cannot be understood, naming it; UsageError for an output that is there already.
     """
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", identity or source.resolve().stem).strip("-._") or "mine"
-    output = output or (source if source.is_dir() else source.parent) / f"{name}.toml"
+    given = [source] if isinstance(source, Path) else list(source)
+    for path in given:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+    inside = label_files(given[0]) if len(given) == 1 and given[0].is_dir() else []
+    sources = inside or given
+    home = given[0] if given[0].is_dir() and len(given) == 1 else _common_folder(given)
+    stem = given[0].resolve().stem if len(given) == 1 else home.resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", identity or stem).strip("-._") or "mine"
+    output = output or home / f"{name}.toml"
     if output.exists() and not dry_run:
         raise UsageError(f"{output}: is there already; name another with --output, or delete it")
     guess, extra = Guess(), dict[str, str]()
-    if source.is_dir():
-        folder = images or source
-        _of_folders(folder, guess)
+    parts = parts_of(sources)
+    folders = sources[0].is_dir()
+    if folders:
+        folder = images or home
+        _of_folders(folder, guess, parts if len(sources) > 1 else {})
     else:
-        folder = images or _usual_folder(source)
+        folder = images or (home if inside else _usual_folder(home, sources))
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder (--images)")
-        if source.suffix.lower() == ".json":
-            folder = _of_coco(source, folder, name, guess, extra)
-        elif source.suffix.lower() in _TABLES:
-            folder = _of_table(source, folder, name, guess, extra)
+        kinds = {path.suffix.lower() for path in sources}
+        if kinds == {".json"}:
+            folder = _of_coco(parts, folder, name, guess, extra)
+        elif kinds <= {*TABLES}:
+            folder = _of_table(parts, folder, name, guess, extra)
         else:
             raise UsageError(
-                f"{source}: expected a folder, a .json file of COCO's form, or one of {', '.join(_TABLES)}"
+                f"{first_few([str(path) for path in sources])}: expected folders, .json files of COCO's form, or "
+                f"tables ({', '.join(TABLES)})"
             )
     if "splits" not in guess.keys:
         guess.keys["split"] = {"test_fraction": TEST_FRACTION, "seed": seed}
@@ -87,14 +94,15 @@ def adopt(
             f"part: none is told, so {TEST_FRACTION:.0%} of the pictures are drawn as test, with seed {seed}, by name"
         )
     base = output.parent
-    head = {"id": name, "source": f"adopted from {source.name}", "images": _relative(folder, base)}
-    if not source.is_dir():
-        head["labels"] = f"{name}.jsonl" if extra else _relative(source, base)
+    told = " and ".join(path.name for path in given)
+    head = {"id": name, "source": f"adopted from {told}", "images": _relative(folder, base)}
+    if not folders:
+        head["labels"] = f"{name}.jsonl" if extra else _relative(sources[0], base)
     text = _toml(head | guess.keys)
     back = _write_and_read(text, extra, output, dry_run)
     counts = ", ".join(f"{part} {len(split):,}" for part, split in back.splits.items())
     boxes = sum(len(split.boxes) for split in back.splits.values() if split.boxes is not None)
-    lines = [f"{source}:", *(f"  {line}" for line in guess.said)]
+    lines = [f"{', '.join(map(str, sources))}:", *(f"  {line}" for line in guess.said)]
     lines += [f"{len(back.classes)} classes, {counts}{f', {boxes:,} boxes' if boxes else ''}"]
     lines += [f"note: {note}" for note in back.notes]
     lines = [visible(line) for line in lines]
@@ -103,26 +111,44 @@ def adopt(
     return "\n".join([*lines, f"wrote {output}", f"to use it: mlbench run --dataset {output} ..."])
 
 
+def _common_folder(given: Sequence[Path]) -> Path:
+    """The folder that all of `given` lie in."""
+    folders = [path.resolve().parent for path in given]
+    shared = Path(os.path.commonpath(folders))
+    return given[0].parent if shared == folders[0] else shared
+
+
 def _relative(path: Path, base: Path) -> str:
     return Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
 
 
-def _usual_folder(source: Path) -> Path:
-    beside = (source.parent / name for name in (*_USUAL_FOLDERS, source.stem))
-    return next((folder for folder in beside if folder.is_dir()), source.parent)
+def _usual_folder(home: Path, sources: Sequence[Path]) -> Path:
+    names = [name for name in (*USUAL_FOLDERS, sources[0].stem) if len(sources) == 1 or not part_in(name)]
+    beside = (home / name for name in names)
+    return next((folder for folder in beside if folder.is_dir()), home)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _of_table(source: Path, folder: Path, name: str, guess: Guess, extra: dict[str, str]) -> Path:
-    """Understand a table; returns the folder its file names are relative to."""
-    delimiter = ","
-    if source.suffix.lower() in (".csv", ".tsv", ".txt"):
-        delimiter = find_delimiter(source)
-    rows = [row for _, row in read_table(source, [], delimiter, lambda column: bool(column))]
-    if not rows:
-        raise DataError(f"{source}: no rows below the header")
+def _of_table(parts: Mapping[Path, str], folder: Path, name: str, guess: Guess, extra: dict[str, str]) -> Path:
+    """Understand a table, or one of each part; returns the folder its file names are relative to."""
+    source, delimiter, own = next(iter(parts)), ",", None
+    rows: list[dict[str, Any]] = []
+    for path in parts:
+        delimiter = find_delimiter(path) if path.suffix.lower() in (".csv", ".tsv", ".txt") else ","
+        found = [dict(row) for _, row in read_table(path, [], delimiter, lambda column: bool(column))]
+        if not found:
+            raise DataError(f"{path}: no rows below the header")
+        if rows and (lacking := [column for column in rows[0] if column not in found[0] and column != own]):
+            raise DataError(
+                f"{path}: no column '{lacking[0]}', which {source.name} has: without labels a part cannot be scored; "
+                "adopt the others alone"
+            )
+        if len(parts) > 1:
+            own = own or next(column for column in ("split", "part", "mlbench part") if column not in found[0])
+            found = [row | {own: parts[path]} for row in found]
+        rows += found
     if any(_begin_with(rows, column, f"{folder.resolve().name}/") for column in rows[0]):
         folder = folder.resolve().parent  # the names are those below the folder that holds this one
     present = look_into(folder).images
@@ -131,11 +157,17 @@ def _of_table(source: Path, folder: Path, name: str, guess: Guess, extra: dict[s
     column, suffix, below = find_files(rows, present, str(source))
     folder = folder / below
     files = [spelled(row.get(column)) for row in rows]
-    if delimiter != ",":
+    if delimiter != "," and own is None:
         guess.keys["delimiter"] = delimiter
-    guess.said.append(f"table: {len(rows):,} rows{f', fields parted by {delimiter!r}' if delimiter != ',' else ''}")
+    fields = f", fields parted by {delimiter!r}" if delimiter != "," else ""
+    guess.said.append(f"table: {len(rows):,} rows{fields}")
     guess.said.append(f"pictures: column '{column}'{f' and the ending {suffix}' if suffix else ''}, in {folder}")
-    split = guess_split(rows, column, guess)
+    if own:
+        set_splits({part: [part] for part in parts.values()}, guess)
+        extra[f"{name}.jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        split: str | None = own
+    else:
+        split = guess_split(rows, column, guess)
     if split is None:
         _split_by_folder(files, guess)
     labels = guess_labels(rows, (column, split), guess, str(source))
@@ -144,13 +176,18 @@ def _of_table(source: Path, folder: Path, name: str, guess: Guess, extra: dict[s
         _join_rows(rows, columns, name, guess, extra)
         columns = {"file": "file", "labels": "labels"} | ({"split": "split"} if split else {})
     guess.keys = {"columns": columns, **({"suffix": suffix} if suffix else {}), **guess.keys}
-    lying = set(present)
     inside = "" if below == "." else f"{below}/"
-    missing = sorted({file for file in files if f"{inside}{PurePosixPath(file).as_posix()}{suffix}" not in lying})
+    _say_missing({file: f"{inside}{PurePosixPath(file).as_posix()}{suffix}" for file in files}, present, name, guess)
+    return folder
+
+
+def _say_missing(files: Mapping[str, str], present: Sequence[str], name: str, guess: Guess) -> None:
+    """Say which of `files`, by the name listed, are not there, and make of the others a partial copy."""
+    lying = set(present)
+    missing = sorted(listed for listed, file in files.items() if file not in lying)
     if missing:
         guess.keys["allow_missing"] = "new-id"
         guess.said.append(f"missing: {len(missing):,} pictures ({first_few(missing)}); the others are '{name}-partial'")
-    return folder
 
 
 def _begin_with(rows: Sequence[Mapping[str, Any]], column: str, prefix: str) -> bool:
@@ -196,68 +233,89 @@ def _join_rows(
 # --- COCO and folders -------------------------------------------------------------------------------------------------
 
 
-def _of_coco(source: Path, folder: Path, name: str, guess: Guess, extra: dict[str, str]) -> Path:
-    content = read_json(source)
-    lists = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
-        raise DataError(f"{source}: not of COCO's form (an object with the lists {', '.join(lists)})")
-    kinds: dict[str, dict[str, Any]] = {
-        "categories": {"name": str},
-        "images": {"file_name": str},
-        "annotations": {"image_id": _ID},
-    }
-    listed = {key: entries_of(content, key, source, {"id": _ID, **more}) for key, more in kinds.items()}
-    classes = {entry["id"]: entry["name"].strip() for entry in listed["categories"]}
-    files = {entry["id"]: file_name(entry["file_name"], str(source)) for entry in listed["images"]}
-    found = [(entry["image_id"], entry.get("category_id"), entry.get("bbox")) for entry in listed["annotations"]]
-    for key, names in (("images", files), ("categories", classes)):
-        if len(names) < len(listed[key]):
-            raise DataError(f"{source}: an id stands twice in '{key}'")
-    twice = [file for file, count in Counter(files.values()).items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: a file is listed under two image ids: {twice[0]}")
+def _of_coco(parts: Mapping[Path, str], folder: Path, name: str, guess: Guess, extra: dict[str, str]) -> Path:
+    """Understand a file of COCO's form, or one of each part; returns the folder its file names are relative to."""
+    several = len(parts) > 1
     present = look_into(folder).images
-    _, _, below = find_files([{"file_name": file} for file in files.values()], present, str(source))
-    labels: dict[Any, list[str]] = {image: [] for image in files}
+    labels: dict[str, list[str]] = {}
+    part_of: dict[str, str] = {}
+    classes: dict[str, None] = {}
     boxes = ["file,label,x1,y1,x2,y2"]
-    for image, category, box in found:
-        if image not in files or not isinstance(category, int | str) or category not in classes:
-            raise DataError(f"{source}: an annotation of image {image!r}, category {category!r}, which are not listed")
-        labels[image] += [] if classes[category] in labels[image] else [classes[category]]
-        if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) > 0:
-            boxes.append(",".join([_field(files[image]), _field(classes[category]), *(f"{v:.3f}" for v in box)]))
+    annotations = 0
+    below = "."
+    for source, part in parts.items():
+        coco = read_coco(source)
+        lying = _near_part(present, source, folder, part) if several else present
+        _, _, below = find_files([{"file_name": file} for file in coco.files.values()], lying, str(source))
+        inside = "" if below == "." or not several else f"{below}/"
+        own = {image: f"{inside}{file}" for image, file in coco.files.items()}
+        for file in own.values():
+            if file in labels:
+                raise DataError(f"{source}: '{file}' is also in the part '{part_of[file]}'")
+            labels[file], part_of[file] = [], part
+        known = dict(classes)
+        classes |= dict.fromkeys(coco.classes)
+        if known and known.keys() != dict.fromkeys(coco.classes).keys():
+            guess.said.append(f"categories: {source.name} has others than the files before it; all are classes")
+        annotations += len(coco.found)
+        for image, label, box in coco.found:
+            labels[own[image]] += [] if label in labels[own[image]] else [label]
+            if box is not None:
+                boxes.append(",".join([_field(own[image]), _field(label), *(f"{v:.3f}" for v in box)]))
     extra[f"{name}.jsonl"] = "".join(
-        json.dumps({"file": file, "labels": labels[image]}, ensure_ascii=False) + "\n" for image, file in files.items()
+        json.dumps({"file": file, **({"split": part_of[file]} if several else {}), "labels": found}, ensure_ascii=False)
+        + "\n"
+        for file, found in labels.items()
     )
-    guess.keys |= {"columns": {"file": "file", "labels": "labels"}, "classes": list(classes.values())}
-    guess.said.append(f"COCO: {len(files):,} images, {len(found):,} annotations, {len(classes)} categories")
-    guess.said.append(f"pictures: in {folder / below}")
+    columns = {"file": "file", "labels": "labels"} | ({"split": "split"} if several else {})
+    guess.keys |= {"columns": columns, "classes": list(classes)}
+    folder = folder if several else folder / below
+    guess.said.append(f"COCO: {len(labels):,} images, {annotations:,} annotations, {len(classes)} categories")
+    guess.said.append(f"pictures: in {folder}")
     if len(boxes) > 1:
         extra[f"{name}.boxes.csv"] = "\n".join(boxes) + "\n"
         guess.keys["boxes"] = {"file": f"{name}.boxes.csv", "format": "xywh", "unit": "pixels"}
         guess.said.append(f"boxes: {len(boxes) - 1:,}, x, y, width, height in pixels")
-    _split_by_folder(list(files.values()), guess)
-    lying, inside = set(present), "" if below == "." else f"{below}/"
-    missing = [file for file in files.values() if f"{inside}{file}" not in lying]
-    if missing:
-        guess.keys["allow_missing"] = "new-id"
-        guess.said.append(f"missing: {len(missing):,} pictures ({first_few(missing)}); the others are '{name}-partial'")
-    return folder / below
+    if several:
+        set_splits({part: [part] for part in parts.values()}, guess)
+    else:
+        _split_by_folder(list(labels), guess)
+    inside = "" if several or below == "." else f"{below}/"
+    _say_missing({file: f"{inside}{file}" for file in labels}, present, name, guess)
+    return folder
+
+
+def _near_part(present: Sequence[str], source: Path, folder: Path, part: str) -> list[str]:
+    """The pictures that are most likely those of a part: beside its file, in a folder of its name, or all."""
+    beside = Path(os.path.relpath(source.resolve().parent, folder.resolve())).as_posix()
+    if beside not in (".", "..") and not beside.startswith("../"):
+        own = [name for name in present if name.startswith(f"{beside}/")]
+        if own:
+            return own
+    named = [name for name in present if part_in(PurePosixPath(name).parent.as_posix()) == part]
+    return named or list(present)
 
 
 def _field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _of_folders(folder: Path, guess: Guess) -> None:
-    names = look_into(folder).images
+def _of_folders(folder: Path, guess: Guess, given: Mapping[Path, str]) -> None:
+    """Understand folders whose names are labels; `given` are those of the parts where several were named."""
+    tops_of = {Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix(): part for path, part in given.items()}
+    names = look_into(folder, list(tops_of) or ["."]).images
     if not names:
         raise DataError(f"{folder}: no pictures")
-    tops = sorted({PurePosixPath(name).parts[0] for name in names if "/" in name})
-    parts = [top for top in tops if top.lower() in PART_WORDS]
-    below = len(parts) == len(tops) > 1 and set_splits(_by_part(parts), guess)
-    depth = 1 if below else 0
-    labels = sorted({part for name in names for part in PurePosixPath(name).parts[depth:-1]})
+    if tops_of:
+        set_splits({part: [top for top, own in tops_of.items() if own == part] for part in tops_of.values()}, guess)
+        depths = {top: len(PurePosixPath(top).parts) for top in tops_of}
+    else:
+        tops = sorted({PurePosixPath(name).parts[0] for name in names if "/" in name})
+        parts = [top for top in tops if top.lower() in PART_WORDS]
+        below = len(parts) == len(tops) > 1 and set_splits(_by_part(parts), guess)
+        depths = dict.fromkeys(tops, 1) if below else {}
+    depth = {name: next((d for top, d in depths.items() if name.startswith(f"{top}/")), 0) for name in names}
+    labels = sorted({part for name in names for part in PurePosixPath(name).parts[depth[name] : -1]})
     if not labels:
         raise DataError(f"{folder}: no folders below it that could be labels")
     mark = next((m for m in "+,&" if any(m in name and {*labels} & {*name.split(m)} for name in labels)), None)

@@ -222,6 +222,22 @@ def _decoded(images: ImageSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
+class ArrayImages:
+    """Images held in memory: uint8 [N, H, W, 3]."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def load(self, row: int) -> np.ndarray:
+        return self.array[row]
+
+    def describe(self, row: int) -> str:
+        return f"array {hashlib.sha256(self.array[row].tobytes()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
 class SubsetImages:
     """A view on some rows of an image source."""
 
@@ -244,7 +260,8 @@ class Dataset:
 
     `splits` holds "train" and "test", and "val" only where the source has an official one.
     `notes` lists what was left out or repaired, counted, one line each; `flippable` is False where a
-    mirrored image is another class (digits).
+    mirrored image is another class (digits). `owner` is the package, with version, that registers it; empty for
+    people's own.
     """
 
     id: str
@@ -254,6 +271,7 @@ class Dataset:
     flippable: bool = True
     notes: tuple[str, ...] = ()
     source: str = ""
+    owner: str = field(default="", compare=False)
     _cached: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property

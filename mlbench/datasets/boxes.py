@@ -18,8 +18,8 @@ from mlbench.datasets.tables import read_table
 from mlbench.errors import DataError, nearest
 from mlbench.images.decode import image_size
 
-#: Fewest boxes from which anything is concluded: by chance, one box in four lies in a given quarter of its picture.
-_FEWEST = 5
+#: What boxes in corners and pixels would show by this chance, or a smaller one, is asked about.
+_LIKELY = 0.5
 
 #: What stands for the whole width or height.
 _WHOLE = {"relative": 1.0, "percent": 100.0}
@@ -130,7 +130,10 @@ def _corners(numbers: Sequence[float], rule: Mapping[str, Any], size: tuple[int,
 def _hint(rule: Mapping[str, Any]) -> str:
     if "format" in rule and "unit" in rule:
         return ""
-    return ' (boxes.format = "xywh" says that x, y, width, height are written; boxes.unit = "relative": shares)'
+    return (
+        ' (boxes.format = "xywh" says that x, y, width, height are written; boxes.unit = "relative" or "percent": '
+        "shares of the picture's sides)"
+    )
 
 
 def _doubts(written: np.ndarray, rule: Mapping[str, Any], clipped: int, file: str) -> list[str]:
@@ -138,18 +141,27 @@ def _doubts(written: np.ndarray, rule: Mapping[str, Any], clipped: int, file: st
     if not len(written):
         return []
     first, second, third, fourth, width, height = written.T
-    total = len(written)
-    if "unit" not in rule and max(third.max(), fourth.max()) <= 1:
-        return [
-            f"all {total} boxes of {file} end within the first pixel of their picture: are they shares of its width "
-            'and height? boxes.unit = "relative" takes them so, "pixels" says that pixels are meant'
-        ]
-    if rule.get("unit", "pixels") != "pixels":
-        width = height = np.full(total, _WHOLE[rule["unit"]])
-    if "format" in rule or total < _FEWEST:
-        return []
-    doubts = []
-    if (first + third <= width).all() and (second + fourth <= height).all():
+    total, doubts = len(written), []
+    if "unit" not in rule:
+        if max(third.max(), fourth.max()) < 2:
+            return [
+                f"all {total} boxes of {file} end within the first two pixels of their picture: are they shares of its "
+                'width and height? boxes.unit = "relative" takes them so, "pixels" says that pixels are meant'
+            ]
+        sides = np.stack([width, height])
+        if max(third.max(), fourth.max()) <= 100 and _chance(np.minimum(1, 100 / sides)) <= _LIKELY:
+            doubts.append(
+                f"none of the {total} boxes of {file} has a number above 100, in pictures of up to {int(width.max())}x"
+                f'{int(height.max())}: are they percent of its width and height? boxes.unit = "percent" takes them so, '
+                '"pixels" says that pixels are meant'
+            )
+    if doubts or rule.get("unit", "pixels") != "pixels":
+        width = height = np.full(total, 100.0 if doubts else _WHOLE[rule["unit"]])
+    if "format" in rule:
+        return doubts
+    # A box that begins at the picture's edge is written alike either way.
+    halves = np.where(np.stack([first, second]) > 0, 0.5, 1.0)
+    if (first + third <= width).all() and (second + fourth <= height).all() and _chance(halves) <= _LIKELY:
         doubts.append(
             f"the middles of all {total} boxes of {file} lie in the upper left quarter of their picture: are they "
             'x, y, width, height (boxes.format = "xywh"), or is y before x? "xyxy" says that corners are meant'
@@ -160,3 +172,8 @@ def _doubts(written: np.ndarray, rule: Mapping[str, Any], clipped: int, file: st
             'the picture meant? boxes.format = "xyxy" says that they are right'
         )
     return doubts
+
+
+def _chance(each: np.ndarray) -> float:
+    """The chance that all of what is seen happens to boxes that lie anywhere, from that of each."""
+    return float(np.exp(np.log(each).sum()))

@@ -105,9 +105,13 @@ def _labels_of_text(about: Description, text: str, where: str, alone: bool) -> l
 
 
 def _looks_like_list(text: str) -> bool:
-    """Whether a field is a list that a program wrote, or what is left of one: ['oak', 'ash'] or [oak, ash]."""
+    """Whether a field is a list that a program wrote, or what is left of one: ['oak', 'ash'], [oak, ash], {oak,ash}.
+
+    A name may stand in round brackets as a whole, "(unknown)", but not several parted by commas.
+    """
     closing = _BRACKETS.get(text[0])
-    whole = closing is not None and text.endswith(closing) and (text[0] == "[" or text[1:2] in "'\"")
+    listed = text[0] in "[{" or text[1:2] in "'\"" or "," in text
+    whole = closing is not None and text.endswith(closing) and listed
     return whole or any(mark in text for mark in ("['", '["', "']", '"]'))
 
 

@@ -86,8 +86,11 @@ def _rows(split: Split) -> Iterator[np.ndarray]:
         yield split.labels[start : start + step]
 
 
-def describe_dataset(dataset: Dataset, most: int = 20) -> str:
-    """Tables for people: the parts, the `most` frequent classes, and the pairs that come together most."""
+def describe_dataset(dataset: Dataset, most: int = 20, notes: Sequence[str] | None = None) -> str:
+    """Tables for people: the parts, the `most` frequent classes, and the pairs that come together most.
+
+    `notes` are what is to be told beside; None: those of the data set.
+    """
     facts = {part: count_part(split) for part, split in dataset.splits.items()}
     sections = [
         f"{dataset.id}, version {dataset.version}: {len(dataset.classes)} classes. {dataset.source}".rstrip(),
@@ -95,14 +98,14 @@ def describe_dataset(dataset: Dataset, most: int = 20) -> str:
         _per_sample_table(facts),
         _class_table(dataset, facts, most),
         _pairs_table(dataset, facts["train"], most),
-        *(f"note: {note}" for note in dataset.notes),
+        *(f"note: {note}" for note in (dataset.notes if notes is None else notes)),
         _fingerprint(dataset),
     ]
     return "\n\n".join(sections)
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """The fingerprint, if it is known: a description reads no image."""
+    """The fingerprint, if it is known: no image is read for it."""
     unhashed = dataset.count_unhashed()
     if unhashed:
         return f"fingerprint: known once {unhashed:,} images are hashed (`mlbench data verify` or a run does that)"

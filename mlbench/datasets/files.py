@@ -22,6 +22,7 @@ from mlbench.images.decode import FileImages
 __all__ = ["load_files", "read_description"]
 
 _COMMENT = ("#", "//", ";")
+_NUMBERED = re.compile(r"\d+[\s,;:]")
 _HEADINGS = frozenset(("class", "classes", "class_name", "classname", "name", "names", "label", "labels", "category"))
 
 
@@ -91,12 +92,16 @@ def _declared_classes(about: Description, root: Path, notes: list[str]) -> tuple
     while lines and not lines[-1]:
         lines.pop()
     way_out = f"; where it is meant, list the names in the description: classes = [...] in {about.where}"
+    numbered = [bool(_NUMBERED.match(line)) for line in lines]
     for number, line in enumerate(lines, start=1):
         if not line:
             raise DataError(f"{path}, line {number}: empty, so the numbers of all classes below it are in doubt")
-        if line.startswith(_COMMENT) or (number == 1 and line.casefold() in _HEADINGS and len(lines) > 1):
+        heading = line.casefold() in _HEADINGS or (not numbered[0] and all(numbered[1:]))
+        if line.startswith(_COMMENT) or (number == 1 and heading and len(lines) > 1):
             raise DataError(f"{path}, line {number}: '{line}' looks like a comment or a heading, not a class{way_out}")
-    if len(lines) > 1 and all(re.match(r"\d+[\s,;:]", line) for line in lines):
+    if len(lines) == 1 and len(re.split(r"[,;|\t]", lines[0])) > 1:
+        raise DataError(f"{path}, line 1: '{lines[0]}' looks like several classes, expected one a line{way_out}")
+    if len(lines) > 1 and all(numbered):
         notes.append(f"all lines of {about.classes} begin with a number, which is taken as part of the class's name")
     return check_class_names(lines, str(path))
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlbench.errors import DataError, nearest
 from mlbench.files import atomic_write
-from mlbench.metrics._checks import release, row_blocks
+from mlbench.metrics.checks import release, row_blocks
 
 Kind = Literal["logit", "probability", "rank"]
 KINDS: tuple[str, ...] = get_args(Kind)

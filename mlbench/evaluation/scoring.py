@@ -14,11 +14,10 @@ from mlbench.errors import DataError
 from mlbench.evaluation.predictions import Predictions
 from mlbench.metrics import (
     PrecisionRecallF1,
+    Predicted,
     Scores,
     average_precision,
     average_precision_of_known,
-    calibration_measures,
-    calibration_measures_of_known,
     group_means,
     joined,
     mean_average_precision,
@@ -28,7 +27,7 @@ from mlbench.metrics import (
     top_k,
     top_k_thresholded,
 )
-from mlbench.metrics._checks import release, row_blocks
+from mlbench.metrics.checks import release, row_blocks
 from mlbench.protocol import MetricRules, Unspecified
 
 _LABEL_BASED = ("P_C", "R_C", "F1_C_mean", "F1_C_hm", "P_O", "R_O", "F1_O")
@@ -56,17 +55,6 @@ def ap_by_class(scores: Scores, labels: LabelMatrix, rule: str, flavour: str) ->
     return average_precision_of_known(scores, rows, classes, present, flavour), known
 
 
-def calibration_of(scores: Scores, labels: LabelMatrix, rule: str) -> dict[str, float]:
-    """`calibration_measures` on what is known of raw states [N, C] under `rule` for UNSPECIFIED; none of ranks."""
-    if scores.kind == "rank":
-        return {}
-    if not isinstance(labels, SparseLabels):
-        return calibration_measures(scores, *targets_of(labels, rule))
-    rows, classes, states = labels.map_unspecified(rule).entries()
-    counted = states != State.UNSPECIFIED
-    return calibration_measures_of_known(scores, rows[counted], classes[counted], states[counted] == State.POSITIVE)
-
-
 def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     """Rows of `predictions` for `ids`, in that order; DataError if samples or classes differ."""
     if tuple(predictions.classes) != tuple(classes):
@@ -80,6 +68,24 @@ def align(predictions: Predictions, ids: Sequence[str], classes: Sequence[str]) 
             f"{extra} extra"
         )
     return np.array([row[sample] for sample in ids], dtype=np.int64)
+
+
+def predicted_of(
+    predictions: Predictions,
+    labels: LabelMatrix,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    rules: MetricRules,
+    unspecified: Unspecified,
+) -> Predicted:
+    """What registered metrics are given of one prediction file against raw labels int8 [N, C]."""
+    order = align(predictions, ids, classes)
+    scores = scores_of_kind(predictions.kind, predictions.scores[order])
+    decided = None if predictions.decisions is None else predictions.decisions[order]
+    if decided is None and predictions.kind != "rank":
+        decided = threshold(scores, rules.decision)
+    by_f1, by_ap = targets_of(labels, unspecified.f1), targets_of(labels, unspecified.ap)
+    return Predicted(scores, *by_f1, *by_ap, decided, rules.ap)
 
 
 def score_predictions(
@@ -105,7 +111,6 @@ def score_predictions(
         decided = None if predictions.decisions is None else predictions.decisions[order]
     results: dict[str, float] = {}
     per_class: dict[str, dict[str, float | None]] = {}
-    results |= calibration_of(scores, labels, unspecified.f1)
     for flavour, name in _AP_NAMES.items():
         ap, known = ap_by_class(scores, labels, unspecified.ap, flavour)
         means = group_means(ap, groups, rules.empty_class, known)

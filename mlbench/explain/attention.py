@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import UsageError, unknown, visible
 from mlbench.explain.cam import CAPTION, GAP, TILE, chosen_cells, class_maps, colour, has_maps
 from mlbench.explain.sides import sides_of
 from mlbench.files import atomic_write
@@ -290,10 +290,10 @@ def attention_sheet(
         "RGB", ((TILE + GAP) * (len(models) + 1) + GAP, CAPTION + (TILE + CAPTION) * len(order) + GAP), "white"
     )
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, 6), f"{data.splits['test'].ids[row]}: {label}", fill="black")
+    pen.text((GAP, 6), visible(f"{data.splits['test'].ids[row]}: {label}"), fill="black")
     for j, model in enumerate(models, start=1):
         left = GAP + j * (TILE + GAP)
-        pen.text((left, 6), model.name, fill="black")
+        pen.text((left, 6), visible(model.name), fill="black")
         batches = model.batches(np.array([row]), views)
         asked = [model.ask(batches[i + 1]) for i in order]
         peak = max(float(maps[0, c].abs().max()) for maps, _ in asked)

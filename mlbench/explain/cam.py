@@ -13,7 +13,7 @@ from torch import nn
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Split
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import UsageError, unknown, visible
 from mlbench.files import atomic_write
 from mlbench.runner.trained import reload_network, reload_run
 from mlbench.store import all_runs, find_run
@@ -93,12 +93,12 @@ def draw_cams(
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     for j, (run, _, _) in enumerate(columns, start=1):
-        pen.text((GAP + j * (TILE + GAP), 6), run.method.name, fill="black")
+        pen.text((GAP + j * (TILE + GAP), 6), visible(run.method.name), fill="black")
     for i, (row, c) in enumerate(cells):
         top = CAPTION + i * (TILE + CAPTION)
         photograph = Image.fromarray(test.images.load(row))
         base = photograph.resize((TILE, TILE), Image.Resampling.BILINEAR)
-        pen.text((GAP, top + 6), f"{test.ids[row]}: {data.classes[c]}", fill="black")
+        pen.text((GAP, top + 6), visible(f"{test.ids[row]}: {data.classes[c]}"), fill="black")
         boxes = _boxes(test.boxes, row, c, photograph.size)
         sheet.paste(_with_boxes(base, boxes), (GAP, top + CAPTION - 4))
         for j, (_, maps, scores) in enumerate(columns, start=1):

@@ -6,11 +6,12 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from mlbench.errors import UsageError
+from mlbench.errors import UsageError, visible
 from mlbench.explain.sides import draw_of, pairs_of, require_same_test, sides_of
 from mlbench.files import atomic_write
 from mlbench.significance.comparability import apart_notes
@@ -111,6 +112,7 @@ def class_gains(first: str, second: str, store: Path | None = None) -> Gains:
     return Gains(title, tuple(gains), tuple(undefined), tuple(notes))
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a dollar in a name is a dollar
 def draw_gains(gains: Gains, picture: Path) -> Path:
     """Write `picture` (PNG): a bar a class, sorted, its length the gain; a whisker is one sd over pairs of runs.
 
@@ -134,7 +136,7 @@ def draw_gains(gains: Gains, picture: Path) -> Path:
     if np.isfinite(spread).all():
         axis.errorbar(means, place, xerr=spread, fmt="none", ecolor="0.25", elinewidth=0.8, capsize=2)
         told += f"; whisker: one sd over {len(classes[0].differences)} pairs"
-    axis.set_yticks(place, [gain.name for gain in classes], fontsize="small")
+    axis.set_yticks(place, [visible(gain.name) for gain in classes], fontsize="small")
     axis.set_ylim(len(classes) - 0.4, -0.6)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
@@ -144,7 +146,7 @@ def draw_gains(gains: Gains, picture: Path) -> Path:
     if left_out > 0:
         axis.axhline(SHOWN // 2 - 0.5, color="black", linestyle=":")
         title += f"\n{left_out} classes in the middle left out"
-    axis.set_title(title, fontsize="medium")
+    axis.set_title(visible(title), fontsize="medium")
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

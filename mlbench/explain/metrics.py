@@ -14,10 +14,10 @@ from tabulate import tabulate
 
 from mlbench.datasets import load_dataset
 from mlbench.datasets.recorded import dataset_of, is_data_of
-from mlbench.errors import DataError, UsageError, unknown
+from mlbench.errors import DataError, MlbenchError, UsageError, unknown
 from mlbench.evaluation.predictions import Predictions, read_predictions
 from mlbench.evaluation.scoring import align, targets_of
-from mlbench.metrics import AXES, FURTHER, PUBLISHED, Definition, Lens, scores_of_kind, users
+from mlbench.metrics import AXES, METRICS, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.store import find_run, run_dir
@@ -165,12 +165,16 @@ def choice_rows(subject: Subject) -> list[dict[str, Any]]:
 
 
 def further_rows(subject: Subject) -> list[dict[str, Any]]:
-    """Every measure of `FURTHER` under our definition, in percent (`coverage_error`: a number of labels)."""
-    rows = []
-    for measure, about in FURTHER.items():
-        value = subject.lens.value(subject.definition, measure)
-        shown = value if measure == "coverage_error" and not math.isnan(value) else _percent(value)
-        rows.append({"measure": measure, "value": shown, "what it is": about})
+    """Every registered metric under our definition, in percent where that is its unit; one that fails says why."""
+    rows: list[dict[str, Any]] = []
+    for name in METRICS:
+        try:
+            value = METRICS[name].shown(subject.lens.value(subject.definition, name))
+            shown: Any = "undefined" if value is None else value
+            about = METRICS[name].summary
+        except MlbenchError as error:
+            shown, about = "failed", str(error)
+        rows.append({"measure": name, "value": shown, "what it is": about})
     return rows
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
-from mlbench.errors import UsageError
+from mlbench.errors import UsageError, visible
 from mlbench.files import atomic_write
 from mlbench.grid import grid
 
@@ -46,6 +47,7 @@ def courses_text(rows: Sequence[dict[str, Any]]) -> str:
     return grid(rows, headers="keys", floatfmt=".1f", tablefmt="github")
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a dollar in a name is a dollar
 def draw_courses(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
     """Write `picture` (PNG): precision and recall by epoch, a line for each run and kind."""
     figure = Figure(figsize=(10, 4))
@@ -59,7 +61,7 @@ def draw_courses(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
         for axis, number in zip(axes, ("precision", "recall"), strict=True):
             shown = [(row["epoch"], row[number]) for row in line if row[number] is not None]
             if shown:
-                axis.plot(*zip(*shown, strict=True), color=colour, marker=".", label=f"{method}: {kind}")
+                axis.plot(*zip(*shown, strict=True), color=colour, marker=".", label=visible(f"{method}: {kind}"))
     for axis, number in zip(axes, ("precision", "recall"), strict=True):
         axis.set(xlabel="epoch", ylabel=f"{number} (%)", ylim=(0, None))
         axis.grid(alpha=0.3)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 import torchvision
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from mlbench.errors import UsageError, unknown
+from mlbench.errors import UsageError, unknown, visible
 from mlbench.evaluation.scoring import ap_by_class
 from mlbench.explain.corruptions import CORRUPTIONS, NAME, SEVERITIES, VERSION, corrupt
 from mlbench.explain.deployed import Deployed
@@ -198,6 +199,7 @@ def _with_deviation(values: np.ndarray) -> str:
     return f"{values.mean():+.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a dollar in a name is a dollar
 def draw_robustness(found: Robustness, picture: Path) -> Path:
     """Write `picture` (PNG): a panel a corruption and one for their mean, mAP against severity (0: clean)."""
     panels = [*found.corruptions, "mean of all"]
@@ -212,7 +214,7 @@ def draw_robustness(found: Robustness, picture: Path) -> Path:
             axis.plot(
                 (0, *SEVERITIES),
                 curve,
-                label=side.name,
+                label=visible(side.name),
                 color=f"C{number % 10}",
                 # Not by colour alone.
                 linestyle=_LINES[number % len(_LINES)],
@@ -220,7 +222,7 @@ def draw_robustness(found: Robustness, picture: Path) -> Path:
                 markersize=4,
             )
     for axis, name in zip(axes, panels, strict=False):
-        axis.set_title(name, fontsize="medium")
+        axis.set_title(visible(name), fontsize="medium")
         axis.grid(alpha=0.3)
         axis.set_xticks((0, *SEVERITIES), ["clean", *map(str, SEVERITIES)])
         axis.tick_params(labelbottom=True)  # also above a place that stays empty

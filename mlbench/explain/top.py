@@ -16,7 +16,7 @@ from mlbench.annotation import State, map_unspecified
 from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.datasets.recorded import dataset_of, is_data_of
-from mlbench.errors import DataError, UsageError, unknown
+from mlbench.errors import DataError, UsageError, unknown, visible
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.evaluation.scoring import align
 from mlbench.explain.sides import require_same_test, sides_of
@@ -35,6 +35,8 @@ MARKS = {
 TILE, COLUMN, GAP, LINE = 220, 160, 14, 17
 #: Widest picture, in pixels, unless one block is wider.
 _WIDEST = 1300
+#: Characters of a text that are laid out, at most.
+_LONGEST = 500
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,14 @@ def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), 12)
 
 
+def _line(text: str) -> str:
+    """`text` as one line that can be laid out: the engine fails at line ends, and its time grows with the square."""
+    return visible(" ".join(text.split()))[:_LONGEST]
+
+
 def _cut(text: str, width: float) -> str:
     """`text`, shortened to `width` pixels."""
+    text = _line(text)
     if _font().getlength(text) <= width:
         return text
     while text and _font().getlength(text + "…") > width:
@@ -214,7 +222,7 @@ def _cut(text: str, width: float) -> str:
 def _wrapped(text: str, width: float) -> list[str]:
     """`text` in at most three lines of `width` pixels, broken at spaces."""
     lines = [""]
-    for word in text.split(" "):
+    for word in _line(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and _font().getlength(longer) > width:
             lines.append(word)

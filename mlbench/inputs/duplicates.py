@@ -14,6 +14,18 @@ from mlbench.inputs.pixels import file_digests
 _KNOWN: dict[str, list[str]] = {}
 
 
+def notes_of(dataset: Dataset, most: int | None = None) -> list[str]:
+    """All that is to be told of `dataset`: what its reading was unsure about, and pictures of equal bytes.
+
+    Where more than `most` images would have to be read for the latter, it says so in their place.
+    """
+    unhashed = 0 if most is None else dataset.count_unhashed()
+    if most is None or unhashed <= most:
+        return [*dataset.notes, *equal_pictures(dataset)]
+    later = f"equal pictures are not looked for yet: {unhashed:,} images are to be hashed (`mlbench data verify`)"
+    return [*dataset.notes, later]
+
+
 def equal_pictures(dataset: Dataset) -> list[str]:
     """Notes on picture files of equal bytes, across the parts of `dataset` and within one; none if there are none.
 

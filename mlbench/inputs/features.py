@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,13 @@ def load_features(
     name: str,
     device: torch.device,
     advance: Advance | None = None,
+    pixels_of: Callable[[Split, int], Rows] = load_pixels,
 ) -> Features:
-    """Features of `split` at `size` from `backbone`, which `name` tells of in words; as in `feature_recipe`."""
-    pixels = load_pixels(split, size)
+    """Features of `split` at `size` from `backbone`, which `name` tells of in words; as in `feature_recipe`.
+
+    `pixels_of` gives the pixels they are made of.
+    """
+    pixels = pixels_of(split, size)
     about = feature_recipe(split, size, backbone, name, device)
     backbone = backbone.to(device).eval()
 

@@ -16,7 +16,7 @@ from mlbench.datasets.base import Split
 from mlbench.errors import UsageError, unknown
 from mlbench.inputs.cache import Advance
 from mlbench.inputs.checked import Rows
-from mlbench.inputs.pixels import _in_memory, load_pixels, pixel_file, squash
+from mlbench.inputs.pixels import in_memory, load_pixels, pixel_file, squash
 from mlbench.paths import cache_dir
 from mlbench.provenance import usable_cores
 
@@ -101,7 +101,7 @@ def storage(split: Split, size: int) -> Storage:
     if wanted not in _CHOICES:
         raise unknown("value of MLBENCH_PIXELS", wanted, _CHOICES)
     needed, free = len(split) * 3 * size * size, _free(cache_dir())
-    if _in_memory(split, size) is not None:
+    if in_memory(split, size) is not None:
         return Storage("ready", needed, free)
     if wanted == "decode":
         return Storage("decode", needed, free)

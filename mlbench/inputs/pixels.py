@@ -91,7 +91,7 @@ def load_pixels(split: Split, size: int, advance: Advance | None = None) -> Rows
     DataError
         An image cannot be decoded or has changed since its file was hashed, or the cache is damaged.
     """
-    ready = _in_memory(split, size)
+    ready = in_memory(split, size)
     if ready is not None:
         return ready
     about = pixel_recipe(split, size)
@@ -126,7 +126,7 @@ def files_sha256(split: Split) -> str:
     )
 
 
-def _in_memory(split: Split, size: int) -> np.ndarray | None:
+def in_memory(split: Split, size: int) -> np.ndarray | None:
     ready = getattr(split.images, "array", None)
     return ready if ready is not None and ready.shape[1:3] == (size, size) else None
 

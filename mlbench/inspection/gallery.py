@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mlbench.annotation import State
-from mlbench.errors import UsageError
+from mlbench.errors import UsageError, visible
 from mlbench.files import atomic_write
 from mlbench.inspection.look import FLAGS, Look, Sight
 from mlbench.inspection.pictures import map_bytes, relative_boxes, thumbnail
@@ -69,7 +69,7 @@ def write_gallery(look: Look, path: Path, images: int = IMAGES) -> Gallery:
     listed = sorted({entry["name"] for card in cards for entry in card["entries"]})
     counts = {name: sum(name in card["marks"] for card in cards) for name in _FILTERS}
     page = _render(
-        title=_shown(look.title),
+        title=visible(look.title),
         notes=look.notes,
         total=len(look),
         part=look.part,
@@ -95,7 +95,7 @@ def _card(look: Look, row: int, at: int, classes: list[int], maps: list[np.ndarr
         found = [None if heat is None else map_bytes(heat[c]) for heat in maps]
         entries.append(
             {
-                "name": _shown(look.data.classes[c]),
+                "name": visible(look.data.classes[c]),
                 "truth": _STATES[State(int(look.truth[row, c]))],
                 "observed": _STATES[State(int(look.observed[row, c]))],
                 "runs": [(_score(sight, row, c), bool(sight.decided[row, c])) for sight in look.runs],
@@ -114,11 +114,11 @@ def _card(look: Look, row: int, at: int, classes: list[int], maps: list[np.ndarr
     }
     positive = np.flatnonzero(look.truth[row] == State.POSITIVE)
     return {
-        "id": _shown(look.split.ids[row]),
+        "id": visible(look.split.ids[row]),
         "picture": thumbnail(image, _SIDE),
         "width": width,
         "height": height,
-        "alt": ", ".join(_shown(look.data.classes[c]) for c in positive) or "no true label known",
+        "alt": ", ".join(visible(look.data.classes[c]) for c in positive) or "no true label known",
         "entries": entries,
         "marks": sorted({mark for entry in entries for mark in entry["marks"]}),
         "values": {name: _number(value) for name, value in values.items()},
@@ -155,11 +155,6 @@ def _number(value: Any) -> str:
 
 def _text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}"
-
-
-def _shown(text: str) -> str:
-    """`text` with everything replaced that HTML forbids or that would turn the direction of what stands around it."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _render(**given: Any) -> str:

@@ -11,5 +11,18 @@ from mlbench.methods.contract import (
     Uses,
     private_generator,
 )
+from mlbench.methods.task import Task, Used
 
-__all__ = ["SUPERVISION", "Batch", "Hyper", "Method", "Phase", "Prediction", "Step", "Uses", "private_generator"]
+__all__ = [
+    "SUPERVISION",
+    "Batch",
+    "Hyper",
+    "Method",
+    "Phase",
+    "Prediction",
+    "Step",
+    "Task",
+    "Used",
+    "Uses",
+    "private_generator",
+]

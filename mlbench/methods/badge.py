@@ -8,14 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlbench
 from mlbench.files import atomic_write, sha256_file
 from mlbench.paths import cache_dir
-from mlbench.registry import GROUP
+from mlbench.registry import METHODS
 
 if TYPE_CHECKING:
     from mlbench.methods import Method
@@ -65,7 +64,7 @@ def _files(top: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _distribution_files(name: str) -> Iterator[tuple[str, Path]]:
     """Files of the distributions, but this one, that register the method `name`, as far as they list them."""
-    for point in entry_points(group=GROUP, name=name):
+    for point in METHODS.claims().get(name.rpartition(":")[2], ()):
         if point.dist is None or point.value.partition(".")[0] == "mlbench":
             continue
         for file in point.dist.files or ():

@@ -7,11 +7,8 @@ A method that is only a loss overrides `Method.loss`. Everything else has a defa
 from __future__ import annotations
 
 import re
-import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -20,50 +17,17 @@ from torch import Tensor, nn
 from mlbench.errors import UsageError, nearest, unknown
 from mlbench.inputs.placement import Placement
 from mlbench.inputs.views import View
+from mlbench.methods.kept import kept_tables
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import HeadSpec
-from mlbench.settings import as_float
+from mlbench.settings import Hyper
 
 if TYPE_CHECKING:
-    from mlbench.runner.task import Task
+    from mlbench.methods.task import Task
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
 SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A declared hyperparameter: default, meaning, and the values allowed.
-
-    `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
-    ("choice", a, b, ...).
-    """
-
-    default: float | int | str | bool
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[Any, ...] = ()
-    search: tuple[Any, ...] = ()
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return `value` in this hyperparameter's type, or raise UsageError."""
-        kind = type(self.default)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = as_float(value, f"hyperparameter {name}")
-        elif kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if type(value) is not kind:
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected {kind.__name__} ({self.help})")
-        if self.choices and value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected one of {listed}")
-        number: Any = value  # bounds are given for numbers only
-        too_low = self.low is not None and number < self.low
-        if too_low or (self.high is not None and number > self.high):
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
-        return value
 
 
 #: Every method has these: BoostLU composes with any of them.
@@ -183,7 +147,12 @@ class Method:
         closest mechanism on public parts; shown in the papers' tables, no part of a run's identity.
     hyperparameters : declared values; anything else given with ``--set`` is refused.
     head : keyword arguments of the default head (alpha_train, alpha_infer).
+    needs_head : what the method uses of the head that ``--head`` chooses: "logits" (any head will do), "maps",
+        "embeddings" or "weight" as in `mlbench.models.heads.ClassificationHead`; "none" where its network is its own.
+    default_head : the head it has where none is asked for.
     views, inputs, uses : see `View`, `Batch.side`, `Uses`.
+    settings_file : the TOML file with the method's settings (`settings_for`), in its module's package; where it is
+        declared and not installed, no run begins. Without one, ``<module>.toml`` is taken where it is there.
     """
 
     name: ClassVar[str] = ""
@@ -199,9 +168,12 @@ class Method:
     level: ClassVar[str] = ""
     hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
     head: ClassVar[Mapping[str, float]] = {}
+    needs_head: ClassVar[str] = "logits"
+    default_head: ClassVar[str] = "linear"
     views: ClassVar[tuple[View, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[Mapping[str, Uses]] = {}
+    settings_file: ClassVar[str] = ""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -218,7 +190,7 @@ class Method:
         return self.task.classifier(self.head_spec())
 
     def head_spec(self) -> HeadSpec:
-        """The head the hyperparameters ask for."""
+        """What BoostLU does in the head, by the hyperparameters."""
         alphas = self.hyper["head.alpha_train"], self.hyper["head.alpha_infer"]
         return HeadSpec("linear" if alphas == (1.0, 1.0) else "boostlu", *alphas)
 
@@ -321,7 +293,7 @@ class Method:
 
     @classmethod
     def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """Published or tuned settings kept as data: ``<module>.toml`` beside the method's module.
+        """Published or tuned settings kept as data: `settings_file` beside the method's module.
 
         Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
         ``source`` key says where they come from.
@@ -342,11 +314,8 @@ class Method:
     @classmethod
     def _kept(cls) -> dict[str, Any]:
         """The tables of `settings_for` by data set."""
-        module = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if module is None or not Path(module).with_suffix(".toml").is_file():
-            return {}
-        tables: dict[str, Any] = tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
-        return tables.get(cls.name, {})
+        tables: dict[str, Any] = kept_tables(cls).get(cls.name.rpartition(":")[2], {})
+        return tables
 
     @classmethod
     def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,19 +15,16 @@ from mlbench.metrics.average_precision import (
     mean_average_precision,
 )
 from mlbench.metrics.calibration import (
-    CALIBRATION,
     ClassValues,
     Reliability,
     adaptive_calibration_error,
     brier_score,
-    calibration_measures,
-    calibration_measures_of_known,
     expected_calibration_error,
     reliability,
 )
 from mlbench.metrics.decisions import threshold, top_k, top_k_thresholded
 from mlbench.metrics.definitions import AXES, PUBLISHED, ClassMeans, Definition, Lens, class_means, users
-from mlbench.metrics.further import FURTHER, LESS_IS_BETTER, further, map_macro
+from mlbench.metrics.further import map_macro
 from mlbench.metrics.label_metrics import (
     Accuracies,
     Counts,
@@ -48,14 +45,13 @@ from mlbench.metrics.ranking import (
     one_error,
     roc_auc,
 )
+from mlbench.metrics.registered import METRICS, Metric, Predicted, Sampled
 from mlbench.metrics.scores import Logits, Probabilities, Ranks, Scores, scores_of_kind
 from mlbench.metrics.streaming import Streaming
 
 __all__ = [
     "AXES",
-    "CALIBRATION",
-    "FURTHER",
-    "LESS_IS_BETTER",
+    "METRICS",
     "PUBLISHED",
     "Accuracies",
     "AreaUnderCurve",
@@ -68,10 +64,13 @@ __all__ = [
     "Lens",
     "Logits",
     "MeanAccuracy",
+    "Metric",
     "PrecisionRecallF1",
+    "Predicted",
     "Probabilities",
     "Ranks",
     "Reliability",
+    "Sampled",
     "Scores",
     "Streaming",
     "accuracy",
@@ -79,13 +78,10 @@ __all__ = [
     "average_precision",
     "average_precision_of_known",
     "brier_score",
-    "calibration_measures",
-    "calibration_measures_of_known",
     "class_means",
     "coverage_error",
     "empty_classes",
     "expected_calibration_error",
-    "further",
     "group_means",
     "hamming_loss",
     "harmonic_mean",

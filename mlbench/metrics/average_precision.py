@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from mlbench.errors import DataError, unknown
-from mlbench.metrics._checks import bool_matrix, known_matrix, release
+from mlbench.metrics.checks import bool_matrix, known_matrix, release
 from mlbench.metrics.scores import Scores, require_scores
 
 EMPTY_CLASS_RULES = ("zero", "skip", "zero_if_known")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlbench.errors import UsageError, unknown
-from mlbench.metrics._checks import row_blocks
+from mlbench.metrics.checks import row_blocks
 from mlbench.metrics.scores import Scores, require_scores
 
 

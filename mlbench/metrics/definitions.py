@@ -13,8 +13,8 @@ import numpy as np
 from mlbench.errors import UsageError, unknown
 from mlbench.metrics.average_precision import average_precision, mean_average_precision
 from mlbench.metrics.decisions import threshold, top_k
-from mlbench.metrics.further import FURTHER, further
 from mlbench.metrics.label_metrics import PrecisionRecallF1, harmonic_mean, mean_accuracy, precision_recall_f1
+from mlbench.metrics.registered import METRICS, Predicted
 from mlbench.metrics.scores import Ranks, Scores
 
 Value = TypeVar("Value")
@@ -209,11 +209,14 @@ class Lens:
         return found
 
     def value(self, definition: Definition, metric: str) -> float:
-        """`metric`, or a measure of `FURTHER`, under `definition`, as a fraction; NaN where it is undefined."""
-        if metric in FURTHER:
-            return self._further(metric, definition)
+        """`metric`, one of `metrics` or a registered one, under `definition`; NaN where it is undefined.
+
+        A fraction, but of a registered one whose unit is a number.
+        """
         if metric not in self.metrics:
-            raise unknown("metric", metric, (*self.metrics, *FURTHER))
+            if metric in METRICS:
+                return self._predicted(definition).measure(METRICS[metric])
+            raise unknown("metric", metric, (*self.metrics, *METRICS))
         if metric == "mAP":
             return self._mean_ap(definition)
         if metric == "mA":
@@ -264,19 +267,19 @@ class Lens:
             return float("nan")
         return mean_accuracy(decided[rows], self.targets[rows], self.known[rows]).value
 
-    def _further(self, measure: str, definition: Definition) -> float:
-        rows = self._rows(definition)
-        for_ap = measure == "map_macro"
-        targets, known = (self.ap_targets, self.ap_known) if for_ap else (self.targets, self.known)
-        decided = self._decided(definition.decision)
-        return further(
-            measure,
-            type(self.scores)(self.scores.values[rows]),
-            targets[rows],
-            known[rows],
-            None if decided is None else decided[rows],
+    def _predicted(self, definition: Definition) -> Predicted:
+        """What registered metrics are given."""
+        every = Predicted(
+            self.scores,
+            self.targets,
+            self.known,
+            self.ap_targets,
+            self.ap_known,
+            self._decided(definition.decision),
             definition.ap,
         )
+        name = ("predicted", definition.decision, definition.ap, definition.unlabelled)
+        return self._once(name, lambda: every.take(self._rows(definition)))
 
     def _counted(self, definition: Definition, top: bool) -> PrecisionRecallF1 | None:
         """Counts of what `definition` decides, None where these scores allow no such decision."""

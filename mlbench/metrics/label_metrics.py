@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from mlbench.metrics._checks import bool_matrix, known_matrix
+from mlbench.metrics.checks import bool_matrix, known_matrix
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlbench.metrics._checks import bool_matrix, known_matrix
+from mlbench.metrics.checks import bool_matrix, known_matrix
 from mlbench.metrics.scores import Scores, require_scores
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mlbench.errors import DataError
-from mlbench.metrics._checks import bool_matrix, known_matrix
 from mlbench.metrics.average_precision import average_precision_of_entries
+from mlbench.metrics.checks import bool_matrix, known_matrix
 from mlbench.metrics.label_metrics import PrecisionRecallF1, joined, precision_recall_f1
 from mlbench.metrics.scores import Scores, require_scores
 

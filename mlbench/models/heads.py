@@ -1,20 +1,21 @@
-"""Classification heads: one weight matrix used as a pooled linear layer, as class activation maps, or with BoostLU."""
+"""Classification heads: what any head gives, and the linear one: pooled, as class activation maps, or with BoostLU."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlbench.errors import UsageError, unknown
+from mlbench.settings import Hyper
 
 KINDS = ("linear", "cam", "boostlu")
 
@@ -91,7 +92,67 @@ class HeadSpec:
         return asdict(self)
 
 
-class Head(nn.Module):
+#: What a head may give beside logits; `ClassificationHead` says what each means.
+GIVES = ("maps", "embeddings", "weight")
+
+
+class ClassificationHead(nn.Module):
+    """Base of every head: feature maps float [B, D, h, w] to logits float32 [B, C].
+
+    A head draws its initial numbers from the global generator and is made by ``cls(channels, classes, **hyper)``.
+    Besides `forward` it defines what it says that it `gives`:
+
+    * "maps": ``maps(features, boosted=False)``, class activation maps [B, C, h, w] that the logits are pooled from.
+      With `boosted`, BoostLU with the `alpha` in force has been applied, as it is in `forward`, to the maps before they
+      are pooled. ``heat_maps(features)`` are they without bias, their weights taken as data: no gradient reaches these.
+    * "embeddings": ``embed(features)``, one embedding for each class [B, C, E], and ``classify(embeddings)``, the
+      logits [B, C] of them; ``forward(x)`` is ``classify(embed(x))``. UsageError where its hyperparameters leave
+      classes without an embedding of their own.
+    * "weight": the one linear layer, ``weight`` [C, D] and ``bias`` [C].
+
+    Class attributes
+    ----------------
+    version : raise it when the same settings give other numbers. Part of a run's identity, as are
+    hyperparameters : declared values; set as ``head.KEY``.
+    gives : of `GIVES`.
+
+    Attributes
+    ----------
+    spec : what BoostLU does; set by who builds the head, and 1 for heads without maps.
+    """
+
+    version: ClassVar[int] = 1
+    hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = HeadSpec()
+
+    @property
+    def alpha(self) -> float:
+        """BoostLU's alpha in force: `alpha_train` in training mode, else `alpha_infer`."""
+        return self.spec.alpha_train if self.training else self.spec.alpha_infer
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether, in the present mode, logits depend on more than the mean of the features.
+
+        Where False, pooled features [B, D, 1, 1] give the logits of the maps they were pooled from, up to rounding.
+        """
+        return True
+
+
+def check_features(features: Tensor, channels: int) -> None:
+    """UsageError unless `features` are [B, channels, h, w] with at least one position."""
+    if features.ndim != 4 or features.shape[1] != channels or 0 in features.shape[2:]:
+        raise UsageError(
+            f"the head expects features [images, {channels}, height, width] (pooled ones: [images, {channels}, "
+            f"1, 1]), got {list(features.shape)}"
+        )
+
+
+class Head(ClassificationHead):
     """Feature maps [B, D, H, W] to logits [B, C], with ``weight`` [C, D] and ``bias`` [C].
 
     The kinds of `HeadSpec` have the same parameters under the same names, so they load into each other's state, and
@@ -105,6 +166,8 @@ class Head(nn.Module):
     channels, classes : D and C, at least 1.
     alpha_train, alpha_infer, kind : see `HeadSpec`.
     """
+
+    gives = ("maps", "weight")
 
     def __init__(
         self,
@@ -123,16 +186,8 @@ class Head(nn.Module):
         self.bias = linear.bias
 
     @property
-    def alpha(self) -> float:
-        """BoostLU's alpha in force: `alpha_train` in training mode, else `alpha_infer`."""
-        return self.spec.alpha_train if self.training else self.spec.alpha_infer
-
-    @property
     def needs_maps(self) -> bool:
-        """Whether, in the present mode, logits depend on more than the mean of the features (alpha is not 1).
-
-        Where False, pooled features [B, D, 1, 1] give the logits of the maps they were pooled from, up to rounding.
-        """
+        """Whether alpha is not 1 in the present mode."""
         return self.alpha != 1
 
     def forward(self, features: Tensor) -> Tensor:
@@ -151,7 +206,7 @@ class Head(nn.Module):
         the alpha in force has been applied.
         """
         features = self._checked(features)
-        with _without_autocast(features.device):
+        with without_autocast(features.device):
             maps = class_activation_maps(features, self.weight, self.bias)
             return boostlu(maps, self.alpha) if boosted else maps
 
@@ -159,13 +214,14 @@ class Head(nn.Module):
         classes, channels = self.weight.shape
         return f"{channels}, {classes}, {self.spec}"
 
+    def heat_maps(self, features: Tensor) -> Tensor:
+        """Maps [B, C, H, W] without the bias; the weights are data, so that gradients reach the features alone."""
+        weight = self.weight.detach()
+        with without_autocast(features.device):
+            return class_activation_maps(features.to(weight.dtype), weight)
+
     def _checked(self, features: Tensor) -> Tensor:
-        channels = self.weight.shape[1]
-        if features.ndim != 4 or features.shape[1] != channels or 0 in features.shape[2:]:
-            raise UsageError(
-                f"the head expects features [images, {channels}, height, width] (pooled ones: [images, {channels}, "
-                f"1, 1]), got {list(features.shape)}"
-            )
+        check_features(features, self.weight.shape[1])
         return features.to(self.weight.dtype)
 
 
@@ -174,7 +230,7 @@ def logits_together(heads: Sequence[Head], features: Tensor) -> list[Tensor]:
 
     The heads must agree in `pools_first`; number of classes, BoostLU and its alpha are each head's own.
     """
-    with _without_autocast(features.device):
+    with without_autocast(features.device):
         weight, sizes = _joined([head.weight for head in heads]), [len(head.weight) for head in heads]
         if not heads[0].pools_first:
             maps = _parts(class_activation_maps(features, weight), sizes)
@@ -246,7 +302,7 @@ def _check_alpha(name: str, alpha: float) -> float:
     return float(alpha)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mlbench.errors import DataError, UsageError, unknown
+from mlbench.errors import DataError, UsageError
 
 #: The torchvision architecture whose IMAGENET1K_V1 file fits a backbone; None where torchvision has no file for it.
 TORCHVISION: Mapping[str, str | None] = {
@@ -55,7 +55,9 @@ class StartWeights:
         if file is not None:
             return cls(file.path.name, file.sha256, file.note)
         expected = hub_name(backbone)
-        if backbone == "scenes":
+        if backbone not in TORCHVISION:
+            note = "random start: no weights given, and none in the cache of the backbone's library"
+        elif backbone == "scenes":
             note = "random start: this network is trained from scratch"
         elif expected is None:
             note = "random start: no ImageNet weights given, and torchvision has none for this network"
@@ -67,12 +69,12 @@ class StartWeights:
 def hub_name(backbone: str) -> str | None:
     """File name of torchvision's IMAGENET1K_V1 weights for `backbone`, as torchvision gives it; None if it has none.
 
+    So of all backbones that are not torchvision's.
+
     V1 and not torchvision's present default: the papers used the weights of their time, and V2 comes from another
     training recipe.
     """
-    if backbone not in TORCHVISION:
-        raise unknown("backbone", backbone, TORCHVISION)
-    architecture = TORCHVISION[backbone]
+    architecture = TORCHVISION.get(backbone)
     if architecture is None:
         return None
     import torchvision
@@ -88,7 +90,8 @@ def find_weights(backbone: str, path: Path | str | None = None) -> WeightsFile |
     ----------
     backbone : a backbone's name.
     path : a local .safetensors or .pth file. None: torchvision's IMAGENET1K_V1 file in the cache folder of
-        `torch.hub`, if it is there (put there by torchvision or by hand).
+        `torch.hub`, if it is there (put there by torchvision or by hand); of another library's backbone, its file in
+        that library's own cache.
 
     Returns
     -------
@@ -100,11 +103,15 @@ def find_weights(backbone: str, path: Path | str | None = None) -> WeightsFile |
     DataError : no such file; a file whose name says that it is for another backbone; or one with torchvision's name
         whose SHA-256 does not begin as the name says (a broken download).
     """
-    expected = hub_name(backbone)
-    if path is None:
-        if expected is None or not (_hub_folder() / expected).is_file():
-            return None
+    from mlbench.models.backbones import BACKBONES  # which loads weights
+
+    entry, expected = BACKBONES[backbone], hub_name(backbone)
+    if path is None and entry.cached is not None:
+        path = entry.cached()
+    elif path is None and expected is not None and (_hub_folder() / expected).is_file():
         path = _hub_folder() / expected
+    if path is None:
+        return None
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth"):
         raise UsageError(f"{path}: expected a weights file with the ending .safetensors or .pth")
@@ -119,7 +126,8 @@ def load_weights(module: nn.Module, file: WeightsFile) -> StartWeights:
     """Load `file` into `module`, a backbone without classifier; also set as ``module.start``.
 
     Floating-point values become float32. Keys of a classifier (``fc.``, ``classifier.``) that `module` does not have
-    are left out and counted in the note. The counters of BatchNorm, which older files lack, may be missing.
+    are left out and counted in the note; a module that defines ``adapt_weights`` is asked first, see `Backbone`. The
+    counters of BatchNorm, which older files lack, may be missing.
 
     Raises
     ------
@@ -127,7 +135,9 @@ def load_weights(module: nn.Module, file: WeightsFile) -> StartWeights:
         unexpected, or has another shape or type; or a value is not finite.
     """
     own = module.state_dict()
-    state = _read(file.path)
+    state, remark = _read(file.path), ""
+    if hasattr(module, "adapt_weights"):
+        state, remark = module.adapt_weights(state, file.path.suffix == ".pth")  # type: ignore[operator]
     left_out = [key for key in state if key.startswith(CLASSIFIERS) and key not in own]
     for key in left_out:
         del state[key]
@@ -156,7 +166,8 @@ def load_weights(module: nn.Module, file: WeightsFile) -> StartWeights:
     module.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, strict=False
     )
-    note = f"{file.note}; {len(left_out)} classifier tensors left out" if left_out else file.note
+    left = f"{len(left_out)} classifier tensors left out" if left_out else ""
+    note = "; ".join(filter(None, (file.note, remark, left)))
     start = StartWeights(file.path.name, file.sha256, note)
     module.start = start  # type: ignore[assignment]
     return start
@@ -165,12 +176,14 @@ def load_weights(module: nn.Module, file: WeightsFile) -> StartWeights:
 def _origin(backbone: str, path: Path, sha256: str, expected: str | None) -> str:
     """What the file's name says of its origin, checked."""
     # ResNet-50 exists with the stride in two places and the same keys, so that loading cannot tell them apart.
-    if backbone == "resnet50" and "keras" in path.name.lower():
-        raise DataError(f"{path}: named as weights of 'resnet50-keras', whose stride sits elsewhere than in 'resnet50'")
+    if backbone.removeprefix("timm:").partition(".")[0] == "resnet50" and "keras" in path.name.lower():
+        raise DataError(
+            f"{path}: named as weights of 'resnet50-keras', whose stride sits elsewhere than in '{backbone}'"
+        )
     name = _TORCHVISION_NAME.fullmatch(path.name)
     if name is None or name["architecture"] not in TORCHVISION.values():
         return "local file"
-    if name["architecture"] != TORCHVISION[backbone]:
+    if backbone in TORCHVISION and name["architecture"] != TORCHVISION[backbone]:
         raise DataError(f"{path}: named as torchvision's weights of '{name['architecture']}', not of '{backbone}'")
     if not sha256.startswith(name["sha"]):
         raise DataError(

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from mlbench.datasets import load_dataset
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, visible
 from mlbench.progress import Reporter
 from mlbench.proposals.arrays import compute_proposals, import_proposals, load_proposals, split_proposals
 from mlbench.proposals.readers import ORDERS, Coordinates, Found, match_samples, read_boxes, read_kdwsd_list, read_mat
@@ -117,5 +117,5 @@ if __name__ == "__main__":
     try:
         main()
     except MlbenchError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(visible(f"Error: {error}"), err=True)
         raise SystemExit(error.exit_code) from None

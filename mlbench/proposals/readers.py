@@ -72,7 +72,7 @@ def read_mat(path: Path, images: str = "images", boxes: str = "boxes", scores: s
         raise DataError(f"{path}: no such file")
     try:
         table = loadmat(path, variable_names=[images, boxes, scores])
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except Exception as error:  # bytes that are no such file make SciPy raise nearly anything
         raise DataError(f"{path}: no MATLAB file that SciPy reads ({error})") from None
     if missing := [name for name in (images, boxes) if name not in table]:
         raise DataError(f"{path}: no variable '{missing[0]}'; expected cells '{images}' and '{boxes}'")

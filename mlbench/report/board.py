@@ -62,7 +62,7 @@ def table(
     if replicates:
         from mlbench.report.ties import image_replicates
 
-        drawn, reasons = image_replicates(shown, root, replicates, data_root)
+        drawn, reasons = image_replicates(shown, root, replicates, data_root, metrics or ())
     return build_table(
         shown,
         metric=metrics or "mAP",

@@ -8,8 +8,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from mlbench.errors import UsageError
-from mlbench.report.tables import sign_of
+from mlbench.errors import UsageError, visible
 from mlbench.significance.ranks import CriticalDifference, critical_difference
 
 _WIDTH, _MARGIN, _AXIS, _LINE = 900, 260, 70, 20
@@ -39,8 +38,8 @@ def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
         missing = [f"{method} on {column}" for column, method in table.isna().stack()[lambda gap: gap].index]
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UsageError(f"diagram of ranks: no value of {listed}; choose with --methods and --datasets")
-    better = sign_of(metrics[0]) * table.to_numpy()
-    return draw_ranks(list(table.columns), critical_difference(better, level), len(table), level)
+    sign = -1 if "lower" in set(cells.get("better", ())) else 1
+    return draw_ranks(list(table.columns), critical_difference(sign * table.to_numpy(), level), len(table), level)
 
 
 def draw_ranks(methods: Sequence[str], found: CriticalDifference, sets: int, level: float) -> str:
@@ -59,7 +58,7 @@ def draw_ranks(methods: Sequence[str], found: CriticalDifference, sets: int, lev
         return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="currentColor" stroke-width="{width}"/>'
 
     def text(at: float, y: float, words: str, anchor: str = "middle") -> str:
-        return f'<text x="{at}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+        return f'<text x="{at}" y="{y}" text-anchor="{anchor}">{escape(visible(words))}</text>'
 
     said = (
         f"Mean rank on {sets} data sets (1 is the best). Friedman's test that all are alike: p = {found.p:.2g}. Bars "

@@ -9,14 +9,14 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
-from mlbench.metrics import LESS_IS_BETTER
+from mlbench.metrics import METRICS
 from mlbench.report.power import needed_lines
 from mlbench.report.render import MISSING, Cell, Part, Table
 from mlbench.report.ties import Replicates, Runs, Ties, column_ties, disorder_line, standing_line
@@ -26,6 +26,7 @@ from mlbench.significance.comparability import (
     by_draw,
     column_of,
     flatten,
+    head_of,
     keys_text,
     require_one,
     require_one_mask_a_seed,
@@ -115,8 +116,8 @@ def build_table(
     Parameters
     ----------
     records : run records (schema 1).
-    metric : a name under ``results.test``, such as "mAP" or "top3_strict/F1-O", or several, each with a column a data
-        set; values are percentages.
+    metric : a name under ``results.test``, such as "mAP" or "top3_strict/F1-O", in percent, or under ``measures`` (a
+        registered metric), in its own unit; or several, each with a column a data set.
     protocol, methods, datasets : what to show, in this order; by default all there is, methods as in `METHOD_ORDER`.
         A method or data set without a run is shown as missing.
     published : show the published values of the same method, data set, protocol and metric beside ours, as
@@ -130,12 +131,11 @@ def build_table(
     gap : also say how many draws would find a difference of so many points to the best, see `needed_lines`.
 
     Bold are all of our methods that may be the best, see `column_ties`; where nothing could be tested, the best alone.
-    Of a metric in `LESS_IS_BETTER` the best is the lowest.
 
-    A data set whose runs differ in track or backbone has a column for each kind, see `kinds_of`. Raises UsageError for
-    an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says what they have
-    to share) and for a cell whose runs differ in more than what a repetition draws. Runs that no mask decides count as
-    one for each repetition.
+    A data set whose runs differ in track, backbone or head has a column for each kind, see `kinds_of`. Raises
+    UsageError for an unknown name, for no record left, for a column of runs that cannot be compared (`column_of` says
+    what they have to share) and for a cell whose runs differ in more than what a repetition draws. Runs that no mask
+    decides count as one for each repetition.
     """
     every = check_records(records)
     if not every:
@@ -152,7 +152,7 @@ def build_table(
     if not chosen:
         raise UsageError("no run record of the methods and data sets asked for")
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
-    _known("metric", metrics, {name for record in chosen for name in record["results"]["test"]})
+    kinds_of_numbers = {name: _kind_of_number(name, chosen) for name in metrics}
 
     settings = rows_of(every)
     rows = list(dict.fromkeys(methods or sorted(set(map(_method, chosen)), key=_rank)))
@@ -168,6 +168,7 @@ def build_table(
     for (dataset, kind), value in itertools.product(kinds, metrics):
         name = ", ".join([dataset, *kind])
         title = name if len(metrics) == 1 else value if len(kinds) == 1 else f"{name} {value}"
+        sign = kinds_of_numbers[value].sign
         runs = of_kind(on[dataset], kind)
         _check_column(runs, dataset)
         by_method: dict[str, list[Record]] = {method: [] for method in rows}
@@ -176,7 +177,10 @@ def build_table(
         column = [cell_of(by_method[method], method, dataset, value, settings) for method in rows]
         for cell in column:
             cell["column"] = name
-        own, ties = _tie(column, by_method, value, replicates(value) if replicates else None, digits)
+            if sign < 0:
+                cell["better"] = "lower"
+        drawn = {key: sign * values for key, values in replicates(value).items()} if replicates else None
+        own, ties = _tie(column, by_method, value, sign, drawn, digits)
         stood.append((title, ties))
         ranked.append((title, {m: {d: v for d, (_, v) in mine.items()} for m, mine in zip(rows, own, strict=True)}))
         header.append((Part(title, mark=marks(describe_runs(runs)) if len(runs) else ""),))
@@ -192,7 +196,7 @@ def build_table(
                 cell["published"] = " / ".join(r["printed"] for r in found)
                 cell["published_source"] = " / ".join(_source(r) for r in found)
         cells += column
-    footer = _footer(metrics, cells, any("published" in c for c in cells), replicates is not None, untested)
+    footer = _footer(kinds_of_numbers, cells, any("published" in c for c in cells), replicates is not None, untested)
     footer += _standing_lines(rows, stood)
     footer += () if gap is None else tuple(needed_lines(ranked, gap))
     notes = tuple((mark, text) for text, mark in marks.items())
@@ -200,7 +204,8 @@ def build_table(
 
 
 def kinds_of(runs: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Tracks and backbones that `runs` differ in, as ("head", "resnet50"); one empty kind where they do not.
+    """Tracks, backbones and heads that `runs` differ in, as ("head", "resnet50", "csra") and ("head", "resnet50"), the
+    linear head being left out; one empty kind where they do not differ.
 
     Submitted runs, whose track and backbone are only claimed, make no kind.
     """
@@ -222,18 +227,53 @@ def _dataset(record: Record) -> str:
 
 
 def _kind(record: Record) -> tuple[str, ...]:
-    return str(record["identity"]["track"]), str(record["identity"]["backbone"]["name"])
+    head = head_of(record)
+    return str(record["identity"]["track"]), str(record["identity"]["backbone"]["name"]), *([head] if head else [])
 
 
 def value_of(record: Record, metric: str) -> float:
-    """A test number in percent; NaN where it is undefined or the record has it not."""
+    """A test number as it is shown (percent, but for some measures); NaN where it is undefined or the record has it
+    not."""
     value = record["results"]["test"].get(metric)
+    if value is None:
+        value = record.get("measures", {}).get(metric, {}).get("value")
     return math.nan if value is None else float(value)
 
 
-def sign_of(metric: str) -> int:
-    """1, or -1 for a metric by which the best is the lowest."""
-    return -1 if metric in LESS_IS_BETTER else 1
+class _Number(NamedTuple):
+    """What numbers of a metric are: their unit, and whether the higher one is the better (sign 1) or not (-1)."""
+
+    unit: str = "percent"
+    sign: int = 1
+
+
+def _kind_of_number(metric: str, records: Sequence[Record]) -> _Number:
+    """UsageError where no record has `metric`, or where it was measured in several ways."""
+    if any(metric in record["results"]["test"] for record in records):
+        return _Number()
+    found = {
+        (m["unit"], m["better"], m["owner"]) for record in records if (m := record.get("measures", {}).get(metric))
+    }
+    if not found:
+        if metric in METRICS:
+            raise UsageError(
+                f"no run has been measured by '{metric}': `mlbench results rescore FOLDER --write --metric {metric}` "
+                "adds it to the records whose predictions are at hand"
+            )
+        names = {name for record in records for part in _numbers(record) for name in part}
+        raise unknown("metric", metric, {*names, *METRICS})
+    if len(found) > 1:
+        ways = "; ".join(f"{owner} ({unit}, {better} is better)" for unit, better, owner in sorted(found))
+        raise UsageError(
+            f"runs were measured by '{metric}' in several ways: {ways}. `mlbench results rescore FOLDER --write "
+            f"--metric {metric}` measures them anew"
+        )
+    ((unit, better, _),) = found
+    return _Number(unit, 1 if better == "higher" else -1)
+
+
+def _numbers(record: Record) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    return record["results"]["test"], record.get("measures", {})
 
 
 class Marks(dict[str, str]):
@@ -318,14 +358,14 @@ def _tie(
     column: Sequence[dict[str, Any]],
     by_method: Mapping[str, Sequence[Record]],
     metric: str,
+    sign: int,
     replicates: Replicates | None,
     digits: int,
 ) -> tuple[list[Runs], Ties]:
     """Give the ranked cells of a column their tie groups, say which are bold; returns the ranked runs by cell, too.
 
-    Values of a metric by which less is better are turned round, there and in what is returned.
+    With `sign` -1 lower is better: the runs returned, and the `replicates`, have values of the other sign.
     """
-    sign = sign_of(metric)
     own: list[Runs] = []
     for cell in column:
         ranked = by_method[cell["method"]] if _ranked(cell) and not math.isnan(cell["mean"]) else []
@@ -334,7 +374,9 @@ def _tie(
     ties = column_ties(own, replicates)
     groups, standing = ties.groups, ties.standing
     shown = [f"{cell['mean']:.{digits}f}" for cell in column]
-    best = max((text for text, mine in zip(shown, own, strict=True) if mine), key=lambda t: sign * float(t), default="")
+    best = max(
+        (text for text, mine in zip(shown, own, strict=True) if mine), key=lambda text: sign * float(text), default=""
+    )
     for cell, group, text, mine in zip(column, groups, shown, own, strict=True):
         cell["tie_group"] = group
         cell["best"] = group == 1 or (bool(mine) and group is None and text == best)
@@ -405,15 +447,19 @@ def _source(row: Mapping[str, Any]) -> str:
 
 
 def _footer(
-    metrics: Sequence[str], cells: Sequence[Mapping[str, Any]], published: bool, images: bool, reasons: Sequence[str]
+    metrics: Mapping[str, _Number],
+    cells: Sequence[Mapping[str, Any]],
+    published: bool,
+    images: bool,
+    reasons: Sequence[str],
 ) -> tuple[str, ...]:
-    filled = [c for c in cells if c["n"] and c["metric"] == metrics[0]]
+    filled = [c for c in cells if c["n"] and c["metric"] == next(iter(metrics))]
     draws = {(c["repetitions"], c["mask_seeds"]) for c in filled}
     listed = "; ".join(
         f"repetitions {r} {f'with mask seeds {m}' if m else 'that see no mask'}" for r, m in sorted(draws)
     )
     lines = [
-        f"{', '.join(metrics)} on test images, percent: mean ± sample standard deviation (ddof 1) over the runs, whose "
+        f"{_units(metrics)}: mean ± sample standard deviation (ddof 1) over the runs, whose "
         "number stands in brackets; one run shows no deviation.",
         f"Runs: {sum(c['n'] for c in filled)}; {listed}" + (" (not the same in all cells)." if len(draws) > 1 else "."),
         "Bold: of our methods that were given the observed labels only, those that may be the best: no test tells "
@@ -421,8 +467,6 @@ def _footer(
         f"{' and the draw of the test images' if images else ''}; all pairs together at 0.05)."
         + ("" if images else " The draw of the test images is not tested."),
     ]
-    if less := [metric for metric in metrics if sign_of(metric) < 0]:
-        lines.append(f"Less is better: {', '.join(less)}.")
     untested: dict[str, list[str]] = {}
     for cell in cells:
         if cell["untested"]:
@@ -438,3 +482,12 @@ def _footer(
     if not all(c["n"] for c in cells):
         lines.append(f"{MISSING} : no run.")
     return tuple(lines)
+
+
+def _units(metrics: Mapping[str, _Number]) -> str:
+    """The metrics with their units, and which of them are better where they are lower."""
+    names = {unit: [name for name, kind in metrics.items() if kind.unit == unit] for unit in ("percent", "number")}
+    shown = {"percent": "on test images, percent", "number": "on test images, a number"}
+    said = [f"{', '.join(found)} {shown[unit]}" for unit, found in names.items() if found]
+    lower = [name for name, kind in metrics.items() if kind.sign < 0]
+    return "; ".join(said) + (f" (lower is better: {', '.join(lower)})" if lower else "")

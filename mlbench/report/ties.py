@@ -35,7 +35,7 @@ class Ties:
     ----------
     groups : number of the tie group, 1 for those that may be the best; None for a method that was not tested.
     standing : chance of being the best and mean rank with its interval.
-    disorder : (i, j), i having the better mean and the worse group.
+    disorder : (i, j), i having the higher mean and the worse group.
     """
 
     groups: list[int | None]
@@ -78,37 +78,44 @@ def standing_line(title: str, methods: Sequence[str], ties: Ties, most: int = 5)
 
 
 def disorder_line(methods: Sequence[str], ties: Ties) -> str:
-    """Why a method with a better mean stands in a worse group; empty where none does."""
+    """Why a method with a higher mean stands in a worse group; empty where none does."""
     pairs = [f"{methods[i]} (below {methods[j]})" for i, j in ties.disorder]
     if not pairs:
         return ""
     return (
-        f"{', '.join(pairs)}: in a worse group than a method of worse mean, whose gap to the best is less certain for "
+        f"{', '.join(pairs)}: in a worse group than a method of lower mean, whose gap to the best is less certain for "
         "want of runs or for their spread"
     )
 
 
 def image_replicates(
-    records: Iterable[Mapping[str, Any]], root: Path, count: int, data_root: Path | None = None
+    records: Iterable[Mapping[str, Any]],
+    root: Path,
+    count: int,
+    data_root: Path | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple[Callable[[str], Replicates], list[str]]:
     """`count` draws of the test images for every run whose predictions and data set are at hand.
 
     Returns a function from a metric to its values by run, and a line for each reason why runs are left out. All runs
-    on one data set see the same draws.
+    on one data set see the same draws. Those of `metrics` that are registered are drawn besides.
     """
     # Imported late: it brings torch, which tables without this test do not need.
+    from mlbench.metrics import METRICS
     from mlbench.protocol import protocol_of
     from mlbench.significance.compare import statistics_of
 
     here = AtHand(root, data_root)
+    more = [METRICS[name] for name in metrics if name in METRICS]
+    plain = {metric.name for metric in more if metric.unit == "number"}
     found: dict[str, dict[str, np.ndarray]] = {}
     left_out: dict[str, int] = {}
     for record in records:
         try:
             predictions, data = here.predictions(record), here.dataset(record)
-            statistics = statistics_of(predictions, data, protocol_of(record))
+            statistics = statistics_of(predictions, data, protocol_of(record), more)
             values, _ = paired_replicates(statistics, [], data.splits["test"].groups, count, _SEED)
-            found[record["key"]] = {name: 100 * drawn for name, drawn in values.items()}
+            found[record["key"]] = {name: (1 if name in plain else 100) * drawn for name, drawn in values.items()}
         except MlbenchError as error:
             left_out[str(error)] = left_out.get(str(error), 0) + 1
     notes = [f"{number} runs: {reason}" for reason, number in left_out.items()]

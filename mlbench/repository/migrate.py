@@ -213,7 +213,7 @@ class _Witness:
                 raise DataError(f"its pixels of part '{name}' are not those of the images here")
         if hashes:
             return f"read again, with the recorded hashes ({', '.join(sorted(hashes))})"
-        if _in_memory(data):
+        if in_memory(data):
             return "no hash was recorded; the earlier fingerprint is of these images' content"
         if not record["phases"] and not identity.get("uses"):
             return "no image was read"
@@ -262,7 +262,7 @@ def _identity(record: Record, data: Dataset, protocol: Protocol, new_keys: Mappi
     }
 
 
-def _in_memory(data: Dataset) -> bool:
+def in_memory(data: Dataset) -> bool:
     """Whether the images are arrays, which the earlier fingerprint describes by their content, and no files."""
     for split in data.splits.values():
         images = split.images

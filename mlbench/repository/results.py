@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlbench.canonical import canonical_json
+from mlbench.datasets import load_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.consistency import contradictions
 from mlbench.evaluation.rescore import differing, score_record
+from mlbench.metrics import METRICS
 from mlbench.paths import store_dir
 from mlbench.protocol import protocol_of
 from mlbench.registry import available, load_method
 from mlbench.significance.comparability import place_of
-from mlbench.store import find_records, is_submitted, published_name, run_dir, run_key
+from mlbench.store import find_records, is_submitted, published_name, run_dir, run_key, seal, write_record
 from mlbench.store.journal import change_together, finish
 from mlbench.store.replications import predictions_of, same_circumstances, spread_text, with_replications
 from mlbench.store.schema import dump_record
@@ -105,6 +108,10 @@ def merge(folder: Path, source: Path) -> Report:
                 here[_slot(record)] = changed[name] = both
         elif moved := _differences(other, record):
             report.problems.append(f"{name}: {moved}; here {other['key'][:12]}, there {record['key'][:12]}")
+        elif wanted := {name: m for name, m in _measures(record).items() if name not in _measures(other)}:
+            report.count("already there, with new measures")
+            both = seal({**other, "measures": dict(sorted((_measures(other) | wanted).items()))})
+            here[_slot(record)] = changed[_name(other)] = both
         else:
             report.count("already there" if canonical_json(other) == canonical_json(record) else "already there, rerun")
     if not report.problems:
@@ -114,18 +121,31 @@ def merge(folder: Path, source: Path) -> Report:
 
 
 def rescore(
-    folder: Path, store: Path | None = None, dataset: str | None = None, data_root: Path | None = None
+    folder: Path,
+    store: Path | None = None,
+    dataset: str | None = None,
+    data_root: Path | None = None,
+    metrics: Sequence[str] = (),
+    write: bool = False,
 ) -> Report:
     """Score the records of `folder` again from the predictions that `store` has, and compare the test numbers.
 
     Records whose predictions or data are not here are counted, not failed. `data_root` holds one data set's files:
-    name that data set with `dataset`.
+    name that data set with `dataset`, as it is loaded (a description's path, too). `metrics` are registered ones to
+    measure besides; with `write` they are put into the records whose numbers are those of their predictions, all or
+    none.
     """
+    if write and not metrics:
+        raise UsageError("--write adds metrics to the records: name them with --metric")
+    for name in metrics:
+        METRICS[name]
     if data_root is not None and dataset is None:
         raise UsageError("--data-root holds the files of one data set: name it with --dataset")
     root = store or store_dir()
-    records, problems = find_records(folder, dataset=dataset)
+    own = dataset and load_dataset(dataset, data_root).id if str(dataset).endswith(".toml") else dataset
+    records, problems = find_records(folder, dataset=own)
     report = Report(problems=list(problems))
+    changed: list[Record] = []
     for record in records:
         stored = record["predictions"].get("test")
         path = run_dir(root, record["key"]) / stored["file"] if stored else None
@@ -133,7 +153,7 @@ def rescore(
             report.count("without predictions here")
             continue
         try:
-            found = score_record(record, path, data_root)
+            found = score_record(record, path, data_root, dataset=dataset, metrics=metrics)
         except UsageError as error:  # a data set that needs files, or that the catalogue does not have
             report.count(f"not scored ({error})")
             continue
@@ -142,7 +162,28 @@ def rescore(
             continue
         report.count("scored again")
         report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
+        if not write:
+            report.notes += [f"{_name(record)}: {name} {_number(m['value'])}" for name, m in found.measures.items()]
+        elif not found.differences and record.get("measures", {}) != (new := _measures(record) | found.measures):
+            changed.append(seal({**record, "measures": dict(sorted(new.items()))}))
+    if changed and not report.problems:
+        _write(folder, changed)
+        report.counts["records with new measures"] = len(changed)
     return report
+
+
+def _measures(record: Record) -> dict[str, Any]:
+    return dict(record.get("measures", {}))
+
+
+def _write(folder: Path, records: Sequence[Record]) -> None:
+    """Replace `records` where they stand: in a folder of records all at once, in a store each in its own folder."""
+    published = [record for record in records if (folder / _name(record)).exists()]
+    if published:
+        change_together(folder, {_name(r): dump_record(r, _name(r)).encode("ascii") for r in published})
+    for record in records:
+        if record not in published:
+            write_record(folder, record, replace=True)
 
 
 def _name(record: Record) -> str:
@@ -196,8 +237,7 @@ def _differences(old: Record, new: Record) -> str:
     for part in ("results", "per_class"):
         for name in sorted(old[part].keys() | new[part].keys()):
             where = f"{part}.{name}"
-            moved = differing(new[part].get(name, {}), old[part].get(name, {}))
-            lines += _lines({each: (before, now) for each, (now, before) in moved.items()}, where)
+            lines += _lines(differing(old[part].get(name, {}), new[part].get(name, {})), where)
     if lines:
         return f"scores moved without a version bump: {'; '.join(lines[:3])}{'; ...' if len(lines) > 3 else ''}"
     known = old["key"] == new["key"] or old["key"] in new["provenance"].get("migrated", {}).get("from", [])

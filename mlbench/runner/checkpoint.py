@@ -20,6 +20,7 @@ from torch import Tensor
 from mlbench.errors import DataError
 from mlbench.evaluation.predictions import Predictions, write_predictions
 from mlbench.files import atomic_write, file_blocks, reason
+from mlbench.methods import Phase
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _MAGIC = b"mlbench checkpoint 2\n"
@@ -79,6 +80,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise DataError(f"cannot read {path}: {error}") from None
+
+
+def phase_file(phase: Phase) -> str:
+    """Name in the run's folder of what `phase` hands over."""
+    return f"phase-{phase.name}.safetensors"
 
 
 class Kept:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlbench.annotation import Mask, State, draw_mask, hash_ids, may_contradict, sparse
 from mlbench.annotation.sparse import LabelMatrix, SparseLabels, map_labels, no_labels, take_labels
-from mlbench.annotation.sparse_masks import BY_ROW, SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
+from mlbench.annotation.sparse_masks import SparseMask, check_sparse_mask, draw_sparse_mask, with_negatives
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.splits import legacy_split
 from mlbench.errors import DataError, UsageError
@@ -65,8 +65,8 @@ def make_parts(
 
     def draw(split: Split) -> Mask:
         labels = train_labels if split is train else map_labels(split.labels, rule.train)
-        if isinstance(labels, SparseLabels) and annotation.process in BY_ROW:
-            return draw_sparse_mask(labels, annotation.process, params, seed, split.ids)
+        if isinstance(labels, SparseLabels) and isinstance(train_labels, SparseLabels):
+            return draw_sparse_mask(labels, annotation.process, params, seed, split.ids, split.boxes, train_labels)
         return draw_mask(
             np.asarray(labels),
             annotation.process,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mlbench.errors import MethodError, MlbenchError
 from mlbench.methods import Batch, Prediction
-from mlbench.metrics._checks import release
+from mlbench.metrics.checks import release
 from mlbench.runner.crops import mean_prediction
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.hooks import calling, prediction_of
@@ -57,16 +57,20 @@ def predict_part(
     Networks trained in mixed precision score in full precision. Large scores lie in a file that is mapped
     (`mlbench.runner.scratch`): no more than a batch of them is in memory.
     """
-    shape = len(feed.run.parts[part]), len(feed.run.dataset.classes)
-    scores, decisions = new_matrix(shape, np.float32), None
-    for rows, answer in predicted_batches(network, predict, feed, part, world, epoch, source):
-        scores[rows] = answer.scores.numpy()
-        release(scores)
-        if answer.decisions is not None:
-            decisions = new_matrix(shape, np.bool_) if decisions is None else decisions
-            decisions[rows] = answer.decisions.numpy()
-            release(decisions)
-    return Prediction(as_tensor(scores), None if decisions is None else as_tensor(decisions))
+
+    def predict_all(feed: Feed) -> Prediction:
+        shape = len(feed.run.parts[part]), len(feed.run.dataset.classes)
+        scores, decisions = new_matrix(shape, np.float32), None
+        for rows, answer in predicted_batches(network, predict, feed, part, world, epoch, source):
+            scores[rows] = answer.scores.numpy()
+            release(scores)
+            if answer.decisions is not None:
+                decisions = new_matrix(shape, np.bool_) if decisions is None else decisions
+                decisions[rows] = answer.decisions.numpy()
+                release(decisions)
+        return Prediction(as_tensor(scores), None if decisions is None else as_tensor(decisions))
+
+    return feed.probe.predictions(predict_all, feed, part)
 
 
 def predicted_batches(
@@ -143,15 +147,19 @@ def total_over(
 
     Batches are those of inference for `network`: images are not augmented, there is no gradient.
     """
-    local, _ = world.share(np.arange(len(feed.run.parts[part])))
-    per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
-    feed.expect(part, local)
-    found = 0
-    with torch.no_grad(), world.accelerator.autocast():
-        for start in range(0, len(local), per_batch):
-            index = local[start : start + per_batch]
-            found += compute(feed.batch(part, index, None, not takes_maps(network), source))
-    return sum(world.gather_items([found], replicated=False))
+
+    def count_all(feed: Feed) -> int:
+        local, _ = world.share(np.arange(len(feed.run.parts[part])))
+        per_batch = evaluation_batch(feed.settings.image_size if feed.run.track == "full" else 64)
+        feed.expect(part, local)
+        found = 0
+        with torch.no_grad(), world.accelerator.autocast():
+            for start in range(0, len(local), per_batch):
+                index = local[start : start + per_batch]
+                found += compute(feed.batch(part, index, None, not takes_maps(network), source))
+        return sum(world.gather_items([found], replicated=False))
+
+    return feed.probe.total(count_all, feed, part)
 
 
 def _check_shape(what: str, given: Tensor, expected: tuple[int, int], part: str) -> None:

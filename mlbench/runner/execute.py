@@ -29,6 +29,7 @@ from mlbench.runner.checkpoint import (
     Kept,
     load_checkpoint,
     load_tensors,
+    phase_file,
     save_tensors,
 )
 from mlbench.runner.crops import check_last_phase
@@ -38,9 +39,9 @@ from mlbench.runner.forensics import rates_by_class
 from mlbench.runner.hooks import calling, check_weights, code_of, network_of, phases_of, tensors_of
 from mlbench.runner.options import Options
 from mlbench.runner.plan import Request, resolve, used_requests
-from mlbench.runner.recording import compose_record, predictions_of
+from mlbench.runner.recording import Outcome, compose_record, predictions_of
 from mlbench.runner.rescored import rescore_alike
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.training import Course, PhaseTrainer, best_file, epoch_file, keeps_all, rule_of, title_of
 from mlbench.runner.world import World
 from mlbench.store import RECORD_FILE, read_record, run_dir, write_record
@@ -60,24 +61,27 @@ def run(request: Request, options: Options | None = None) -> dict[str, Any]:
     options = options or Options()
     world = World(options.device, request.precision)
     with Reporter(options.quiet or not world.main) as reporter:
-        return _Executor(request, options, world, reporter).execute()
+        return Execution(request, options, world, reporter).execute()
 
 
-class _Executor:
+class Execution:
     """The stages of one run, in order, with what they share."""
+
+    course: Course
+    feed: Feed
 
     def __init__(self, request: Request, options: Options, world: World, reporter: Reporter) -> None:
         self.options, self.world, self.reporter = options, world, reporter
         self.run = resolve(request)
         self.folder = run_dir(options.store, self.run.key)
 
-    def _run_used(self) -> dict[str, dict[str, Any]]:
+    def run_used(self) -> dict[str, dict[str, Any]]:
         """Make sure that the runs this method builds on are in the store; they are trained once and found by key."""
         records = {}
         for name, wanted in used_requests(self.run).items():
             self.reporter.say(f"'{self.run.method.name}' uses '{wanted.method}' (same protocol, data and seeds)")
             options = dataclasses.replace(self.options, again=False, resume=True)
-            records[name] = _Executor(wanted, options, self.world, self.reporter).execute()
+            records[name] = Execution(wanted, options, self.world, self.reporter).execute()
         return records
 
     def execute(self) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class _Executor:
         if record is not None:
             self.reporter.say(f"{title_of(run)}: already in the store ({self.folder})")
             return record
-        used = self._run_used()
+        used = self.run_used()
         record = None if self.options.again else self.world.agree(self._rescored(used))
         if record is not None:
             return record
@@ -164,11 +168,11 @@ class _Executor:
         if self.world.main:
             save_mask(run.mask, self.folder / "mask.safetensors")
         counter = self.reporter.counter if self.world.main else None
-        feed = Feed(run, self.world.device, counter, self.options.opened)
-        task = Task(run, self.world, feed)
+        self.feed = Feed(run, self.world.device, counter, self.options.opened, self.options.probe)
+        task = RunTask(run, self.world, self.feed)
         for name, record in used.items():
             task.artefacts[name] = self._weights_of(record)
-        course = Course(
+        course = self.course = Course(
             self.folder,
             self.code,
             starts=[*(checkpoint["starts"] if checkpoint else []), start_of(self.world.size, started)],
@@ -176,14 +180,14 @@ class _Executor:
             epochs=list(checkpoint["epochs"]) if checkpoint else [],
             before=float(checkpoint["seconds"]) if checkpoint else 0.0,
         )
-        trainer = PhaseTrainer(run, self.options, self.world, self.reporter, course)
+        trainer = PhaseTrainer(self.feed, self.options, self.world, self.reporter, course)
         method, network = self._new_method(task), None
         phases = phases_of(method, used)
         check_last_phase(run.protocol, run.method, phases)
         selected: dict[str, Any] = {"phase": "none", "epoch": 0, "rule": "last"}
         for number, phase in enumerate(phases):
             final = number == len(phases) - 1
-            handed = f"phase-{phase.name}.safetensors"
+            handed = phase_file(phase)
             if checkpoint is not None and number < checkpoint["phase_number"]:
                 task.artefacts[phase.name] = course.kept.load(handed)
                 continue
@@ -203,8 +207,34 @@ class _Executor:
                 gc.collect()
         if network is None:
             network = network_of(method, Phase("evaluate")).to(self.world.device)
-            feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
-        return self._record(task, method, network, phases, course, selected, started)
+            self.feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
+        results, per_class, files = self._score(method, network, bool(phases), selected["epoch"])
+        written: dict[str, Any] | None = None
+        if self.world.main:
+            check_weights(run.method, network, "in the end")
+            weights = self.folder / "weights.safetensors"
+            save_tensors(weights, network.state_dict(), {"key": run.key, "method": run.method.name})
+            outcome = Outcome(
+                task.labels.observed,
+                phases,
+                course.epochs,
+                selected,
+                results,
+                per_class,
+                files,
+                weights={"file": weights.name, "sha256": sha256_file(weights)},
+                started=started,
+                seconds=course.seconds,
+                processes=self.world.size,
+                argv=self.options.command or sys.argv,
+                pixels_sha256=self.feed.pixels_sha256(),
+                side_sha256=self.feed.side_sha256(),
+                kept=course.kept.hashes,
+                starts=course.starts,
+                remark=self.options.remark,
+            )
+            written = self._record(outcome)
+        return self.world.agree(written)  # type: ignore[return-value]
 
     def _weights_of(self, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Weights of a finished run that this one uses, unchanged since its record was written."""
@@ -229,7 +259,7 @@ class _Executor:
             )
         return checkpoint
 
-    def _new_method(self, task: Task) -> Method:
+    def _new_method(self, task: RunTask) -> Method:
         with calling(self.run.method, "__init__"):
             method = self.run.method(task)
         task.bind(method)
@@ -237,80 +267,54 @@ class _Executor:
 
     # -- the record ---------------------------------------------------------------------------------------------
 
-    def _record(
-        self,
-        task: Task,
-        method: Method,
-        network: nn.Module,
-        phases: list[Phase],
-        course: Course,
-        selected: dict[str, Any],
-        started: datetime.datetime,
-    ) -> dict[str, Any]:
-        run, world = self.run, self.world
-        names = [name for name in ("val", "test") if name in run.parts]
+    def _score(
+        self, method: Method, network: nn.Module, trained: bool, epoch: int
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Numbers by part, numbers by class of the test part, and the files of predictions, of the selected `epoch`."""
+        run, kept = self.run, self.course.kept
         results, per_class, files = {}, {}, {}
-        for name in names:
+        for name in (name for name in ("val", "test") if name in run.parts):
             target = self.folder / f"{name}.safetensors"
-            if phases:
-                if world.main:
-                    digest = course.kept.copy(epoch_file(selected["epoch"], name), target)
+            seen = None if trained else predict_part(network, method.predict, self.feed, name, self.world)
+            if not self.world.main:
+                continue
+            if seen is None:
+                digest = kept.copy(epoch_file(epoch, name), target)
             else:
-                seen = predict_part(network, method.predict, task._feed, name, world)
-                if world.main:
-                    digest = write_predictions(target, predictions_of(run, seen, name, 0))
-            if world.main:
-                part = run.parts[name]
-                results[name], classes = score_predictions(
-                    read_predictions(target, digest),
-                    part.labels,
-                    part.split.ids,
-                    run.dataset.classes,
-                    run.protocol.metrics,
-                    run.protocol.unspecified_for(run.dataset.id),
-                    groups_for(run.protocol.metrics, run.dataset.splits["train"].labels, run.dataset.classes),
-                )
-                if name == "test":
-                    per_class = classes
-                files[name] = {"file": target.name, "sha256": digest, "kind": run.method.scores}
-        record: dict[str, Any] | None = None
-        if world.main:
-            check_weights(run.method, network, "in the end")
-            findings = epoch_file(selected["epoch"], "forensics")
-            if findings in course.kept.hashes:
-                counts = {kind: found.numpy() for kind, found in course.kept.load(findings).items()}
-                per_class |= rates_by_class(counts, run.dataset.classes)
-            weights = self.folder / "weights.safetensors"
-            save_tensors(weights, network.state_dict(), {"key": run.key, "method": run.method.name})
-            record = compose_record(
-                run,
-                task.labels.observed,
-                phases,
-                course.epochs,
-                selected,
-                results=results,
-                per_class=per_class,
-                files=files,
-                weights={"file": weights.name, "sha256": sha256_file(weights)},
-                started=started,
-                seconds=course.seconds,
-                processes=world.size,
-                argv=self.options.command or sys.argv,
-                pixels_sha256=task._feed.pixels_sha256(),
-                side_sha256=task._feed.side_sha256(),
-                starts=course.starts,
-                remark=self.options.remark,
+                digest = write_predictions(target, predictions_of(run, seen, name, 0))
+            part = run.parts[name]
+            results[name], classes = score_predictions(
+                read_predictions(target, digest),
+                part.labels,
+                part.split.ids,
+                run.dataset.classes,
+                run.protocol.metrics,
+                run.protocol.unspecified_for(run.dataset.id),
+                groups_for(run.protocol.metrics, run.dataset.splits["train"].labels, run.dataset.classes),
             )
-            if wrong := contradictions(record):
-                raise DataError(f"{self.folder}: nothing is recorded: {wrong[0]}")
-            write_record(self.options.store, record)
-            (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-            for name in list(course.kept.hashes):
-                if name.startswith("best-") or (name.startswith("epochs/") and not keeps_all(run, self.options)):
-                    course.kept.forget(name)
-            course.kept.checkpointed()
-            self._tell(record)
-        return world.agree(record)  # type: ignore[return-value]
+            if name == "test":
+                per_class = classes
+            files[name] = {"file": target.name, "sha256": digest, "kind": run.method.scores}
+        findings = epoch_file(epoch, "forensics")
+        if self.world.main and findings in kept.hashes:
+            counts = {kind: found.numpy() for kind, found in kept.load(findings).items()}
+            per_class |= rates_by_class(counts, run.dataset.classes)
+        return results, per_class, files
+
+    def _record(self, outcome: Outcome) -> dict[str, Any]:
+        """Write the record of `outcome`, and let go of what only an unfinished run needs."""
+        record = compose_record(self.run, outcome)
+        if wrong := contradictions(record):
+            raise DataError(f"{self.folder}: nothing is recorded: {wrong[0]}")
+        write_record(self.options.store, record)
+        (self.folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        kept = self.course.kept
+        for name in list(kept.hashes):
+            if name.startswith("best-") or (name.startswith("epochs/") and not keeps_all(self.run, self.options)):
+                kept.forget(name)
+        kept.checkpointed()
+        self._tell(record)
+        return record
 
     def _tell(self, record: dict[str, Any]) -> None:
         test = record["results"]["test"]

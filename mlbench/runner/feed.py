@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from mlbench.errors import DataError, MlbenchError, unknown
 from mlbench.inputs.cache import Advance
 from mlbench.inputs.checked import Rows, verify_read
-from mlbench.inputs.features import Features, load_features
-from mlbench.inputs.on_the_fly import OnTheFly, open_pixels
-from mlbench.inputs.pixels import pixels_sha256
+from mlbench.inputs.features import Features
+from mlbench.inputs.on_the_fly import OnTheFly
 from mlbench.inputs.tensors import on_device
 from mlbench.methods import Batch
 from mlbench.methods.labels import LabelStore
 from mlbench.models.backbones import BACKBONES, build_backbone
-from mlbench.models.weights import load_weights
 from mlbench.runner.crops import crops_of
 from mlbench.runner.data import FeatureInputs, ImageInputs
 from mlbench.runner.plan import Run
+from mlbench.runner.probe import Probe
 from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
 from mlbench.seeds import derive
 
@@ -32,10 +31,7 @@ def start_backbone(run: Run) -> nn.Module:
     """The run's backbone at its start: pretrained weights, or a random start shared by all methods."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("init backbone", run.dataset.id, run.seed))
-        backbone = build_backbone(run.backbone)
-    if run.weights is not None:
-        load_weights(backbone, run.weights)
-    return backbone
+        return build_backbone(run.backbone, run.weights, image_size=run.train.image_size)
 
 
 #: Features by what they are of, each with the batch that was last read.
@@ -46,7 +42,8 @@ class Feed:
     """Makes batches of a run's parts; pixels and features are prepared when first needed.
 
     `settings` are the training settings in force (image size, augmentation): the run's, or those of its present phase.
-    Feeds that were given the same `opened` share the features in it, and the batch that was last read of each.
+    Feeds that were given the same `opened` share the features in it, and the batch that was last read of each. `probe`
+    is what the images are looked at through.
     """
 
     def __init__(
@@ -55,8 +52,10 @@ class Feed:
         device: torch.device,
         advance: Callable[[str], Advance] | None = None,
         opened: OpenedFeatures | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.run, self.device, self.settings = run, device, run.train
+        self.probe = probe or Probe()
         self._shared, self._opened = opened is not None, {} if opened is None else opened
         self._trunk: nn.Module | None = None
         self.views = run.method.views_for(run.hyper)
@@ -119,7 +118,7 @@ class Feed:
         found = {}
         for source, side in sorted(read):
             name = source if side == run.train.image_size else f"{source}@{side}"
-            found[name] = pixels_sha256(run.dataset.splits[source], side)
+            found[name] = self.probe.pixels_sha256(run.dataset.splits[source], side)
         return found
 
     def side_sha256(self) -> dict[str, str]:
@@ -188,7 +187,7 @@ class Feed:
             progress = self._advance(f"decode {part.source} images") if self._advance else None
             trunk = BACKBONES[run.backbone]
             self._images[name, size, augment] = ImageInputs(
-                {side: open_pixels(split, side, progress) for side in sorted(sizes)},
+                {side: self.probe.open_pixels(split, side, progress) for side in sorted(sizes)},
                 part.rows,
                 part.split.ids,
                 trunk.mean,
@@ -209,7 +208,8 @@ class Feed:
                 progress = self._advance(f"{run.backbone} features of {part.source}") if self._advance else None
                 split = run.dataset.splits[part.source]
                 self._trunk = self._trunk or start_backbone(run)
-                self._opened[key] = load_features(split, size, self._trunk, backbone, self.device, progress), {}
+                found = self.probe.load_features(split, size, self._trunk, backbone, self.device, progress)
+                self._opened[key] = found, {}
             features, last = self._opened[key]
             self._features[name, size] = FeatureInputs(features, part.rows, last if self._shared else None)
         return self._features[name, size]

@@ -86,6 +86,11 @@ def network_of(method: Method, phase: Phase) -> nn.Module:
         network = method.network(phase)
     if not isinstance(network, nn.Module):
         raise MethodError(f"method '{method.name}': network() gave {_kind(network)}, expected a torch.nn.Module")
+    if method.needs_head != "none" and method.task.chosen_head and not method.task.has_head:
+        raise MethodError(
+            f"method '{method.name}': network() did not ask task.classifier for the head, so that --head "
+            f'{method.task.chosen_head} has no effect: declare needs_head = "none" where the network is its own'
+        )
     return network
 
 

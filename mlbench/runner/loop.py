@@ -19,7 +19,7 @@ from mlbench.methods.labels import Change, Labels, Note
 from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import Forensics, summary
 from mlbench.runner.hooks import PSEUDO_LABELS, calling, check_weights, tensors_of, terms_of
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.seeds import derive, id_hashes, keyed_bits
 from mlbench.settings import TrainSettings
@@ -132,7 +132,9 @@ def set_training_mode(network: nn.Module, roles: tuple[str, ...] | None) -> None
 class PhaseLoop:
     """Trains one phase from its `position`; `save` is called whenever a checkpoint is due."""
 
-    def __init__(self, task: Task, method: Method, phase: Phase, network: nn.Module, world: World, feed: Feed) -> None:
+    def __init__(
+        self, task: RunTask, method: Method, phase: Phase, network: nn.Module, world: World, feed: Feed
+    ) -> None:
         self.task, self.method, self.phase, self.network = task, method, phase, network
         self.world, self.feed = world, feed
         self.settings = task.train

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlbench.errors import UsageError, unknown
 from mlbench.paths import store_dir
 from mlbench.runner.feed import OpenedFeatures
+from mlbench.runner.probe import Probe
 
 KEEP = ("auto", "epochs", "selected")
 
@@ -19,7 +20,7 @@ class Options:
 
     `keep` says of which epochs the predictions stay: "epochs" (all), "selected", or "auto", all where together they are
     small. `on_checkpoint` is called after each checkpoint. `opened` holds features that several runs share. `remark` is
-    added to the record's notes.
+    added to the record's notes. `probe` is what the run looks at its images through.
     """
 
     store: Path = dataclasses.field(default_factory=store_dir)
@@ -33,6 +34,7 @@ class Options:
     on_checkpoint: Callable[[], None] | None = None
     opened: OpenedFeatures | None = None
     remark: str = ""
+    probe: Probe = dataclasses.field(default_factory=Probe)
 
     def __post_init__(self) -> None:
         if self.keep not in KEEP:

@@ -13,10 +13,13 @@ from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
-from mlbench.inputs.duplicates import equal_pictures
+from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
-from mlbench.models.backbones import BACKBONES
+from mlbench.methods.contract import HEAD_HYPERPARAMETERS
+from mlbench.models.backbones import BACKBONES, library_of
+from mlbench.models.head_choice import LINEAR, HeadChoice, check_head, choose_head, takes_head
+from mlbench.models.heads import HeadSpec
 from mlbench.models.weights import StartWeights, WeightsFile, find_weights
 from mlbench.protocol import TRACKS, Protocol, load_protocol
 from mlbench.registry import load_method
@@ -46,6 +49,7 @@ class Request:
     data_root: Path | None = None
     backbone: str | None = None
     weights: Path | None = None
+    head: str | None = None
     track: str | None = None
     seed: int = 0
     mask_seed: int = 0
@@ -74,6 +78,7 @@ class Run:
     uses: Mapping[str, str]
     notes: tuple[str, ...]
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    head: HeadChoice = field(default_factory=HeadChoice)
 
     @property
     def seed(self) -> int:
@@ -119,14 +124,20 @@ class Run:
             "definitions": self.protocol.counted,
             "unspecified": to_plain(self.protocol.unspecified_for(self.dataset.id)),
             "track": self.track,
-            "backbone": {"name": self.backbone, "weights": self.weights.sha256 if self.weights else "none"},
+            "backbone": {
+                "name": self.backbone,
+                "weights": self.weights.sha256 if self.weights else "none",
+                **({"library": library} if (library := library_of(self.backbone)) else {}),
+            },
             "resize": RESIZE_RULE,
             "method": {
                 "name": self.method.name,
                 "version": self.method.version,
                 "hyperparameters": dict(self.hyper),
                 "supervision": list(self.method.supervision),
+                **({} if self.method.default_head == LINEAR else {"head": self.method.default_head}),
             },
+            **({"head": self.head.identity} if self.head.identity else {}),
             "train": to_plain(self.train),
             "precision": self.request.precision,
             "selection": self.selection,
@@ -157,19 +168,24 @@ def resolve(request: Request, uses: Mapping[str, str] | None = None) -> Run:
 def used_requests(run: Run) -> dict[str, Request]:
     """The runs that `run` builds on, by the name its method gives them: same protocol, data, mask, track and seeds.
 
-    They follow the run's training settings too, where the method's `Uses` does not fix them.
+    They follow the run's training settings too, where the method's `Uses` does not fix them, and have its head where
+    they can.
     """
     asked = dict(run.request.changes)
     if run.request.epochs is not None:
         asked["train.epochs"] = run.request.epochs
     shared = {key: value for key, value in asked.items() if key.startswith(("train.", "annotation."))}
+    of_head = {f"head.{key}": value for key, value in run.head.hyper.items()}
     same = dataclasses.replace(
         run.request, protocol=run.protocol, dataset=run.dataset, track=run.track, mask=run.mask, epochs=None
     )
-    return {
-        name: dataclasses.replace(same, method=use.method, changes={**shared, **use.hyperparameters})
-        for name, use in run.method.uses_for(run.hyper).items()
-    }
+    found = {}
+    for name, use in run.method.uses_for(run.hyper).items():
+        same_head = takes_head(load_method(use.method).needs_head, run.head.name)
+        changes = {**shared, **(of_head if same_head else {}), **use.hyperparameters}
+        head = run.head.name if same_head else None
+        found[name] = dataclasses.replace(same, method=use.method, head=head, changes=changes)
+    return found
 
 
 def why_alone(run: Run) -> str:
@@ -193,10 +209,9 @@ def _resolve(request: Request) -> Run:
         dataset = load_dataset(request.dataset, request.data_root)
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
-    notes = [*dataset.notes, *equal_pictures(dataset)]
+    notes = notes_of(dataset)
     backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
+    backbone = BACKBONES.canonical(backbone)
     weights = find_weights(backbone, request.weights)
     track = _choose_track(request, method, dataset, weights, notes)
     check_crops(protocol, method, track)
@@ -207,9 +222,12 @@ def _resolve(request: Request) -> Run:
             raise UsageError("--epochs and --set train.epochs disagree: give one of them")
         asked["train.epochs"] = request.epochs
     hidden = {k.removeprefix("annotation."): asked.pop(k) for k in list(asked) if k.startswith("annotation.")}
+    head, settings, asked = _choose_head(request, method, settings, asked)
     merged = settings | asked
     train_changes = {k.removeprefix("train."): v for k, v in merged.items() if k.startswith("train.")}
     hyper = method.resolve({k: v for k, v in merged.items() if not k.startswith("train.")})
+    alphas = hyper["head.alpha_train"], hyper["head.alpha_infer"]
+    check_head(method.name, method.needs_head, head.name, HeadSpec("boostlu", *alphas))
     train = protocol.train_settings(dataset.id, track, train_changes)
     if track == "full" and "flip" in train.augment and not dataset.flippable:
         notes.append(f"images of '{dataset.id}' are not mirrored: a mirrored one is another class")
@@ -247,6 +265,7 @@ def _resolve(request: Request) -> Run:
         {},
         tuple(notes),
         side_identity(method.inputs, dataset, hyper),
+        head,
     )
 
 
@@ -270,6 +289,26 @@ def phase_settings(run: Run, phase: Phase) -> TrainSettings:
             raise unknown("training setting", name, known, f"phase '{phase.name}'")
     changed = build(TrainSettings, to_plain(run.train) | dict(changes), f"phase '{phase.name}'")
     return allowed_settings(changed, run.method, run.dataset, run.track)
+
+
+def _choose_head(
+    request: Request, method: type[Method], settings: Mapping[str, Any], asked: Mapping[str, Any]
+) -> tuple[HeadChoice, dict[str, Any], dict[str, Any]]:
+    """The head of the run, and kept settings and changes without its hyperparameters.
+
+    Those that are kept for the method are of its own head.
+    """
+    name = request.head or method.default_head
+
+    def of_head(changes: Mapping[str, Any]) -> dict[str, Any]:
+        keys = [key for key in changes if key.startswith("head.") and key not in (*HEAD_HYPERPARAMETERS, "head.alpha")]
+        return {key: changes[key] for key in keys}
+
+    kept, given = of_head(settings), of_head(asked)
+    changes = (kept if name == method.default_head else {}) | given
+    head = choose_head(name, {key.removeprefix("head."): value for key, value in changes.items()})
+    rest = [{key: value for key, value in table.items() if key not in kept | given} for table in (settings, asked)]
+    return head, rest[0], rest[1]
 
 
 def _choose_track(

@@ -9,6 +9,7 @@ from typing import Any
 from mlbench.errors import DataError, MethodError, UsageError, nearest
 from mlbench.evaluation.predictions import KINDS
 from mlbench.methods import SUPERVISION, Method
+from mlbench.models.head_choice import HEADS, NEEDS
 from mlbench.protocol import TRACKS
 from mlbench.store import SUBMITTED
 from mlbench.store.schema import check_identity as _check
@@ -34,7 +35,12 @@ def check_declarations(method: type[Method]) -> None:
                 )
         if len(set(values)) < len(values):
             raise MethodError(f"{where}: {kind} = {values!r}: a value stands twice")
-    for kind, value, choices in (("scores", method.scores, KINDS), ("reduction", method.reduction, ("mean", "sum"))):
+    for kind, value, choices in (
+        ("scores", method.scores, KINDS),
+        ("reduction", method.reduction, ("mean", "sum")),
+        ("needs_head", method.needs_head, NEEDS),
+        ("default_head", method.default_head, HEADS),
+    ):
         if value not in choices:
             raise MethodError(f"{where}: {kind} = {value!r}: expected one of {', '.join(choices)}")
 

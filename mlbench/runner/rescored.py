@@ -7,7 +7,6 @@ this run's too, and its record says whose they are.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -26,7 +25,17 @@ from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.protocol import Protocol, protocol_of
 from mlbench.provenance import utc_text
 from mlbench.runner.plan import Run
-from mlbench.store import RECORD_FILE, find_containing, read_record, run_dir, seal, verify_run, write_record
+from mlbench.store import (
+    FILTERS,
+    RECORD_FILE,
+    find_records,
+    read_record,
+    run_dir,
+    seal,
+    value_at,
+    verify_run,
+    write_record,
+)
 
 Record = dict[str, Any]
 _OWN_FILES = (RECORD_FILE, "lock", "checkpoint.pt")
@@ -38,7 +47,7 @@ def rescore_alike(run: Run, root: Path, used: Mapping[str, Record], say: Callabl
     `used` are the records of the runs it builds on. The new record is written, with the files of the other run. What
     stands in the way, such as another epoch that these definitions select, is told to `say`.
     """
-    for other in find_containing(root, _texts(run)):
+    for other in _candidates(run, root):
         if not trained_alike(run, used, other, root):
             continue
         title = f"run {other['key'][:16]} (protocol {other['identity']['protocol']})"
@@ -79,9 +88,10 @@ def trained_alike(run: Run, used: Mapping[str, Record], other: Record, root: Pat
     return True
 
 
-def _texts(run: Run) -> list[str]:
-    """What stands in the record of every run that was trained as `run` is."""
-    return [json.dumps(text) for text in (run.method.name, run.dataset.fingerprint, run.protocol.sha256)]
+def _candidates(run: Run, root: Path) -> list[Record]:
+    """Finished runs in `root` that agree with `run` in all that the index of records knows of their training."""
+    alike = {name: value_at(run.identity, place) for name, place in FILTERS.items() if name != "protocol"}
+    return find_records(root, **alike)[0] if root.is_dir() else []
 
 
 def _scored_again(run: Run, root: Path, other: Record) -> Record:
@@ -109,7 +119,7 @@ def _scored_again(run: Run, root: Path, other: Record) -> Record:
     rescored = {"from": origin, "at": utc_text(datetime.now(UTC)), "mlbench": mlbench.__version__}
     note = f"nothing was trained: the predictions are those of run {origin}, scored again under other definitions"
     record = {
-        **{name: value for name, value in other.items() if name != "replications"},
+        **{name: value for name, value in other.items() if name not in ("replications", "measures")},
         "key": run.key,
         "identity": run.identity,
         "protocol": run.protocol.plain(run.dataset.id),

@@ -50,6 +50,6 @@ def as_tensor(matrix: np.ndarray) -> Tensor:
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """The array behind a tensor on the CPU, mapped if it is (`mlbench.metrics._checks.release` then works on it)."""
+    """The array behind a tensor on the CPU, mapped if it is (`mlbench.metrics.checks.release` then works on it)."""
     found: np.ndarray | None = getattr(tensor, "mapped", None)
     return tensor.numpy() if found is None else found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from mlbench.annotation.sparse import count_states, map_labels
 from mlbench.errors import MlbenchError
 from mlbench.methods import Batch, Phase, private_generator
 from mlbench.methods.labels import Change, LabelStore
+from mlbench.methods.task import Used
 from mlbench.models.backbones import BACKBONES
-from mlbench.models.heads import Classifier, HeadSpec, build_head
+from mlbench.models.heads import Classifier, HeadSpec
 from mlbench.runner.data import training_labels
 from mlbench.runner.evaluate import evaluating, evaluation_batch, predict_part, total_over
 from mlbench.runner.feed import Feed, start_backbone, takes_maps
@@ -25,21 +26,15 @@ from mlbench.seeds import derive
 from mlbench.settings import TrainSettings
 
 
-class Used(NamedTuple):
-    """Hyperparameters and training settings of a run that another one builds on."""
-
-    hyper: Mapping[str, Any]
-    train: TrainSettings
-
-
-class Task:
-    """A method's view of its run.
+class RunTask:
+    """A method's view of its run (`mlbench.methods.task.Task`), and what the runner tells it.
 
     Attributes
     ----------
     classes : class names. num_train : training rows. track : "head" or "full". device : where tensors go.
     processes : how many processes train together.
     hyper : hyperparameters by name. train : training settings of the present phase.
+    chosen_head : name of the run's head, empty for the linear one. has_head : whether the method has built it yet.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
     """
 
@@ -56,6 +51,8 @@ class Task:
         self.hyper: Mapping[str, Any] = run.hyper
         self.train: TrainSettings = run.train
         self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
+        self.chosen_head = run.head.name if run.head.identity else ""
+        self.has_head = False
         self.artefacts: dict[str, dict[str, Tensor]] = {}
         self._changes: list[Change] = []
         self._source = "images"
@@ -93,11 +90,12 @@ class Task:
         return FeatureWidth(BACKBONES[self._run.backbone].out_channels)
 
     def classifier(self, spec: HeadSpec, backbone: nn.Module | None = None) -> Classifier:
-        """Backbone and head, started from numbers that all methods share."""
+        """Backbone and the run's head, started from numbers that all methods share; `spec` says what BoostLU does."""
         trunk: Any = self.backbone() if backbone is None else backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("init head", self._run.dataset.id, self._run.seed))
-            head = build_head(spec, trunk.out_channels, self.num_classes)
+            head = self._run.head.build(spec, trunk.out_channels, self.num_classes)
+        self.has_head = True
         return Classifier(trunk, head)
 
     def predict(self, network: nn.Module, augment: bool = False, epoch: int = 0) -> Tensor:

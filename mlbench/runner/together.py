@@ -22,7 +22,7 @@ from mlbench.errors import MlbenchError, UsageError
 from mlbench.models.heads import PRODUCT, Head, logits_together
 from mlbench.progress import Reporter
 from mlbench.protocol import Protocol, load_protocol
-from mlbench.runner.execute import Options, _Executor
+from mlbench.runner.execute import Execution, Options
 from mlbench.runner.plan import Request, Run, resolve, why_alone
 from mlbench.runner.world import World
 
@@ -64,7 +64,7 @@ def run_together(requests: Sequence[Request], options: Options | None = None) ->
             request = runs[number].request
             try:
                 world = World(options.device, request.precision)
-                outcomes[number] = _Executor(request, options, world, reporter).execute()
+                outcomes[number] = Execution(request, options, world, reporter).execute()
             except Exception as error:
                 outcomes[number] = error
     return [outcomes[number] for number in range(len(requests))]
@@ -185,7 +185,7 @@ class _Seat(threading.Thread):
         self._turn.acquire()
         PRODUCT.set(self._logits)
         try:
-            self.outcome = _Executor(self.request, self.options, self.world, self.reporter).execute()
+            self.outcome = Execution(self.request, self.options, self.world, self.reporter).execute()
         except _Left:
             pass
         except BaseException as error:

@@ -13,10 +13,10 @@ from mlbench.methods import Method, Phase
 from mlbench.paths import store_dir
 from mlbench.protocol import protocol_of
 from mlbench.registry import load_method
-from mlbench.runner.checkpoint import load_tensors
+from mlbench.runner.checkpoint import load_tensors, phase_file
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, Run, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.store import run_dir, verify_run
 
@@ -28,6 +28,8 @@ def request_of(
     identity = record["identity"]
     changes = {f"train.{name}": value for name, value in identity["train"].items()}
     changes |= identity["method"]["hyperparameters"]
+    head = identity.get("head", {})
+    changes |= {f"head.{name}": value for name, value in head.get("hyperparameters", {}).items()}
     changes |= {f"annotation.{name}": value for name, value in identity["mask"].get("params", {}).items()}
     return Request(
         protocol=protocol_of(record),
@@ -36,6 +38,7 @@ def request_of(
         data_root=data_root,
         backbone=identity["backbone"]["name"],
         weights=weights,
+        head=head.get("name", "linear"),
         track=identity["track"],
         seed=identity["repetition"],
         mask_seed=identity["mask_seed"],
@@ -67,14 +70,15 @@ def reload_network(run: Run, store: Path | None = None, device: str = "cpu") -> 
     record = verify_run(root, run.key)
     world = World(device, run.request.precision)
     feed = Feed(run, world.device)
-    task = Task(run, world, feed)
+    task = RunTask(run, world, feed)
     for name, key in run.uses.items():
+        verify_run(root, key)
         task.artefacts[name] = load_tensors(run_dir(root, key) / "weights.safetensors")
     method = load_method(run.method.name)(task)
     task.bind(method)
     phases = list(method.phases())
     for phase in phases[:-1]:
-        task.artefacts[phase.name] = load_tensors(run_dir(root, run.key) / f"phase-{phase.name}.safetensors")
+        task.artefacts[phase.name] = load_tensors(run_dir(root, run.key) / phase_file(phase))
     if phases:
         task.begin(phases[-1])
     network = method.network(phases[-1] if phases else Phase("evaluate"))

@@ -19,13 +19,14 @@ from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import CHECKPOINT_FILE, Kept, save_checkpoint
 from mlbench.runner.evaluate import predict_part
+from mlbench.runner.feed import Feed
 from mlbench.runner.hooks import network_of
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.options import Options
 from mlbench.runner.plan import Run
 from mlbench.runner.recording import predictions_of
 from mlbench.runner.scratch import as_array
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.seeds import derive
 
@@ -58,12 +59,13 @@ class Course:
 class PhaseTrainer:
     """Trains the phases of one run, one after another."""
 
-    def __init__(self, run: Run, options: Options, world: World, reporter: Reporter, course: Course) -> None:
-        self.run, self.options, self.world, self.reporter, self.course = run, options, world, reporter, course
+    def __init__(self, feed: Feed, options: Options, world: World, reporter: Reporter, course: Course) -> None:
+        self.run, self.feed = feed.run, feed
+        self.options, self.world, self.reporter, self.course = options, world, reporter, course
 
     def train(
         self,
-        task: Task,
+        task: RunTask,
         method: Method,
         phase: Phase,
         number: int,
@@ -71,10 +73,9 @@ class PhaseTrainer:
         resumed: dict[str, Any] | None,
     ) -> tuple[nn.Module, int]:
         """Train `phase`; returns its network with the selected epoch's weights, and that epoch's number."""
-        run, world, course = self.run, self.world, self.course
+        run, feed, world, course = self.run, self.feed, self.world, self.course
         kept, epochs = course.kept, course.epochs
         task.begin(phase)
-        feed = task._feed
         names = ["train", *(["val"] if "val" in run.parts else []), *(["test"] if final else [])]
         feed.prepare(names, pooled=phase.source == "pooled")
         torch.manual_seed(derive("train", run.method.name, run.dataset.id, run.seed, phase.name, world.rank))
@@ -83,7 +84,7 @@ class PhaseTrainer:
         for role in sorted(task.train.lr_multipliers.keys() - roles):
             found = f"the network of phase '{phase.name}' has {', '.join(sorted(roles))}"
             self.reporter.say(f"note: lr_multipliers.{role} has no effect: {found}")
-        loop = PhaseLoop(task, method, phase, network, world, feed)
+        loop = self.options.probe.phase_loop(PhaseLoop)(task, method, phase, network, world, feed)
         if resumed is not None:
             loop.load_state_dict(resumed["loop"])
             world.set_rng_state(resumed["rng"])
@@ -159,7 +160,7 @@ class PhaseTrainer:
         for name, kept in (("val", "val"), ("test", "test_sealed")):
             if name not in run.parts or (name == "test" and not final):
                 continue
-            seen = predict_part(network, method.predict, method.task._feed, name, self.world, None, phase.source)
+            seen = predict_part(network, method.predict, self.feed, name, self.world, None, phase.source)
             predicted[name] = seen
             found[kept] = self._quick_scores(as_array(seen.scores), name)
         return self.world.agree(found), predicted  # type: ignore[return-value]

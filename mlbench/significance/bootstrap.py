@@ -17,7 +17,7 @@ from scipy import sparse
 
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.metrics import Scores, mean_average_precision
-from mlbench.metrics._checks import bool_matrix, known_matrix
+from mlbench.metrics.checks import bool_matrix, known_matrix
 from mlbench.metrics.scores import require_scores
 
 #: Replicates weighted at once: 40,137 samples take 10 MB.

@@ -33,9 +33,9 @@ ROW = ("method.", "train.", "inputs.", "uses.")
 #: What of a column is known of submitted predictions; the rest they claim, or leave open.
 KNOWN_OF_SUBMITTED = ("harness", "protocol", "protocol_sha256", "dataset.", "unspecified.", "definitions.")
 #: What of a column may differ within a board, where rows are ranked among their like.
-RANKED_APART = ("track", "backbone.", "precision", "definitions.")
+RANKED_APART = ("track", "backbone.", "head.", "precision", "definitions.")
 #: What a record says something about, whatever the versions of code, data and protocol.
-PLACE = ("protocol", "dataset.id", "track", "backbone.name", "precision", "mask.process", "mask.params.")
+PLACE = ("protocol", "dataset.id", "track", "backbone.name", "head.name", "precision", "mask.process", "mask.params.")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,10 +75,13 @@ def column_of(record: Record) -> dict[str, str]:
     """Text of what all runs of a column share, by dotted name; null entries are left out.
 
     Data set and fingerprint, protocol and its hash, split, annotation process and its parameters, the reading of
-    unspecified labels, track, backbone and its weights, precision, selection, definitions, harness, and whatever else
-    stands in the identity and is not a row's or drawn. Of submitted predictions, what is known.
+    unspecified labels, track, backbone and its weights, the head where one was chosen, precision, selection,
+    definitions, harness, and whatever else stands in the identity and is not a row's or drawn. Of submitted
+    predictions, what is known.
     """
     found = {name: text for name, text in settings_of(record).items() if not _rows(name)}
+    if not head_of(record):  # the method's own head is the row's
+        found = {name: text for name, text in found.items() if not name.startswith("head.")}
     if is_submitted_name(record["identity"]["method"]["name"]):
         return {name: text for name, text in found.items() if among(name, KNOWN_OF_SUBMITTED)}
     return found
@@ -88,6 +91,13 @@ def place_of(record: Record) -> dict[str, str]:
     """The method and where it ran, whatever the versions (`PLACE`), by dotted name."""
     settings = settings_of(record)
     return {name: text for name, text in settings.items() if name == "method.name" or among(name, PLACE)}
+
+
+def head_of(record: Record) -> str:
+    """The head that was chosen for a run; empty for the linear one and for one that the method has by itself."""
+    identity = record["identity"]
+    name, own = str(identity.get("head", {}).get("name", "linear")), identity["method"].get("head", "linear")
+    return "" if name == own else name
 
 
 def supervision_of(record: Record) -> str:

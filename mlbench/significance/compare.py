@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from mlbench.datasets import Dataset, load_dataset
 from mlbench.datasets.recorded import dataset_of, is_data_of
 from mlbench.errors import DataError, UsageError
 from mlbench.evaluation.predictions import Predictions, read_predictions
-from mlbench.evaluation.scoring import align, targets_of
-from mlbench.metrics import scores_of_kind, threshold, top_k, top_k_thresholded
+from mlbench.evaluation.scoring import align, predicted_of, targets_of
+from mlbench.metrics import METRICS, Metric, Sampled, scores_of_kind, threshold, top_k, top_k_thresholded
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol, protocol_of
 from mlbench.significance.bootstrap import (
@@ -41,14 +42,16 @@ class Comparison:
     intervals: dict[str, PairedInterval]
     adjusted: dict[str, float]
     notes: tuple[str, ...]
+    numbers: frozenset[str] = frozenset()  # metrics that are shown as they are, and not in percent
 
     def text(self) -> str:
         rows = []
         for name, found in self.intervals.items():
-            low, high = 100 * found.low, 100 * found.high
+            unit = 1 if name in self.numbers else 100
+            low, high = unit * found.low, unit * found.high
             rows.append(
                 [
-                    *(name, f"{100 * found.a:.2f}", f"{100 * found.b:.2f}", f"{100 * found.difference:+.2f}"),
+                    *(name, f"{unit * found.a:.2f}", f"{unit * found.b:.2f}", f"{unit * found.difference:+.2f}"),
                     *(f"{low:+.2f} to {high:+.2f}", f"{found.p:.3g}", f"{self.adjusted[name]:.3g}"),
                 ]
             )
@@ -68,13 +71,15 @@ def compare(
     replicates: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    metrics: Sequence[str] = (),
 ) -> Comparison:
     """Compare the stored test predictions of runs `first` and `second` (first characters of their keys).
 
     mAP and F1 under the runs' own protocol, or under `protocol`; `dataset` and `data_root` as for
-    `evaluation.rescore.score`. UsageError if the runs were scored on other data or under other definitions.
+    `evaluation.rescore.score`; `metrics` are registered ones that are wanted besides. UsageError if the runs were
+    scored on other data or under other definitions.
     """
-    root = store or store_dir()
+    root, more = store or store_dir(), [METRICS[name] for name in dict.fromkeys(metrics)]
     records = [find_run(run, root) for run in (first, second)]
     identities = [record["identity"] for record in records]
     if records[0]["key"] == records[1]["key"]:
@@ -93,7 +98,7 @@ def compare(
     if not all(is_data_of(data, record) for record in records):
         raise DataError(f"data set '{data.id}' here is not the one the runs were scored on (fingerprints differ)")
     rules = load_protocol(protocol) if protocol else protocol_of(records[0])
-    systems = [statistics_of(_predictions(root, record), data, rules) for record in records]
+    systems = [statistics_of(_predictions(root, record), data, rules, more) for record in records]
     groups = np.asarray(data.splits["test"].groups)
     values, others = paired_replicates(systems[0], systems[1], groups, replicates, seed)
     shared = [name for name in values if name in others]
@@ -106,6 +111,7 @@ def compare(
         intervals,
         adjusted,
         (*notes, *apart_notes(records)),
+        frozenset(metric.name for metric in more if metric.unit == "number"),
     )
 
 
@@ -114,8 +120,13 @@ def _predictions(root: Path, record: dict[str, Any]) -> Predictions:
     return read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
 
 
-def statistics_of(predictions: Predictions, data: Dataset, protocol: Protocol) -> list[Statistic]:
-    """The metrics of one run under `protocol`, to be taken in many draws; the names are those of a record."""
+def statistics_of(
+    predictions: Predictions, data: Dataset, protocol: Protocol, metrics: Sequence[Metric] = ()
+) -> list[Statistic]:
+    """The metrics of one run under `protocol`, to be taken in many draws; the names are those of a record.
+
+    `metrics` are registered ones that are wanted besides.
+    """
     test, rules, unspecified = data.splits["test"], protocol.metrics, protocol.unspecified_for(data.id)
     order = align(predictions, test.ids, data.classes)
     scores = scores_of_kind(predictions.kind, predictions.scores[order])
@@ -128,7 +139,11 @@ def statistics_of(predictions: Predictions, data: Dataset, protocol: Protocol) -
     targets, known = targets_of(test.labels, unspecified.f1)
     ap_targets, ap_known = targets_of(test.labels, unspecified.ap)
     mean_ap = MeanAP(scores, ap_targets, ap_known, rules.ap, rules.empty_class)
-    return [mean_ap, *(LabelF1(decided[prefix], targets, known, prefix) for prefix in sorted(decided))]
+    found: list[Statistic] = [mean_ap, *(LabelF1(decided[p], targets, known, p) for p in sorted(decided))]
+    if metrics:
+        predicted = predicted_of(predictions, test.labels, test.ids, data.classes, rules, unspecified)
+        found += [Sampled(predicted, metric) for metric in metrics]
+    return found
 
 
 def _notes(

@@ -10,7 +10,6 @@ from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
     SUBMITTED,
-    find_containing,
     find_records,
     is_submitted,
     publish_record,
@@ -18,6 +17,7 @@ from mlbench.store.runs import (
     read_record,
     run_dir,
     summarise_records,
+    value_at,
     verify_run,
     write_record,
 )
@@ -29,7 +29,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUBMITTED",
     "all_runs",
-    "find_containing",
     "find_records",
     "find_run",
     "is_submitted",
@@ -40,6 +39,7 @@ __all__ = [
     "run_key",
     "seal",
     "summarise_records",
+    "value_at",
     "verify_run",
     "write_record",
 ]

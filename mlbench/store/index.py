@@ -145,7 +145,7 @@ def _connect(file: Path) -> sqlite3.Connection | None:
 
 
 def _file(root: Path) -> Path:
-    name = hashlib.sha256(f"{root.resolve()}\0{_version()}".encode()).hexdigest()[:24]
+    name = hashlib.sha256(f"{root.resolve()}\0{_version()}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
     return cache_dir() / "records" / f"{name}.sqlite"
 
 

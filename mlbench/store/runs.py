@@ -146,22 +146,8 @@ def _facts(path: Path) -> dict[str, Any]:
     started, seconds = record["provenance"]["started"], record["provenance"].get("seconds")
     value = record["results"]["test"].get(headline)
     shown = {"metric": headline, "value": value, "started": started, "seconds": seconds}
-    return {"key": record["key"], **{name: _at(record["identity"], place) for name, place in FILTERS.items()}, **shown}
-
-
-def find_containing(root: str | Path, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Complete runs under `root` in whose record every one of `texts` stands; broken records are passed over.
-
-    Only those that have them are read whole: looking into a store of many runs is quick.
-    """
-    wanted = [text.encode("ascii") for text in texts]
-    for path in _record_paths(Path(root)) if Path(root).is_dir() else ():
-        try:
-            raw = path.read_bytes()
-            if all(text in raw for text in wanted):
-                yield parse_record(raw, str(path))
-        except (OSError, DataError):
-            continue
+    about = {name: value_at(record["identity"], place) for name, place in FILTERS.items()}
+    return {"key": record["key"], **about, **shown}
 
 
 def verify_run(root: str | Path, key: str) -> dict[str, Any]:
@@ -254,7 +240,8 @@ def _matches(facts: Mapping[str, Any], name: str, values: set[str]) -> bool:
     return str(facts[name]) in values
 
 
-def _at(identity: Mapping[str, Any], place: Sequence[str]) -> Any:
+def value_at(identity: Mapping[str, Any], place: Sequence[str]) -> Any:
+    """What stands in `identity` at a place of `FILTERS`; None where there is nothing."""
     found: Any = identity
     for part in place:
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -263,7 +250,8 @@ def _at(identity: Mapping[str, Any], place: Sequence[str]) -> Any:
 
 def _require_files(folder: Path, record: dict[str, Any]) -> None:
     """DataError listing the files named by `record` that are missing from `folder` or have another hash."""
-    named = [*record["predictions"].values(), *([record["weights"]] if record["weights"] else [])]
+    handed = [phase for phase in record["phases"] if "file" in phase]
+    named = [*record["predictions"].values(), *([record["weights"]] if record["weights"] else []), *handed]
     problems = []
     for entry in named:
         try:

@@ -44,12 +44,14 @@ def read_file(path: Path, limit: int, what: str) -> bytes:
                 raise DataError(f"{path}: is no plain file: expected a {what} file")
             if found.st_size > limit:
                 raise DataError(f"{path}: {found.st_size:,} bytes; a {what} file has at most {limit:,} here")
-            data = file.read(limit + 1)
+            data = file.read(min(limit, found.st_size) + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot read the {what} file: {error.strerror or error}") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit into memory") from None
     if not data:
         raise DataError(f"{path}: is empty")
-    if len(data) > limit:
+    if len(data) > min(limit, found.st_size):
         raise DataError(f"{path}: grew while it was read; a {what} file has at most {limit:,} bytes here")
     for beginning, name in _BEGINNINGS.items():
         if data.startswith(beginning):

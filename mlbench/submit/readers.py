@@ -58,6 +58,8 @@ def read_submission(path: Path, ids: Sequence[str], classes: Sequence[str]) -> t
         return readers[path.suffix](data, ids, classes), data
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except MemoryError:
+        raise DataError(f"{path}: its {len(data):,} bytes do not fit into memory") from None
 
 
 def largest_file(ids: Sequence[str], classes: Sequence[str]) -> int:

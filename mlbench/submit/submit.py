@@ -18,6 +18,7 @@ from mlbench.errors import DataError, UsageError
 from mlbench.evaluation.class_groups import groups_for
 from mlbench.evaluation.predictions import Predictions, write_predictions
 from mlbench.evaluation.scoring import score_predictions
+from mlbench.inputs.duplicates import equal_pictures
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol
 from mlbench.provenance import collect_provenance
@@ -133,7 +134,7 @@ def submit(
             "selection_labels": None,
             "extra": [level for level in about.supervision if level != "observed"],
         },
-        "notes": [_NOTE, *notes, *_reported(about, results)],
+        "notes": [_NOTE, *data.notes, *equal_pictures(data), *notes, *_reported(about, results)],
         "provenance": {**provenance, "kind": "predictions", "submission": claims},
     }
     record = seal(record)

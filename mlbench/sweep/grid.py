@@ -20,7 +20,7 @@ from mlbench.settings import build
 #: Draws of a grid that says nothing of them.
 DRAWS = 9
 #: What ``[datasets.NAME]`` may set for one data set instead of the whole grid.
-BY_DATASET = ("data_root", "track", "backbone", "weights", "set")
+BY_DATASET = ("data_root", "track", "backbone", "weights", "head", "set")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Grid:
     track: str | None = None
     backbone: str | None = None
     weights: str | None = None
+    head: str | None = None
     draws: int = 0
     seeds: tuple[int, ...] = ()
     masks: tuple[int, ...] = ()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlbench.errors import MlbenchError
 from mlbench.inputs import features as feature_files
@@ -30,10 +30,11 @@ from mlbench.inputs.tensors import normalise
 from mlbench.methods import Prediction
 from mlbench.progress import Reporter
 from mlbench.provenance import peak_memory_mib
-from mlbench.runner import evaluate, execute, feed, loop, training
-from mlbench.runner import task as task_module
+from mlbench.runner import evaluate, execute
 from mlbench.runner.data import Part
+from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.probe import Probe
 from mlbench.runner.scratch import as_tensor, new_matrix
 from mlbench.runner.world import World
 from mlbench.sweep.freeze import request_of
@@ -77,14 +78,18 @@ class Cost:
 
 
 def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
-    """Measure what the run of `request` will take; to be called in a process of its own, which it leaves patched."""
+    """Measure what the run of `request` will take, in a process of its own: the clock runs from its start."""
     with tempfile.TemporaryDirectory() as folder, Reporter(quiet=True) as reporter:
         started = time.perf_counter()
         measured = _Measured(steps)
-        measured.patch()
         resolve(request)  # as the worker does to compare the key, before the runner resolves again
         options = execute.Options(
-            Path(folder), device=device, quiet=True, checkpoint_seconds=float("inf"), on_checkpoint=measured.saved
+            Path(folder),
+            device=device,
+            quiet=True,
+            checkpoint_seconds=float("inf"),
+            on_checkpoint=measured.saved,
+            probe=measured,
         )
         world = World(device, request.precision)
         _Pilot(measured, request, options, world, reporter).execute()
@@ -95,14 +100,14 @@ def pilot(request: Request, device: str = "auto", steps: int = 20) -> Cost:
         return cost
 
 
-class _Pilot(execute._Executor):
+class _Pilot(execute.Execution):
     """The runner, with pilots of the runs this one uses instead of these themselves."""
 
     def __init__(self, measured: _Measured, *given: Any) -> None:
         self.measured = measured
         super().__init__(*given)
 
-    def _run_used(self) -> dict[str, dict[str, Any]]:
+    def run_used(self) -> dict[str, dict[str, Any]]:
         records = {}
         for name, wanted in used_requests(self.run).items():
             used = _Pilot(self.measured, wanted, self.options, self.world, self.reporter)
@@ -123,7 +128,7 @@ class _Few(Part):
         return self.count
 
 
-class _Measured:
+class _Measured(Probe):
     """Clocks inside the runner."""
 
     def __init__(self, steps: int) -> None:
@@ -145,18 +150,13 @@ class _Measured:
         path = self.folder / "checkpoint.pt"
         self.checkpoint_bytes = max(self.checkpoint_bytes, path.stat().st_size if path.exists() else 0)
 
-    def patch(self) -> None:
-        """Replace, in this process, what would look at every image."""
-        for module in (execute, training, task_module):
-            module.predict_part = self._predict  # type: ignore[attr-defined]
-        task_module.total_over = self._total  # type: ignore[assignment]
-        feed.open_pixels = self._open_pixels  # type: ignore[assignment]
-        feed.load_features = self._features  # type: ignore[assignment]
-        feature_files.load_pixels = self._pixels  # type: ignore[assignment]
-        feed.pixels_sha256 = self._pixels_sha256  # type: ignore[assignment]
+    def phase_loop(self, loop: type[Any]) -> type[Any]:
+        """`loop` with few steps of its last two epochs, its parts timed."""
         measured = self
 
-        class Loop(loop.PhaseLoop):
+        class Loop(loop):  # type: ignore[misc, valid-type]
+            steps: int
+
             def __init__(self, *given: Any) -> None:
                 super().__init__(*given)
                 self.full_steps, self.steps = self.steps, min(self.steps, measured.steps)
@@ -187,7 +187,7 @@ class _Measured:
                 spent = time.perf_counter() + measured.missing - self.begun
                 self.rests.append(spent - sum(self.step_times[len(self.rests) * self.steps :]))
 
-        training.PhaseLoop = Loop  # type: ignore[misc, assignment]
+        return Loop
 
     def cost(self, spent: float) -> Cost:
         """What was measured, for the whole run; `spent` is the wall time of the pilot itself."""
@@ -210,38 +210,21 @@ class _Measured:
 
     # -- what would look at every image ---------------------------------------------------------------------------
 
-    def _predict(
-        self,
-        network: nn.Module,
-        predict: Callable[..., Tensor | Prediction],
-        inputs: feed.Feed,
-        part: str,
-        world: World,
-        epoch: int | None = None,
-        source: str = "images",
-    ) -> Prediction:
-        whole, (few, count) = inputs.run.parts[part], self._few(inputs, part)
+    def predictions(self, predict: Callable[[Feed], Prediction], feed: Feed, part: str) -> Prediction:
+        whole, (few, count) = feed.run.parts[part], self._few(feed, part)
         started = time.perf_counter()
-        seen = evaluate.predict_part(network, predict, few, part, world, epoch, source)
+        seen = predict(few)
         self.missing += (time.perf_counter() - started) * (len(whole) - count) / count
         return Prediction(*(None if found is None else _repeated(found, len(whole)) for found in seen))  # type: ignore
 
-    def _total(
-        self,
-        network: nn.Module,
-        compute: Callable[..., int],
-        inputs: feed.Feed,
-        part: str,
-        world: World,
-        source: str = "images",
-    ) -> int:
-        few, count = self._few(inputs, part)
-        whole, started = len(inputs.run.parts[part]), time.perf_counter()
-        found = evaluate.total_over(network, compute, few, part, world, source)
-        self.missing += (time.perf_counter() - started) * (whole - count) / count
-        return found * whole // count
+    def total(self, count: Callable[[Feed], int], feed: Feed, part: str) -> int:
+        few, rows = self._few(feed, part)
+        whole, started = len(feed.run.parts[part]), time.perf_counter()
+        found = count(few)
+        self.missing += (time.perf_counter() - started) * (whole - rows) / rows
+        return found * whole // rows
 
-    def _few(self, inputs: feed.Feed, part: str) -> tuple[feed.Feed, int]:
+    def _few(self, inputs: Feed, part: str) -> tuple[Feed, int]:
         """`inputs` with only the first rows of `part`, and how many these are."""
         whole = inputs.run.parts[part]
         size = inputs.settings.image_size if inputs.run.track == "full" else 64
@@ -250,7 +233,7 @@ class _Measured:
         few.run = dataclasses.replace(inputs.run, parts={**inputs.run.parts, part: _Few(**vars(whole), count=count)})
         return few, count
 
-    def _open_pixels(self, split: Any, size: int, advance: Any = None) -> Any:
+    def open_pixels(self, split: Any, size: int, advance: Any = None) -> Any:
         how = on_the_fly.storage(split, size)
         self.pixels[f"{size} px, {len(split)} images"] = str(how)
         return on_the_fly.OnTheFly(split, size) if how.kind == "decode" else self._pixels(split, size, advance)
@@ -266,15 +249,15 @@ class _Measured:
         self.caches[pixel_files.pixel_file(split, size).name] = taken * len(split) / _IMAGES, int(np.prod(shape))
         return np.broadcast_to(few[:1], shape)
 
-    def _pixels_sha256(self, split: Any, size: int) -> str:
+    def pixels_sha256(self, split: Any, size: int) -> str:
         return pixel_files.pixels_sha256(split, size) if _ready(split, size) else ""
 
-    def _features(
+    def load_features(
         self, split: Any, size: int, backbone: Any, name: str, device: torch.device, advance: Any = None
     ) -> feature_files.Features:
         path = feature_files.feature_file(split, size, backbone, name, device)
         if path.exists() or len(split) <= _IMAGES:
-            return feature_files.load_features(split, size, backbone, name, device, advance)
+            return feature_files.load_features(split, size, backbone, name, device, advance, self._pixels)
         pixels, begun = self._pixels(split, size), time.perf_counter()
         images, backbone = _few_images(pixels, backbone, device), backbone.to(device).eval()
         with torch.inference_mode():
@@ -300,7 +283,7 @@ def _repeated(found: Tensor, count: int) -> Tensor:
 
 def _ready(split: Any, size: int) -> bool:
     """Whether the pixels of `split` are there without decoding."""
-    return pixel_files._in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
+    return pixel_files.in_memory(split, size) is not None or pixel_files.pixel_file(split, size).exists()
 
 
 def _few_images(pixels: pixel_files.Rows, backbone: Any, device: torch.device) -> Tensor:

@@ -62,7 +62,7 @@ def status_table(sweep: Sweep, rows: list[Row], limit: int | None = None) -> Tab
 
 def show_status(store: Path, name: str | None = None, watch: bool = False) -> None:
     """Print the table; with `watch` again and again until the sweep has no driver."""
-    sweep, console = find_sweep(store, name), Console(highlight=False)
+    sweep, console = find_sweep(store, name), Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     if not watch:

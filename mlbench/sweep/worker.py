@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, visible
 from mlbench.locks import Busy, held, locked
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import resolve
@@ -49,10 +49,10 @@ def work(store: Path, name: str, key: str, resume: bool) -> int:
         run(request, _options(sweep, resume))
         leave()
     except Busy as error:
-        print(f"waiting: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"waiting: {visible(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         return ELSEWHERE
     except MlbenchError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         return error.exit_code
     except Exception:
         traceback.print_exc()
@@ -78,7 +78,7 @@ def work_together(store: Path, name: str, keys: Sequence[str], resume: bool) -> 
         with sweep.log(job).open("a", encoding="utf-8") as log:
             if not isinstance(why, MlbenchError) or why.__cause__ is not None:
                 traceback.print_exception(why, file=log)
-            print(f"error: {' '.join(str(why).split())}", file=log)
+            print(f"error: {visible(' '.join(str(why).split()))}", file=log)
     if failed and all(isinstance(why, Busy) for why in failed.values()):
         return ELSEWHERE
     return 1 if failed else 0

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlbench.acquire.extract import Limits, extract, merge
+from mlbench.acquire.archives import Limits
+from mlbench.acquire.extract import extract, merge
 from mlbench.errors import DataError, MlbenchError, UsageError
 
 FILES = {"kit/a.txt": b"one", "kit/deep/b.bin": np.random.default_rng(0).bytes(70_000), "c.txt": b""}

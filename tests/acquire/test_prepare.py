@@ -188,10 +188,15 @@ def test_an_archive_that_is_not_the_one_it_should_be_is_told(
         prepare("voc2012", tmp_path / "voc", Options(mirror))
 
 
-def test_a_file_without_published_checksum_is_taken_and_told(site: Site, mirror: str, tmp_path: Path) -> None:
+def test_a_file_without_published_checksum_is_opened_and_told(site: Site, mirror: str, tmp_path: Path) -> None:
     lines = [line for line in sources.SOURCES.read_text().splitlines() if not line.startswith(("md5", "size"))]
     sources.SOURCES.write_text("\n".join(lines))
-    assert "(no published checksum)" in prepare("voc2012", tmp_path / "voc", Options(mirror, size=0))
+    with tarfile.open(fileobj=io.BytesIO(site.files[f"/mirror/{ARCHIVE}"])) as packed:
+        files = len(packed.getnames())
+    told = f"no published checksum: could not be verified; it opens as a whole archive of {files} files"
+    assert f"({told})" in prepare("voc2012", tmp_path / "voc", Options(mirror, size=0))
+    kept = json.loads((tmp_path / "voc" / ".mlbench" / "archives.json").read_text())
+    assert kept[ARCHIVE]["checked"] == told
 
 
 def test_what_a_person_must_fetch_is_told_after_all_else_was_fetched(site: Site, mirror: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbench.acquire.extract import is_archive
+from mlbench.acquire.archives import is_archive
 from mlbench.acquire.overview import list_sources, presence
 from mlbench.acquire.sources import find_source, load_sources, missing_by_hand, tell_by_hand
 from mlbench.errors import UsageError

@@ -60,10 +60,11 @@ def test_frequency_rates_fall_with_the_rank_and_keep_the_mean() -> None:
     for c, positives in enumerate((7, 2, 2, 1)):
         labels[:positives, c] = 1
     # Ranks: 1, (1 + 2) / 2 / 3 twice, 0.
-    assert np.allclose(frequency_rates(labels, 0.4, 0.5), [0.2, 0.4, 0.4, 0.6])
-    assert np.allclose(frequency_rates(labels, 0.4, -0.5), [0.6, 0.4, 0.4, 0.2])
-    assert np.allclose(frequency_rates(labels, 0.9, 1.0), [0.8, 0.9, 0.9, 1.0])
-    assert frequency_rates(labels[:, :1], 0.4, 1.0).tolist() == [0.4]
+    counts = (labels == 1).sum(axis=0)
+    assert np.allclose(frequency_rates(counts, 0.4, 0.5), [0.2, 0.4, 0.4, 0.6])
+    assert np.allclose(frequency_rates(counts, 0.4, -0.5), [0.6, 0.4, 0.4, 0.2])
+    assert np.allclose(frequency_rates(counts, 0.9, 1.0), [0.8, 0.9, 0.9, 1.0])
+    assert frequency_rates(counts[:1], 0.4, 1.0).tolist() == [0.4]
 
 
 # --- class-wise missing labels ----------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_labels_are_missing_at_their_class_s_rate(by: str, negatives: str) -> No
     if by == "beta":
         rates = beta_rates("per_class_missing", 5, 8, 0.4, 0.5)
     else:
-        rates = frequency_rates(labels, 0.4, 0.5 if by == "rare" else -0.5)
+        rates = frequency_rates((labels == 1).sum(axis=0), 0.4, 0.5 if by == "rare" else -0.5)
     positives = (labels == 1).sum(axis=0)
     assert_shares(((labels == 1) & (observed == 0)).sum(axis=0), positives, rates)
     if negatives == "hidden":

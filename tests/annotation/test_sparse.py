@@ -181,12 +181,22 @@ def test_a_process_that_hides_labels_shows_those_that_it_shows_of_the_matrix(mon
         make_parts(sparse_dataset(), protocol(), 0, {"keep": 0.5})
 
 
-def test_a_process_with_class_statistics_draws_on_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_class = protocol("per_class_missing", mean=0.5)
-    assert isinstance(make_parts(sparse_dataset(), per_class, 0, None)[0]["train"].observed, np.ndarray)
+@pytest.mark.parametrize(
+    ("process", "params"),
+    [("per_class_missing", {"mean": 0.5}), ("partial_per_class", {"n": 3}), ("single_positive_spml", {})],
+)
+def test_a_process_with_class_statistics_or_one_generator_needs_no_matrix(
+    process: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, dense_mask = make_parts(sparse_dataset(dense=True), protocol(process, **params), 0, None)
     monkeypatch.setattr(sparse, "MAX_DENSE", 100)
-    with pytest.raises(DataError, match="too many to be held as a matrix"):
-        make_parts(sparse_dataset(), per_class, 0, None)
+    monkeypatch.setattr(sparse_masks, "_AT_ONCE", 50)
+    found, mask = make_parts(sparse_dataset(), protocol(process, **params), 0, None)
+    assert mask.sha256 == dense_mask.sha256
+    for name, part in found.items():
+        assert isinstance(part.observed, SparseLabels)
+        for row in range(len(part)):
+            assert np.array_equal(part.observed[row], np.asarray(expected[name].observed)[row])
 
 
 def test_a_mask_given_must_show_what_is_known(tmp_path) -> None:

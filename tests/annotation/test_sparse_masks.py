@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlbench.annotation import Mask, State, check_process, draw_mask, hash_ids, load_mask, save_mask, sparse_masks
+from mlbench.annotation import (
+    PROCESSES,
+    Mask,
+    State,
+    check_process,
+    draw_mask,
+    hash_ids,
+    load_mask,
+    save_mask,
+    sparse_masks,
+)
 from mlbench.annotation.sparse import SparseLabels
 from mlbench.annotation.sparse_masks import (
     SparseMask,
@@ -26,16 +36,48 @@ SPARSE = SparseLabels.from_dense(DENSE)
 IDS = [f"image {number}" for number in range(23)]
 
 
-@pytest.mark.parametrize(
-    ("process", "params"),
-    [("full", {}), ("partial", {"keep": 0.4}), ("partial_exact", {"keep": 0.4}), ("single_positive", {})],
+#: Rows (sample row, class, x1, y1, x2, y2) in any order; some positives have several boxes, some none.
+BOXES = np.array(
+    [
+        (row, c, x, y, x + 3 + c, y + 2 + row % 5)
+        for row, c in np.random.RandomState(1).permutation(np.argwhere(DENSE == P)).tolist()
+        for x, y in ((row % 7, c), (c + 1, row % 3))[: (row + c) % 3]
+    ]
 )
+DRAWS: list[tuple[str, dict[str, Any]]] = [
+    ("full", {}),
+    ("partial", {"keep": 0.4}),
+    ("partial_exact", {"keep": 0.4}),
+    ("partial_per_class", {"n": 2}),
+    ("partial_per_class", {"n": -1}),
+    ("partial_fraction", {"keep": 0.4}),
+    ("single_positive", {}),
+    ("single_positive_spml", {}),
+    ("single_positive_spml", {"num_pos": 2, "num_neg": 3}),
+    ("single_positive_size", {"bias": 1.5}),
+    *[(f"single_positive_{by}", {"bias": bias}) for by in ("frequency", "cooccurrence") for bias in (-1.0, 0.0, 2.0)],
+    *[
+        ("per_class_missing", {"mean": 0.4, "spread": 0.6, "by": by, "negatives": negatives})
+        for by, negatives in (("beta", "hidden"), ("rare", "same"), ("frequent", "hidden"))
+    ],
+    ("label_noise", {"false_negative": 0.3, "false_positive": 0.2, "spread": 0.5}),
+    ("annotator_budget", {"budget": 0.35}),
+    ("annotator_budget", {"budget": 0.35, "order": "popularity"}),
+]
+
+
+def test_every_process_is_drawn_here() -> None:
+    assert {process for process, _ in DRAWS} == PROCESSES.keys()
+
+
+@pytest.mark.parametrize("at_once", [9, 40, 10_000])
+@pytest.mark.parametrize(("process", "params"), DRAWS)
 def test_the_same_entries_are_shown_whatever_is_drawn_at_once(
-    process: str, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    process: str, params: dict[str, Any], at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sparse_masks, "_AT_ONCE", 40)
-    expected = draw_mask(DENSE, process, params, 3, ids=IDS)
-    found = draw_sparse_mask(SPARSE, process, params, 3, IDS)
+    monkeypatch.setattr(sparse_masks, "_AT_ONCE", at_once)
+    expected = draw_mask(DENSE, process, params, 3, ids=IDS, boxes=BOXES)
+    found = draw_sparse_mask(SPARSE, process, params, 3, IDS, BOXES)
     assert isinstance(found, SparseMask)
     assert np.array_equal(found.observed[:], expected.observed)
     assert (found.process, found.params, found.seed) == (expected.process, expected.params, expected.seed)
@@ -47,6 +89,24 @@ def test_the_same_entries_are_shown_whatever_is_drawn_at_once(
     assert again.sha256 == found.sha256
     assert again.observed.same_as(found.observed)
     check_sparse_mask(again, IDS, SPARSE)
+
+
+@pytest.mark.parametrize(("process", "params"), [draw for draw in DRAWS if PROCESSES[draw[0]].needs])
+def test_a_validation_part_is_drawn_with_the_statistics_of_training(process: str, params: dict[str, Any]) -> None:
+    dense, sparse, boxes = DENSE[15:], SPARSE.take(slice(15, None)), BOXES[BOXES[:, 0] < 8]
+    about: dict[str, Any] = {"train_labels": DENSE[:15]}
+    expected = draw_mask(dense, process, params, 3, ids=IDS[15:], boxes=boxes, **about)
+    found = draw_sparse_mask(sparse, process, params, 3, IDS[15:], boxes, SPARSE.take(slice(15)))
+    assert np.array_equal(found.observed[:], expected.observed)
+
+
+def test_a_process_that_needs_boxes_says_so() -> None:
+    with pytest.raises(DataError, match="needs boxes, and the data set has none"):
+        draw_sparse_mask(SPARSE, "single_positive_size", {"bias": 1.0}, 0, IDS)
+    outside = np.array([[23.0, 0, 0, 0, 1, 1]])
+    for draw, labels in ((draw_mask, DENSE), (draw_sparse_mask, SPARSE)):
+        with pytest.raises(DataError, match=r"box 0 is .*outside 23 samples x 9 classes"):
+            draw(labels, "single_positive_size", {"bias": 1.0}, 0, ids=IDS, boxes=outside)  # type: ignore[operator]
 
 
 def test_the_hash_of_a_mask_in_a_matrix_is_as_ever() -> None:

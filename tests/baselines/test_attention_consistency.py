@@ -29,7 +29,7 @@ from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 
 CONTROLS = ("wbce_t", "wbce_r", "wbce_s", "wbce_f", "wbce_fs")
@@ -216,7 +216,7 @@ def test_heat_maps_take_the_weights_as_data_and_leave_out_the_bias():
 def start_of(request):
     run, world = resolve(request), World("cpu")
     feed = Feed(run, world.device)
-    task = Task(run, world, feed)
+    task = RunTask(run, world, feed)
     method = run.method(task)
     (phase,) = method.phases()
     task.begin(phase)

@@ -30,6 +30,7 @@ from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.errors import DataError, UsageError
 from mlbench.methods import Batch
 from mlbench.models.backbones import BACKBONES, build_backbone
+from mlbench.models.weights import TORCHVISION
 from mlbench.proposals import load_proposals, split_proposals
 from mlbench.registry import load_method
 from mlbench.report.paper_tables import load_layouts
@@ -204,13 +205,11 @@ def test_wrong_arguments_are_refused() -> None:
         attention_loss([], [])
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", sorted(TORCHVISION))
 def test_attention_is_taken_from_three_stages_of_every_backbone(name: str) -> None:
     trunk = build_backbone(name).eval()
     with torch.no_grad():
-        output, maps = distillation.stage_maps(
-            trunk, distillation.STAGES[name], lambda: trunk(torch.rand(1, 3, 64, 64))
-        )
+        output, maps = distillation.stage_maps(trunk, BACKBONES[name].stages, lambda: trunk(torch.rand(1, 3, 64, 64)))
     assert len(maps) == 3
     torch.testing.assert_close(maps[-1], output)
     assert [a.shape[-1] >= b.shape[-1] for a, b in pairwise(maps)] == [True, True]

@@ -30,7 +30,7 @@ from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.seeds import id_hashes
 from mlbench.store import run_dir
@@ -196,7 +196,7 @@ def start_of(request):
     run = resolve(request)
     world = World("cpu")
     feed = Feed(run, world.device)
-    task = Task(run, world, feed)
+    task = RunTask(run, world, feed)
     method = run.method(task)
     (phase,) = method.phases()
     task.begin(phase)

@@ -17,7 +17,7 @@ from mlbench.errors import UsageError
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_checkpoint
 from mlbench.runner.plan import resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 
 STATES = [POSITIVE, NEGATIVE, UNKNOWN, UNSPECIFIED]
 CASES = [*(batch(*size, seed=size[0]) for size in SIZES), saturated(), *(uniform(state) for state in STATES)]
@@ -159,14 +159,14 @@ def test_a_class_with_fewer_unknown_labels_than_its_quota_gives_them_all():
 def look(monkeypatch, tmp_path):
     """The logits of each look at the training part, with how it was asked for, as a run goes on."""
     seen = []
-    original = Task.predict
+    original = RunTask.predict
 
     def predict(self, network, augment=False, epoch=0):
         scores = original(self, network, augment, epoch)
         seen.append((scores.clone(), self.labels.state.copy(), augment, epoch))
         return scores
 
-    monkeypatch.setattr(Task, "predict", predict)
+    monkeypatch.setattr(RunTask, "predict", predict)
     return seen
 
 

@@ -16,14 +16,16 @@ from mlbench.baselines.visual_attention import (
     LAYERS,
     AttentiveClassifier,
     history_weights,
+    layers_of,
     wavering_bce,
     weighted_focal,
 )
 from mlbench.conformance.suite import compare, make_request, read_course, run_with_stops
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
-from mlbench.models.backbones import BACKBONES, build_backbone
+from mlbench.models.backbones import build_backbone
 from mlbench.models.heads import Classifier, HeadSpec, build_head
+from mlbench.models.weights import TORCHVISION
 from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 
@@ -94,11 +96,11 @@ def test_wavering_cross_entropy_by_hand() -> None:
         weighted_focal(*arguments, torch.rand(3))
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", sorted(TORCHVISION))
 def test_every_backbone_has_its_three_layers(name: str) -> None:
     with torch.device("meta"):
         trunk = build_backbone(name)
-    assert [trunk.get_submodule(layer) for layer in LAYERS[name]]
+    assert [trunk.get_submodule(layer) for layer in layers_of(trunk)]
 
 
 def test_branches_of_a_residual_network_are_at_two_depths_of_one_stage_and_at_the_end() -> None:
@@ -109,7 +111,7 @@ def test_branches_of_a_residual_network_are_at_two_depths_of_one_stage_and_at_th
 def test_scores_are_the_mean_of_classifier_and_branches() -> None:
     trunk = build_backbone("scenes")
     plain = Classifier(trunk, build_head(HeadSpec(), trunk.out_channels, 3))
-    network = AttentiveClassifier(plain, LAYERS["scenes"], 64, 8)
+    network = AttentiveClassifier(plain, layers_of(trunk), 64, 8)
     output = network(torch.rand(2, 3, 64, 64))
     torch.testing.assert_close(output.logits, (output.main + sum(output.branches)) / 4)
     torch.testing.assert_close(output.main, plain.head(output.features))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mlbench
 from mlbench.store import find_records
 from mlbench.store.schema import refit
 
@@ -40,7 +41,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
     for command in ([str(Path(sys.executable).with_name("mlbench"))], [sys.executable, "-m", "mlbench"]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert "0.1.0" in done.stdout
+        assert mlbench.__version__ in done.stdout
 
 
 def test_every_command_is_in_the_help(mlbench) -> None:
@@ -62,7 +63,7 @@ def settings(photos: Path, store: Path) -> list[object]:
     """A short run on the pictures."""
     return [
         *("--protocol", "single_positive", "--dataset", photos / "mine.toml", "--data-root", photos),
-        *("--backbone", "scenes", "--track", "full", "--output", store, "--device", "cpu"),
+        *("--backbone", "scenes", "--track", "full", "--store", store, "--device", "cpu"),
         *("--epochs", 2, "--set", "train.image_size=32", "--set", "train.batch_size=8", "--set", "train.lr=0.01"),
     ]
 
@@ -106,7 +107,7 @@ def test_a_finished_run_is_reported_and_again_repeats_it(mlbench, photos: Path, 
 
 
 def test_score_computes_the_numbers_again(mlbench, photos: Path, store: Path, key: str) -> None:
-    given = ("--output", store, "--dataset", photos / "mine.toml")
+    given = ("--store", store, "--dataset", photos / "mine.toml")
     code, out, _ = mlbench("score", key[:12], *given)
     assert code == 0
     (record,), _ = find_records(store, method="an")
@@ -120,7 +121,7 @@ def test_score_under_another_protocol_compares_nothing(mlbench, photos: Path, st
     (tmp_path / "eleven.toml").write_text(
         'extends = "single_positive"\nname = "eleven"\n[metrics]\nap = "eleven_point"\n'
     )
-    given = ("--output", store, "--dataset", photos / "mine.toml", "--protocol", tmp_path / "eleven.toml")
+    given = ("--store", store, "--dataset", photos / "mine.toml", "--protocol", tmp_path / "eleven.toml")
     code, out, _ = mlbench("score", key[:12], *given)
     assert code == 0
     assert "(eleven)" in out
@@ -130,7 +131,7 @@ def test_score_under_another_protocol_compares_nothing(mlbench, photos: Path, st
 
 def test_a_data_set_outside_the_catalogue_must_be_named_again(mlbench, store: Path, key: str) -> None:
     for command in (("score", key[:12]), ("explain", "cam", key[:12])):
-        code, _, err = mlbench(*command, "--output", store)
+        code, _, err = mlbench(*command, "--store", store)
         assert code == 2
         assert "its data set 'mine' is not in the catalogue" in err
         assert "--dataset FILE.toml" in err
@@ -145,7 +146,7 @@ def test_a_record_that_was_edited_is_found_out(mlbench, photos: Path, store: Pat
     record = json.loads(path.read_text())
     record["results"]["test"]["mAP"] += 1.0
     path.write_text(json.dumps(record))
-    asked = "score", key[:12], "--output", copy, "--dataset", photos / "mine.toml"
+    asked = "score", key[:12], "--store", copy, "--dataset", photos / "mine.toml"
     code, _, err = mlbench(*asked)
     assert (code, err.count("\n")) == (1, 1)
     assert "record.json: changed after it was written" in err
@@ -155,7 +156,7 @@ def test_a_record_that_was_edited_is_found_out(mlbench, photos: Path, store: Pat
     assert "record says" in out
     assert "error: 1 numbers differ from the record" in err
     (copy / key[:16] / "test.safetensors").write_bytes(b"x")
-    code, _, err = mlbench("score", key[:12], "--output", copy, "--dataset", photos / "mine.toml")
+    code, _, err = mlbench("score", key[:12], "--store", copy, "--dataset", photos / "mine.toml")
     assert code == 1
     assert "test.safetensors: its SHA-256 is" in err
 
@@ -166,7 +167,7 @@ def test_other_pictures_under_the_same_name_are_refused(mlbench, photos: Path, s
     shutil.copytree(photos, tmp_path / "photos")
     labels = tmp_path / "photos" / "labels.csv"
     labels.write_text(labels.read_text().replace("33.png,test,", "33.png,test,red|green|blue|"))
-    given = ("--output", store, "--dataset", tmp_path / "photos" / "mine.toml")
+    given = ("--store", store, "--dataset", tmp_path / "photos" / "mine.toml")
     code, _, err = mlbench("score", key[:12], *given)
     assert code == 1
     assert "is not the one the run was scored on" in err
@@ -176,7 +177,7 @@ def test_other_pictures_under_the_same_name_are_refused(mlbench, photos: Path, s
 
 
 def test_list_shows_runs_methods_protocols_and_data_sets(mlbench, store: Path, key: str) -> None:
-    code, out, _ = mlbench("list", "runs", "--output", store)
+    code, out, _ = mlbench("list", "runs", "--store", store)
     assert code == 0
     assert [line.split()[:3] for line in out.splitlines()[2:]] == [[key[:16], "an", "mine"]]
     names = [line.split()[0] for line in mlbench("list", "methods")[1].splitlines()[2:]]
@@ -186,7 +187,7 @@ def test_list_shows_runs_methods_protocols_and_data_sets(mlbench, store: Path, k
 
 
 def test_show_tells_of_a_run_and_of_a_protocol(mlbench, store: Path, key: str, tmp_path: Path) -> None:
-    code, out, _ = mlbench("show", key[:8], "--output", store)
+    code, out, _ = mlbench("show", key[:8], "--store", store)
     assert code == 0
     assert out.startswith(f"run {key}\nan on mine under single_positive, track full, seed 0")
     for part in ("identity:", "training:", "  lr = 0.01", "test, percent:", "provenance:", "val mAP"):
@@ -202,15 +203,15 @@ def test_show_tells_of_a_run_and_of_a_protocol(mlbench, store: Path, key: str, t
 def test_table_prints_the_store_in_three_formats(mlbench, photos: Path, store: Path, key: str) -> None:
     (record,), _ = find_records(store, method="an")
     value = f"{record['results']['test']['mAP']:.1f}"
-    code, out, _ = mlbench("table", "--output", store)
+    code, out, _ = mlbench("table", "--store", store)
     assert code == 0
     assert "mine" in out.splitlines()[0]
     assert value in out
-    code, latex, _ = mlbench("table", "--output", store, "--format", "latex", "--document")
+    code, latex, _ = mlbench("table", "--store", store, "--format", "latex", "--document")
     assert code == 0
     assert latex.count("\\begin{document}") == latex.count("\\end{document}") == 1
     assert value in latex
-    code, csv, _ = mlbench("table", "--output", store, "--format", "csv", "--no-published", "--methods", "an")
+    code, csv, _ = mlbench("table", "--store", store, "--format", "csv", "--no-published", "--methods", "an")
     assert code == 0
     header, row, *_ = (line.split(",") for line in csv.splitlines())
     assert float(row[header.index("mean")]) == pytest.approx(record["results"]["test"]["mAP"])
@@ -218,7 +219,7 @@ def test_table_prints_the_store_in_three_formats(mlbench, photos: Path, store: P
 
 def test_class_activation_maps_become_a_picture(mlbench, photos: Path, store: Path, key: str, tmp_path: Path) -> None:
     picture = tmp_path / "deep" / "cams.png"
-    given = ("--output", store, "--dataset", photos / "mine.toml", "--picture", picture, "--images", 2)
+    given = ("--store", store, "--dataset", photos / "mine.toml", "--picture", picture, "--images", 2)
     code, out, err = mlbench("explain", "cam", key[:12], *given)
     assert code == 0, err
     assert out.strip() == f"wrote {picture}"
@@ -242,7 +243,7 @@ def test_maps_of_a_head_trained_on_a_weights_file_need_that_file_again(mlbench, 
     given[given.index("full")] = "head"
     code, _, err = mlbench("run", "--method", "an", "--quiet", "--weights", tmp_path / "w.safetensors", *given)
     assert code == 0, err
-    cams = ("explain", "cam", "--output", tmp_path / "runs", "--dataset", photos / "mine.toml")
+    cams = ("explain", "cam", "--store", tmp_path / "runs", "--dataset", photos / "mine.toml")
     code, _, err = mlbench(*cams, "--picture", tmp_path / "c.png")
     assert code != 0
     assert err.startswith("error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,9 +23,19 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mlbench import registry
 from mlbench.annotation import State
 from mlbench.conformance import suite as conformance
-from mlbench.conformance.suite import Course, check_method, compare, make_request, read_course, run_with_stops, with_sgd
+from mlbench.conformance.suite import (
+    Course,
+    _declarations,
+    check_method,
+    compare,
+    make_request,
+    read_course,
+    run_with_stops,
+    with_sgd,
+)
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.predictions import read_predictions
@@ -37,7 +48,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import epoch_order
 from mlbench.runner.plan import Request, resolve, used_requests
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World, leave
 from mlbench.seeds import id_hashes
 from mlbench.store import read_record, run_dir
@@ -101,7 +112,9 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        registry.forget()
         yield folder
+    registry.forget()
 
 
 @pytest.fixture(scope="module")
@@ -443,9 +456,9 @@ def test_a_look_back_in_a_pooled_phase_is_at_pooled_features(train: Any) -> None
 # -- vac_fs: views ------------------------------------------------------------------------------------------------
 
 
-def task_of(name: str, folder: Path) -> Task:
+def task_of(name: str, folder: Path) -> RunTask:
     resolved, world = resolve(request_of(name, folder)), World("cpu")
-    return Task(resolved, world, Feed(resolved, world.device))
+    return RunTask(resolved, world, Feed(resolved, world.device))
 
 
 def test_four_views_of_an_image_come_in_one_batch_and_only_in_training(tmp_path: Path) -> None:
@@ -608,6 +621,44 @@ def test_settings_lie_beside_a_module_that_is_in_no_package() -> None:
     assert method.settings_for("elsewhere", "full") == {"train.lr": 0.5, "train.epochs": 3}
     assert method.settings_for("elsewhere", "head") == {"train.lr": 0.5}
     assert method.settings_for("tiny", "full") == {}
+
+
+def test_declared_settings_that_are_not_installed_are_an_error(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = load_method("try_lsep")
+    monkeypatch.setattr(method, "settings_file", "gone.toml")
+    message = (
+        r"method 'try_lsep': its settings_file 'gone.toml' is not installed beside module throwaway_plugin: make it"
+    )
+    with pytest.raises(MlbenchError, match=message):
+        method.settings_for("tiny", "full")
+    (plugin / "broken.toml").write_text("[")
+    monkeypatch.setattr(method, "settings_file", "broken.toml")
+    with pytest.raises(MlbenchError, match=r"broken.toml: not valid TOML"):
+        method.settings_for("tiny", "full")
+
+
+def test_settings_that_are_kept_and_not_declared_do_not_conform(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = load_method("try_lsep")
+    _declarations(method)
+    monkeypatch.setattr(method, "settings_file", "")
+    with pytest.raises(
+        MlbenchError, match=r"throwaway_plugin.toml, which a wheel may lack unseen: declare settings_file"
+    ):
+        _declarations(method)
+
+
+def test_settings_in_a_package_are_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "kept_in_package"
+    (folder / "inner").mkdir(parents=True)
+    for part in (folder, folder / "inner"):
+        (part / "__init__.py").write_text("")
+    (folder / "inner" / "mine.py").write_text(
+        "from mlbench.methods import Method\nclass Mine(Method):\n    name = 'mine'\n    settings_file = 'kept.toml'\n"
+    )
+    (folder / "inner" / "kept.toml").write_text('[mine.tiny]\n"train.lr" = 0.25\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("kept_in_package.inner.mine").Mine
+    assert mine.settings_for("tiny", "full") == {"train.lr": 0.25}
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,7 @@ class PairwiseRanking(Method):
     """
 
     decision_rule = "score above the learned threshold of its class"
+    settings_file = "throwaway_plugin.toml"
 
     def phases(self):
         thresholds = Phase("thresholds", train={"lr": 1e-2}, roles=("decision",), selection="last")

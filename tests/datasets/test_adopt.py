@@ -221,3 +221,119 @@ def test_missing_pictures_are_said_and_give_another_name(place: Path) -> None:
     (place / "t.csv").write_text("id,label\n" + "\n".join(lines) + "\n")
     assert "missing: 1 pictures (ffff); the others are 't-partial'" in adopt(place / "t.csv")
     assert load_dataset(str(place / "t.toml")).id == "t-partial"
+
+
+# --- several files, and what lies in a folder -------------------------------------------------------------------------
+
+
+def coco_of(names: list[str], first: int = 0, categories: tuple[str, ...] = ("oak", "ash")) -> str:
+    """Picture i has one box of class i % 2; ids of categories are the other way round in every second file."""
+    ids = {c: number + 1 for number, c in enumerate(categories)}
+    annotations = [
+        {"id": i, "image_id": i, "category_id": ids[("oak", "ash")[(first + i) % 2]], "bbox": [2, 3, 5, 4]}
+        for i in range(len(names))
+    ]
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    listed = [{"id": number, "name": c} for c, number in ids.items()]
+    return json.dumps({"images": images, "annotations": annotations, "categories": listed})
+
+
+@pytest.mark.parametrize("layout", ["beside", "exported", "official", "same names"])
+def test_coco_files_of_several_parts(tmp_path: Path, layout: str, mlbench: Callable[..., Any]) -> None:
+    """A file beside the pictures, one in each part's folder, those in ``annotations``, and names that come again."""
+    numbers = {"train": range(8), "valid": range(8, 12), "test": range(12, 16)}
+    sources = []
+    for part, rows in numbers.items():
+        folder = tmp_path / ("images" if layout == "beside" else part)
+        folder.mkdir(exist_ok=True)
+        names = [f"{row - rows[0] if layout == 'same names' else row:02d}.png" for row in rows]
+        for row, name in zip(rows, names, strict=True):
+            Image.new("RGB", (20, 10), (row, 0, 0)).save(folder / name)
+        file = {
+            "beside": f"{part}.json",
+            "exported": f"{part}/_annotations.coco.json",
+            "official": f"annotations/instances_{part}2017.json",
+            "same names": f"labels-{part}.json",
+        }[layout]
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        categories = ("oak", "ash") if part == "train" else ("ash", "oak")
+        (tmp_path / file).write_text(coco_of(names, rows[0], categories))
+        sources.append(tmp_path / file)
+    if layout == "official":
+        (tmp_path / "annotations" / "captions_train2017.json").write_text('{"images": [], "annotations": []}')
+    given = [tmp_path] if layout in ("exported", "official") else sources
+    code, told, err = mlbench("data", "adopt", *given, "--id", "trees", "--output", tmp_path / "trees.toml")
+    assert (code, err) == (0, "")
+    assert "2 classes, train 8, val 4, test 4, 16 boxes" in told
+    dataset = load_dataset(str(tmp_path / "trees.toml"))
+    assert dataset.classes == ("oak", "ash")
+    for part, rows in zip(("train", "val", "test"), numbers.values(), strict=True):
+        split = dataset.splits[part]
+        assert [int(split.images.load(row)[0, 0, 0]) for row in range(len(split))] == list(rows)
+        assert split.labels.tolist() == [[1, -1] if row % 2 == 0 else [-1, 1] for row in rows]
+        assert split.boxes is not None
+        assert split.boxes[0].tolist() == [0, rows[0] % 2, 2, 3, 7, 7]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("style", ["names", "columns"])
+def test_tables_of_several_parts(place: Path, suffix: str, style: str) -> None:
+    import pandas as pd
+
+    sources, wanted = [], {}
+    for part, rows in (("train", range(20)), ("test", range(20, 30))):
+        table = [{"id": IDS[i], "oak": i % 2, "ash": int(i % 3 == 0)} for i in rows]
+        if style == "names":
+            table = [{"id": r["id"], "tags": ";".join(c for c in ("oak", "ash") if r[c]) or "nan"} for r in table]
+        path = place / f"{part}.{suffix}"
+        frame = pd.DataFrame(table)
+        if suffix == "csv":
+            frame.to_csv(path, index=False)
+        elif suffix == "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            frame.to_parquet(path)
+        sources.append(path)
+        wanted |= {IDS[i]: {"oak": 1 if i % 2 else -1, "ash": 1 if i % 3 == 0 else -1} for i in rows}
+    told = adopt(sources, identity="trees")
+    assert "parts: train = train, test = test" in told
+    assert states(place / "trees.toml") == wanted
+    splits = load_dataset(str(place / "trees.toml")).splits
+    assert {part: len(split) for part, split in splits.items()} == {"train": 20, "test": 10}
+    (place / "trees.toml").unlink()
+    (place / "trees.jsonl").unlink()
+    adopt(place, identity="trees")  # the folder they lie in
+    assert states(place / "trees.toml") == wanted
+
+
+def test_folders_of_several_parts(tmp_path: Path) -> None:
+    for number, name in enumerate(("a-train/oak", "a-train/ash", "b/held_test/oak")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (20, 10), (number, 0, 0)).save(tmp_path / name / "1.png")
+    adopt([tmp_path / "a-train", tmp_path / "b" / "held_test"], identity="trees")
+    assert states(tmp_path / "trees.toml") == {
+        "a-train/oak/1.png": {"oak": 1, "ash": -1},
+        "a-train/ash/1.png": {"oak": -1, "ash": 1},
+        "b/held_test/oak/1.png": {"oak": 1, "ash": -1},
+    }
+
+
+def test_parts_that_cannot_be_told_are_named(place: Path) -> None:
+    for name in ("train.csv", "extra.csv", "validation.csv"):
+        (place / name).write_text("id,tags\n" + "".join(f"{name},oak\n" for name in IDS[:4]))
+    with pytest.raises(DataError, match=r"the name of .*extra\.csv does not say which"):
+        adopt([place / "train.csv", place / "extra.csv"])
+    with pytest.raises(DataError, match="expected train and another"):
+        adopt([place / "validation.csv", place / "validation.csv"])
+    (place / "test.csv").write_text("id\n" + "".join(f"{name}\n" for name in IDS[4:]))
+    with pytest.raises(DataError, match=r"test\.csv: no column 'tags'.*without labels a part cannot be scored"):
+        adopt([place / "train.csv", place / "test.csv"])
+    with pytest.raises(DataError, match="'0000' is in the part 'train' in one row and in 'val' in another"):
+        adopt([place / "train.csv", place / "validation.csv"])
+    for name in ("train_a.json", "train_b.json"):
+        (place / name).write_text(coco_of([f"{name}.jpg" for name in IDS]))
+    (place / "test.json").write_text(coco_of([f"{name}.jpg" for name in IDS]))
+    with pytest.raises(DataError, match=r"labels of its train part: train_a\.json, train_b\.json;"):
+        adopt(place)
+    with pytest.raises(DataError, match=r"'0000\.jpg' is also in the part 'train'"):
+        adopt([place / "train_a.json", place / "test.json"])

@@ -184,6 +184,8 @@ def test_a_file_name_in_another_encoding_is_named(make, tmp_path: Path) -> None:
         ("# from the harbour\nboat\nbuoy\n", r"line 1: '# from the harbour' looks like a comment"),
         ("boat\n// buoys\nbuoy\n", r"line 2: '// buoys' looks like a comment"),
         ("Label\nboat\nbuoy\n", r"line 1: 'Label' looks like a comment or a heading"),
+        ("id,name\n0,boat\n1,buoy\n", r"line 1: 'id,name' looks like a comment or a heading"),
+        ("boat,buoy,pier\n", r"line 1: 'boat,buoy,pier' looks like several classes, expected one a line"),
     ],
 )
 def test_lines_of_a_class_file_that_are_no_classes_are_named(make, lines: str, message: str) -> None:
@@ -280,7 +282,8 @@ def test_lists_as_text_are_lists(make, separator: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["['cat' 'dog']", "[cat, dog]", "['cat', 'dog'", "array(['cat'])", "[['cat']]", "[007]"]
+    "form",
+    ["['cat' 'dog']", "[cat, dog]", "['cat', 'dog'", "array(['cat'])", "[['cat']]", "[007]", "{cat,dog}", "(cat, dog)"],
 )
 def test_brackets_that_are_no_list_are_named(make, form: str) -> None:
     with pytest.raises(DataError, match=r"line 2: labels .* stand in brackets"):
@@ -290,6 +293,10 @@ def test_brackets_that_are_no_list_are_named(make, form: str) -> None:
 def test_brackets_may_belong_to_names_that_are_declared(make) -> None:
     dataset = make(TABLE + 'classes = ["[cat]", "[dog]", "cat", "dog"]\n', ROWS.replace("cat|dog", "[cat]|[dog]"))
     assert states(dataset)["a.png"] == [1, 1, -1, -1]
+
+
+def test_one_name_may_stand_in_round_brackets(make) -> None:
+    assert "(unknown)" in make(labels=ROWS.replace("cat|dog", "(unknown)")).classes
 
 
 @pytest.mark.parametrize("word", ["nan", "None", "NULL", "N/A"])
@@ -327,10 +334,11 @@ def test_boxes_are_read_as_they_are_written(make, row: str, keys: str) -> None:
 @pytest.mark.parametrize(
     ("row", "keys", "told"),
     [
-        ("0.2,0.2,0.8,0.8", 'unit = "pixels"', "within the first pixel"),
+        ("0.2,0.2,0.8,0.8", 'unit = "pixels"', "within the first two pixels"),
+        ("0.2,0.2,1.0004,0.8", 'unit = "pixels"', "within the first two pixels"),
         ("4,2,12,6", 'format = "xyxy"', "upper left quarter"),
         ("2,4,8,30", 'format = "xyxy"', "reach beyond their picture"),
-        ("0.1,0.1,0.5,0.6", 'unit = "relative", format = "xyxy"', "within the first pixel"),
+        ("0.1,0.1,0.5,0.6", 'unit = "relative", format = "xyxy"', "within the first two pixels"),
     ],
 )
 def test_boxes_that_look_otherwise_are_told_until_they_are_said_to_be_meant(
@@ -340,6 +348,50 @@ def test_boxes_that_look_otherwise_are_told_until_they_are_said_to_be_meant(
     notes = make(BOXED % "", boxes_csv=HEAD + lines).notes
     assert any(told in note and keys.split('"')[1] in note for note in notes), notes
     assert not any(told in note for note in make(BOXED % f", {keys}", boxes_csv=HEAD + lines).notes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_few_boxes_are_asked_about_too(make, count: int) -> None:
+    lines = "".join("abc"[i % 3] + f".png,cat,{2 + i % 3},1,{6 + i % 4},5\n" for i in range(count))
+    assert any("upper left quarter" in note for note in make(BOXED % "", boxes_csv=HEAD + lines).notes)
+
+
+def test_boxes_as_large_as_their_picture_are_not_asked_about(make) -> None:
+    lines = "".join(f"{name}.png,cat,0,0,20,10\n" for name in "abc")
+    assert not any("upper left" in note for note in make(BOXED % "", boxes_csv=HEAD + lines).notes)
+
+
+@pytest.mark.parametrize("size", [(120, 80), (640, 480)])
+@pytest.mark.parametrize("form", ["xyxy", "xywh"])
+def test_percent_are_asked_about_until_they_are_said_to_be_meant(
+    tmp_path: Path, size: tuple[int, int], form: str
+) -> None:
+    for name in "abcdef":
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text(
+        "file,split,labels\n" + "".join(f"{name}.png,{'train' if name < 'e' else 'test'},cat\n" for name in "abcdef")
+    )
+    row = "10,25,50,80" if form == "xyxy" else "10,25,40,55"
+    (tmp_path / "boxes.csv").write_text(HEAD + "".join(f"{name}.png,cat,{row}\n" for name in "abcdef"))
+
+    def told(keys: str) -> list[str]:
+        (tmp_path / "d.toml").write_text(
+            'id = "d"\nlabels = "labels.csv"\nimages = "."\ncolumns = { split = "split" }\nseparator = "|"\n'
+            f'boxes = {{ file = "boxes.csv"{keys} }}\n'
+        )
+        dataset = load_files(tmp_path / "d.toml", tmp_path)
+        assert dataset.splits["train"].boxes is not None
+        if "percent" in keys:
+            right = np.array([0.1, 0.25, 0.5, 0.8]) * [*size, *size]
+            np.testing.assert_allclose(dataset.splits["train"].boxes[0, 2:], right, rtol=1e-6)
+        return [note for note in dataset.notes if "has a number above 100" in note]
+
+    written = "" if form == "xyxy" else ', format = "xywh"'
+    (note,) = told(written)
+    assert f"pictures of up to {size[0]}x{size[1]}" in note
+    assert 'boxes.unit = "percent"' in note
+    assert not told(f'{written}, unit = "percent"')
+    assert not told(f'{written}, unit = "pixels"')
 
 
 def test_boxes_in_place_raise_no_doubt(make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlbench.datasets import list_datasets, load_dataset
-from mlbench.errors import UsageError
+from mlbench.conformance.testing import tiny_dataset
+from mlbench.datasets import DATASETS, Dataset, Described, list_datasets, load_dataset
+from mlbench.datasets import built_in as built_in_sets
+from mlbench.datasets.entries import Official
+from mlbench.errors import MlbenchError, UsageError
 
 
 def test_every_data_set_has_one_line() -> None:
@@ -61,3 +65,100 @@ def test_a_description_of_ones_own_is_loaded_by_path_beside_its_files(tmp_path: 
     dataset = load_dataset(str(path))
     assert (dataset.id, dataset.classes, len(dataset.splits["train"])) == ("own", ("cat",), 1)
     assert load_dataset(str(path), tmp_path).fingerprint == dataset.fingerprint
+
+
+def test_every_official_distribution_has_its_reader() -> None:
+    official = {name: entry for name, entry in vars(built_in_sets).items() if isinstance(entry, Official)}
+    assert len(official) == 14
+    for entry in official.values():
+        assert callable(pkgutil.resolve_name(entry.reader))
+        assert DATASETS[entry.name] is entry
+        with pytest.raises(UsageError, match=f"data set '{entry.name}-partial' needs its files"):
+            load_dataset(f"{entry.name}-partial")
+
+
+def tiny(root: Path | None) -> Dataset:
+    """Made from nothing.
+
+    Not shown.
+    """
+    return tiny_dataset()
+
+
+class Shapes:
+    """An object with a summary of its own."""
+
+    summary = "coloured shapes"
+
+    def load(self, root: Path | None) -> Dataset:
+        if root is None:
+            raise UsageError("where?")
+        return tiny_dataset(train=int(root.name))
+
+
+SHAPES = Shapes()
+
+
+def test_a_function_and_an_object_of_another_package_are_data_sets(plug_in, mlbench) -> None:
+    plug_in("datasets", "tiny", f"{__name__}:tiny")
+    plug_in("datasets", "shapes", f"{__name__}:SHAPES")
+    listed = list_datasets()
+    assert (listed["tiny"], listed["shapes"]) == ("Made from nothing.", "coloured shapes")
+    dataset = load_dataset("tiny")
+    assert (dataset.id, dataset.owner) == ("tiny", "theirs 1.0")
+    assert dataset.fingerprint == tiny_dataset().fingerprint
+    assert load_dataset("theirs:tiny").owner == "theirs 1.0"
+    with pytest.raises(
+        MlbenchError, match=r"data set 'shapes' \(.*:SHAPES\): load gave a data set with id 'tiny', exp"
+    ):
+        load_dataset("shapes", "40")
+    with pytest.raises(UsageError, match=r"where\?"):
+        load_dataset("shapes")
+    with pytest.raises(UsageError, match="unknown data set 'shapes-partial'"):
+        load_dataset("shapes-partial")
+    code, out, _ = mlbench("list", "datasets")
+    assert code == 0
+    assert "coloured shapes" in out
+
+
+def broken(root: Path | None) -> Dataset:
+    """Fails."""
+    raise KeyError("gone")
+
+
+def nothing(root: Path | None) -> None:
+    """Gives nothing."""
+
+
+def test_what_another_package_gets_wrong_is_one_line_and_blocks_no_list(plug_in) -> None:
+    plug_in("datasets", "broken", f"{__name__}:broken")
+    plug_in("datasets", "nothing", f"{__name__}:nothing")
+    plug_in("datasets", "missing", f"{__name__}:MISSING")
+    plug_in("datasets", "wrong", f"{__name__}:Shapes")
+    listed = list_datasets()
+    assert listed["broken"] == "Fails."
+    assert "does not load: " in listed["missing"]
+    assert "is neither a function load(root) nor an object that has one" in listed["wrong"]
+    with pytest.raises(MlbenchError, match=r"data set 'broken' \(.*:broken\): load failed: KeyError: 'gone'"):
+        load_dataset("broken")
+    with pytest.raises(MlbenchError, match=r"load gave a NoneType, expected a mlbench.datasets.Dataset"):
+        load_dataset("nothing")
+
+
+def test_a_data_set_that_two_packages_claim_is_loaded_by_its_package(plug_in) -> None:
+    plug_in("datasets", "tiny", f"{__name__}:tiny")
+    plug_in("datasets", "tiny", f"{__name__}:broken", "other")
+    with pytest.raises(UsageError, match=r"'tiny' is registered twice: .*:tiny \(theirs 1.0\) and .*\(other 1.0\)"):
+        load_dataset("tiny")
+    assert load_dataset("theirs:tiny").id == "tiny"
+    assert {"theirs:tiny", "other:tiny"} <= list_datasets().keys()
+
+
+def test_a_description_in_a_package_is_a_data_set(plug_in, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(photos.parent)
+    described = Described(photos.name, "mine.toml")
+    monkeypatch.setattr(sys.modules[__name__], "MINE", described, raising=False)
+    plug_in("datasets", "mine", f"{__name__}:MINE")
+    assert load_dataset("mine", photos).fingerprint == load_dataset(str(photos / "mine.toml")).fingerprint
+    with pytest.raises(UsageError, match=r"--data-root FOLDER, the folder that holds 'labels.csv'"):
+        load_dataset("mine")

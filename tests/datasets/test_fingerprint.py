@@ -57,7 +57,7 @@ def test_the_same_pictures_elsewhere_have_the_same_fingerprint(mine: Path, tmp_p
 
 def test_pictures_replaced_in_place_lead_to_another_run(mine: Path, mlbench: Callable[..., Any]) -> None:
     command = ["run", "--protocol", "full", "--dataset", mine / "mine.toml", "--backbone", "scenes", "--epochs", 1]
-    command += ["--method", "an", "--set", "train.image_size=32", "--device", "cpu", "--output", mine / "runs"]
+    command += ["--method", "an", "--set", "train.image_size=32", "--device", "cpu", "--store", mine / "runs"]
     assert mlbench(*command)[0] == 0
     for path in (mine / "pictures").iterdir():
         invert(path)

@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlbench.annotation import State
+from mlbench.annotation import State, draw_mask, load_mask, save_mask
 from mlbench.datasets import (
     coco,
     cub,
@@ -37,7 +38,11 @@ from mlbench.datasets import (
     wider,
 )
 from mlbench.datasets.adopt import adopt
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, UsageError
+from mlbench.masks.files import import_mask
+from mlbench.proposals.readers import read_boxes, read_kdwsd_list, read_mat
+from mlbench.protocol import load_protocol
+from mlbench.sweep.grid import load_grid
 
 EXAMPLES = int(os.environ.get("MLBENCH_FUZZ_EXAMPLES", "40"))
 LIMITS = settings(
@@ -237,6 +242,128 @@ def test_a_spoilt_file_is_adopted_or_refused(trees: Path, tmp_path: Path, file: 
         (tmp_path / file).write_bytes(changed)
         with contextlib.suppress(MlbenchError):
             assert "classes" in adopt(tmp_path / file, trees / "mine" / "photos", dry_run=True)
+
+    check()
+
+
+@pytest.mark.parametrize("file", ["train.csv", "test.json"])
+def test_a_spoilt_part_of_several_is_adopted_or_refused(trees: Path, tmp_path: Path, file: str) -> None:
+    ending = file.partition(".")[2]
+    whole = ADOPTED["labels.csv" if ending == "csv" else "coco.json"]
+    if ending == "csv":
+        rows = {"train": whole.splitlines()[:3], "test": [whole.splitlines()[0], whole.splitlines()[3]]}
+        contents = {f"{part}.csv": "\n".join(lines) + "\n" for part, lines in rows.items()}
+    else:
+        contents = {
+            f"{part}.json": json.dumps(
+                {
+                    key: value[start:stop]
+                    if key == "images"
+                    else value
+                    if key == "categories"
+                    else [one for one in value if one["image_id"] in range(start, stop)]
+                    for key, value in json.loads(whole).items()
+                }
+            )
+            for part, start, stop in (("train", 0, 2), ("test", 2, 3))
+        }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    sources = [tmp_path / name for name in contents]
+    assert "train 2, test 1" in adopt(sources, trees / "mine" / "photos", dry_run=True)
+
+    @LIMITS
+    @given(spoilt(contents[file].encode()))
+    @example(b"[" * 100_000)
+    @example(b"")
+    def check(changed: bytes) -> None:
+        (tmp_path / file).write_bytes(changed)
+        with contextlib.suppress(MlbenchError):
+            assert "classes" in adopt(sources, trees / "mine" / "photos", dry_run=True)
+
+    check()
+
+
+def _parquet() -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    rows = {"file": ["a.png", "b.png", "c.png"], "split": ["train", "train", "test"], "labels": [["cat"], [], ["dog"]]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), buffer)
+    return buffer.getvalue()
+
+
+def _mask_table() -> bytes:
+    return b"sample,class,state\na.png,cat,positive\nb.png,dog,negative\n"
+
+
+def _mask_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        save_mask(
+            draw_mask(np.array([[1, -1], [1, 1]]), "partial", {"keep": 0.5}, 0, ids=["a.png", "b.png"]),
+            path := Path(folder) / "m",
+        )
+        return path.read_bytes()
+
+
+def _mat() -> bytes:
+    from scipy.io import savemat
+
+    names, boxes = np.empty((1, 2), dtype=object), np.empty((1, 2), dtype=object)
+    names[0, :] = "a", "b"
+    boxes[0, 0], boxes[0, 1] = np.array([[1.0, 1, 5, 5]]), np.array([[2.0, 2, 8, 9], [1, 1, 3, 3]])
+    buffer = io.BytesIO()
+    savemat(buffer, {"images": names, "boxes": boxes})
+    return buffer.getvalue()
+
+
+def _read_parquet(trees: Path, path: Path) -> None:
+    text = FILES["lines.toml"].replace("labels.jsonl", path.name).replace('"photos"', f'"{trees / "mine" / "photos"}"')
+    (path.parent / "lines.toml").write_text(text)
+    load_dataset(str(path.parent / "lines.toml"))
+
+
+def _import_mask(trees: Path, path: Path) -> None:
+    mask = import_mask(path, str(trees / "mine" / "mine.toml"), "full", output=path.with_name("m"))
+    assert set(np.unique(mask.observed)) <= {int(state) for state in State}
+
+
+#: Content of a file that is no label file, and what reads it.
+OTHERS: dict[str, tuple[Callable[[], bytes], Callable[[Path, Path], object]]] = {
+    "labels.parquet": (_parquet, _read_parquet),
+    "mask.csv": (_mask_table, _import_mask),
+    "mask.safetensors": (_mask_file, lambda trees, path: load_mask(path, ["a.png", "b.png"])),
+    "boxes.txt": (lambda: b"a.png 1 1 5 5 0.5\nb.png,2,2,9,8\n", lambda trees, path: read_boxes(path)),
+    "list.txt": (lambda: b"a.jpg 1 0 1 1 5 5 0.5\nb.jpg 0 1 2 2 9 8 1\n", lambda trees, path: read_kdwsd_list(path, 2)),
+    "regions.mat": (_mat, lambda trees, path: read_mat(path)),
+    "protocol.toml": (
+        lambda: b'extends = "partial"\nname = "mine"\n[annotation]\nkeep = 0.3\n[train]\nepochs = 2\n',
+        lambda trees, path: load_protocol(str(path)).sha256,
+    ),
+    "grid.toml": (
+        lambda: b'protocol = "partial"\ndataset = "scenes"\nseeds = [0]\nmethods = ["an"]\n[set]\n"train.epochs" = 1\n',
+        lambda trees, path: load_grid(path),
+    ),
+}
+
+
+@pytest.mark.parametrize("file", OTHERS)
+def test_what_lies_beside_labels_is_read_or_refused(trees: Path, tmp_path: Path, file: str) -> None:
+    make, read = OTHERS[file]
+    content = make()
+    (tmp_path / file).write_bytes(content)
+    with contextlib.suppress(UsageError):  # the grid's other keys may be wrong
+        read(trees, tmp_path / file)
+
+    @LIMITS
+    @given(spoilt(content))
+    @example(b"[" * 100_000)
+    @example(b"")
+    def check(changed: bytes) -> None:
+        (tmp_path / file).write_bytes(changed)
+        with contextlib.suppress(MlbenchError):
+            read(trees, tmp_path / file)
 
     check()
 

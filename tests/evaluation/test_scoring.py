@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from mlbench.annotation import State
 from mlbench.annotation.sparse import SparseLabels
 from mlbench.errors import DataError
 from mlbench.evaluation.predictions import Predictions, read_predictions, write_predictions
-from mlbench.evaluation.rescore import differing
 from mlbench.evaluation.scoring import align, observed_map, score_predictions, targets_of
 from mlbench.metrics import _checks
 from mlbench.protocol import MetricRules, Unspecified
@@ -111,29 +110,6 @@ def test_large_scores_are_scored_without_matrices_of_their_size(monkeypatch: pyt
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < scores.nbytes / 2
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_calibration_stands_beside_and_leaves_unknown_labels_out(labels, logits, sparse: bool) -> None:
-    labels[np.random.default_rng(2).random(labels.shape) < 0.3] = U
-    labels[np.random.default_rng(3).random(labels.shape) < 0.1] = X
-    results, _ = score(predictions(logits), SparseLabels.from_dense(labels) if sparse else labels)
-    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    known = (labels == P) | (labels == N)
-    by_class = [brier_score_loss(labels[k, c] == P, p[k, c]) for c, k in enumerate(known.T)]
-    assert results["Brier-C"] == pytest.approx(100 * np.mean(by_class))
-    assert results["Brier-O"] == pytest.approx(100 * brier_score_loss(labels[known] == P, p[known]))
-    assert {"ECE-O", "ECE-C", "ACE-C"} <= results.keys()
-    ranks, _ = score(predictions(logits, kind="rank"), labels)
-    assert not {"ECE-O", "ECE-C", "ACE-C", "Brier-O", "Brier-C"} & ranks.keys()
-
-
-def test_a_measure_that_a_record_does_not_name_is_no_difference_and_one_that_is_gone_is() -> None:
-    recorded = {"mAP": 50.0, "mA": None}
-    assert differing({**recorded, "ECE-C": 3.0}, recorded) == {}
-    assert differing({"mAP": 50.0 + 1e-12}, recorded) == {}
-    assert differing({"mA": None}, recorded) == {"mAP": (None, 50.0)}
-    assert differing({"mAP": 51.0, "mA": 1.0}, recorded) == {"mA": (1.0, None), "mAP": (51.0, 50.0)}
 
 
 def test_the_threshold_is_the_protocols(labels, logits) -> None:

@@ -261,7 +261,7 @@ def runs(train, tiny_request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_command_draws_and_counts_and_says_which_runs_it_cannot_ask(runs: Path, mlbench, tmp_path: Path) -> None:
-    given = ("explain", "attention", "--output", runs, "--views", "flip,scale,flip+rotate", "--device", "cpu")
+    given = ("explain", "attention", "--store", runs, "--views", "flip,scale,flip+rotate", "--device", "cpu")
     code, out, err = mlbench(*given, "--label", "class 0", "--picture", tmp_path / "a.png")
     assert (code, out.strip()) == (0, f"wrote {tmp_path / 'a.png'}"), err
     code, out, err = mlbench(*given, "--numbers")
@@ -276,7 +276,7 @@ def test_the_command_draws_and_counts_and_says_which_runs_it_cannot_ask(runs: Pa
         (keys["an", "head"], "track 'head' is fed cached features"),
         (keys["prior", "full"], "no class activation maps"),
     ):
-        code, _, err = mlbench("explain", "attention", run, "--output", runs, "--numbers")
+        code, _, err = mlbench("explain", "attention", run, "--store", runs, "--numbers")
         assert code == 2
         assert message in err
 

@@ -106,7 +106,7 @@ def test_every_run_with_maps_is_measured_against_full(runs: Path) -> None:
 
 
 def test_the_command_prints_the_numbers(runs: Path, mlbench) -> None:
-    code, out, _ = mlbench("explain", "cam", "--numbers", "--output", runs)
+    code, out, _ = mlbench("explain", "cam", "--numbers", "--store", runs)
     assert code == 0
     assert "pointing" in out
 

@@ -96,7 +96,7 @@ def test_a_distilled_student_costs_what_the_plain_classifier_costs(train, reload
     assert (bce.batch_size, bce.size, bce.runs) == (4, 64, 1)
     low, high = bce.quartiles
     assert 0 < low <= bce.images_per_s <= high
-    code, out, err = mlbench("explain", "cost", *keys, "--output", tmp_path / "runs", "--device", "cpu")
+    code, out, err = mlbench("explain", "cost", *keys, "--store", tmp_path / "runs", "--device", "cpu")
     assert code == 0, err
     assert "batches of 16 on cpu" in out
     assert f"{bce.parameters:,}" in out

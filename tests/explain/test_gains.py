@@ -99,13 +99,13 @@ def test_of_very_many_classes_both_ends_are_drawn(tmp_path: Path, monkeypatch: p
 def test_the_command_lists_and_draws(train, mlbench, tmp_path: Path) -> None:
     first, second = train("an"), train("full")
     picture = tmp_path / "bars.png"
-    given = ("explain", "gains", first["key"][:12], second["key"][:12], "--output", tmp_path / "runs")
+    given = ("explain", "gains", first["key"][:12], second["key"][:12], "--store", tmp_path / "runs")
     code, out, err = mlbench(*given, "--picture", picture)
     assert code == 0, err
     assert f"wrote {picture}" in out
     gain = second["per_class"]["AP"]["class 0"] - first["per_class"]["AP"]["class 0"]
     assert next(line for line in out.splitlines() if line.startswith("| class 0")).endswith(f"{gain:+.1f} |")
     assert picture.exists()
-    code, _, err = mlbench("explain", "gains", first["key"][:12], first["key"][:12], "--output", tmp_path / "runs")
+    code, _, err = mlbench("explain", "gains", first["key"][:12], first["key"][:12], "--store", tmp_path / "runs")
     assert code == 2
     assert "given twice" in err

@@ -267,7 +267,7 @@ def test_a_top_k_other_than_three_has_no_published_number():
 def test_the_command_scores_a_run_as_its_record_does(train, mlbench, monkeypatch, tmp_path):
     record = train("an")
     monkeypatch.setattr(lens_module, "load_dataset", lambda *given: tiny_dataset())
-    given = ("explain", "metrics", record["key"][:12], "--output", tmp_path / "runs", "--dataset", "any.toml")
+    given = ("explain", "metrics", record["key"][:12], "--store", tmp_path / "runs", "--dataset", "any.toml")
     code, out, err = mlbench(*given, "--value", "60", "--metric", "mAP")
     assert code == 0, err
     header, _, ours, *_ = (line.split("|") for line in out.splitlines() if line.startswith("|"))

@@ -55,7 +55,7 @@ def test_runs_of_both_tracks_keep_their_clean_map_and_lose_what_sklearn_says(
     assert not any("in its record" in note for note in found.notes)
 
     picture = tmp_path / "new" / "curves.png"
-    given = ("explain", "corruptions", *keys[::2], "--output", tmp_path / "runs", "--device", "cpu")
+    given = ("explain", "corruptions", *keys[::2], "--store", tmp_path / "runs", "--device", "cpu")
     code, out, err = mlbench(*given, "--only", "jpeg", "--picture", picture)
     assert code == 0, err
     assert "corruption set photometric 1" in out

@@ -56,6 +56,6 @@ def test_a_trained_run_selects_as_its_record_says(train) -> None:
 
 def test_the_command_lists_the_rules(train, mlbench, tmp_path) -> None:
     train("an")
-    code, out, _ = mlbench("explain", "selection", "--output", tmp_path / "runs")
+    code, out, _ = mlbench("explain", "selection", "--store", tmp_path / "runs")
     assert code == 0
     assert "observed_val - clean_val" in out

@@ -75,7 +75,7 @@ def test_the_best_classes_come_from_stored_predictions_with_probabilities(runs, 
     np.testing.assert_array_equal(found.states, test.labels)
 
     picture = tmp_path / "new" / "top.png"
-    given = ("explain", "top", *keys, "--k", 2, "--output", tmp_path / "runs", "--picture", picture)
+    given = ("explain", "top", *keys, "--k", 2, "--store", tmp_path / "runs", "--picture", picture)
     code, out, err = mlbench(*given, "--images", 3)
     assert code == 0, err
     assert out == f"{found.text()}\nwrote {picture}\n"
@@ -88,7 +88,7 @@ def test_the_best_classes_come_from_stored_predictions_with_probabilities(runs, 
     code, _, err = mlbench(*given, "--ids", "test/04")
     assert (code, "unknown test image 'test/04'" in err) == (2, True)
     for wrong in (0, 5):
-        code, _, err = mlbench("explain", "top", *keys, "--k", wrong, "--output", tmp_path / "runs")
+        code, _, err = mlbench("explain", "top", *keys, "--k", wrong, "--store", tmp_path / "runs")
         assert (code, "expected a whole number from 1 to 4" in err) == (2, True)
 
 

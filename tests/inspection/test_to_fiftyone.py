@@ -88,7 +88,7 @@ def test_a_real_run_has_its_own_files_and_heat_maps(
     clean: Any, two_runs: dict[str, Any], photos: Path, mlbench: Callable[..., Any], monkeypatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = ("--output", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu")
+    given = ("--store", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu")
     code, out, err = mlbench("inspect", two_runs["keys"][0], *given, "--no-launch", "--images", 6)
     assert code == 0, err
     name = f"mine-train-an-{two_runs['keys'][0][:8]}"
@@ -136,7 +136,7 @@ def test_the_app_is_launched_on_what_was_written_and_its_address_told(
         return SimpleNamespace(url="somewhere:5999", wait=waited.append)
 
     monkeypatch.setattr(clean, "launch_app", launch_app)
-    given = ("--output", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu", "--part", "test")
+    given = ("--store", two_runs["store"], "--dataset", two_runs["dataset"], "--device", "cpu", "--part", "test")
     code, out, err = mlbench("inspect", two_runs["keys"][0], *given, "--name", "mine", "--port", 5999)
     assert code == 0, err
     assert "app: somewhere:5999" in out
@@ -158,7 +158,7 @@ def test_without_fiftyone_it_says_what_to_install_before_anything_is_computed(
     mlbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    code, _, err = mlbench("inspect", "abc", "--output", tmp_path)
+    code, _, err = mlbench("inspect", "abc", "--store", tmp_path)
     assert code == MlbenchError.exit_code
     assert "FiftyOne is not installed here" in err
     assert "--html" in err

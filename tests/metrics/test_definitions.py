@@ -19,8 +19,7 @@ from sklearn.metrics import hamming_loss as hamming_loss_score
 from mlbench.errors import UsageError
 from mlbench.metrics import (
     AXES,
-    CALIBRATION,
-    FURTHER,
+    METRICS,
     PUBLISHED,
     Definition,
     Lens,
@@ -367,7 +366,7 @@ def test_accuracies_leave_unknown_labels_out() -> None:
     assert lens.value(Definition(), "accuracy-O") == pytest.approx(right[known].mean())
     assert lens.value(Definition(), "accuracy-I") == pytest.approx(np.mean(by_image))
     nothing = Lens(Logits(logits), targets, np.zeros_like(targets))
-    assert all(math.isnan(nothing.value(Definition(), measure)) for measure in FURTHER)
+    assert all(math.isnan(nothing.value(Definition(), measure)) for measure in METRICS)
 
 
 def test_map_macro_is_that_of_csl() -> None:
@@ -394,8 +393,8 @@ def test_further_measures_are_reached_by_name_and_ranks_have_those_without_decis
     assert lens.value(Definition(), "hamming_loss") == hamming_loss_score(targets, logits > 0)
     assert lens.value(Definition(), "LRAP") == pytest.approx(label_ranking_average_precision_score(targets, logits))
     ranks = Lens(Ranks(logits), targets, np.ones_like(targets))
-    for measure in FURTHER:
+    for measure in METRICS:
         undecided = math.isnan(ranks.value(Definition(), measure))
         deciding = ("accuracy", "accuracy-O", "accuracy-I", "mA-O", "hamming_loss")
-        assert undecided == (measure in (*deciding, *CALIBRATION)), measure
+        assert undecided == (measure in deciding or METRICS[measure].takes == "probabilities"), measure
         assert undecided or ranks.value(Definition(), measure) == lens.value(Definition(), measure)

@@ -240,7 +240,7 @@ def test_an_unknown_paper_names_those_there_are() -> None:
 
 def test_the_command_prints_the_cards(train, mlbench, tmp_path) -> None:
     train("an")
-    code, out, _ = mlbench("cards", "--output", tmp_path / "runs")
+    code, out, _ = mlbench("cards", "--store", tmp_path / "runs")
     assert code == 0
     assert out.startswith("# Claims of boostlu")
 

@@ -103,6 +103,6 @@ def test_the_command_takes_metrics_separated_by_commas(train, tmp_path, mlbench)
     store = tmp_path / "runs"
     asked = board.table(store, metric="mAP_G1,mAP_G2,mAP", protocol="groups")
     assert cells(asked)["method"] == ["mAP_G1", "mAP_G2", "mAP"]
-    code, out, _ = mlbench("table", "--output", store, "--protocol", "groups", "--metric", "mAP_G2,mAP")
+    code, out, _ = mlbench("table", "--store", store, "--protocol", "groups", "--metric", "mAP_G2,mAP")
     assert code == 0
     assert [name in out.splitlines()[0] for name in ("G1", "G2")] == [False, True]

@@ -75,7 +75,7 @@ def test_show_prints_the_card_of_a_method(mlbench) -> None:
 
 def test_show_tells_what_runs_of_a_method_took(mlbench) -> None:
     seconds = [json.loads(path.read_bytes())["provenance"]["seconds"] for path in RUNS.glob("role_li__scenes__*.json")]
-    out = mlbench("show", "role_li", "--output", RUNS)[1]
+    out = mlbench("show", "role_li", "--store", RUNS)[1]
     mean = statistics.mean(seconds)
     took = f"  on scenes under single_positive, track full: {len(seconds)}, {mean:.0f} s each"
     assert out.endswith(f"runs in {RUNS}:\n{took}\n")

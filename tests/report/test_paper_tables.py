@@ -407,7 +407,7 @@ def test_the_command_prints_a_paper_and_lists_what_is_missing(mlbench, tmp_path,
         (("--paper", "vac", "--metric", "mAP"), "--metric: does not go with --paper"),
         (("--table", "coco"), "name the paper with --paper"),
         (("--paper", "vac", "--diagram", "x.svg"), "--diagram: does not go with --paper"),
-        (("--paper", "vac", "--output", tmp_path / "none"), "none"),
+        (("--paper", "vac", "--store", tmp_path / "none"), "none"),
     ):
         code, _, err = mlbench("table", *wrong)
         assert code != 0

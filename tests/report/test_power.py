@@ -41,7 +41,7 @@ def test_a_table_says_it_when_asked_and_of_ranked_methods_only(make_record) -> N
 
 
 def test_the_command_takes_a_gap_above_zero_and_not_with_a_papers_own_table(mlbench, tmp_path) -> None:
-    code, _, err = mlbench("table", "--gap", "0", "--output", tmp_path)
+    code, _, err = mlbench("table", "--gap", "0", "--store", tmp_path)
     assert code == 2
     assert "--gap" in err
     code, _, err = mlbench("table", "--paper", "vac", "--gap", "0.3")

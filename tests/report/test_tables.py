@@ -85,20 +85,6 @@ def test_a_hundred_beats_ninety_nine(make_record):
     assert not rows["an"][0].startswith("**")
 
 
-def test_where_less_is_better_the_least_is_bold_and_likeliest_the_best(make_record):
-    errors = {"an": (3.0, 3.1, 2.9), "asl": (10.0, 10.1, 9.9), "spa": (2.0, 2.1, 1.9)}
-    records = [
-        make_record(method, 60.0, i, **{"results.test.ECE-C": value})
-        for method, values in errors.items()
-        for i, value in enumerate(values)
-    ]
-    table = build_table(records, metric="ECE-C")
-    assert [method for method, row in grid(table).items() if row[0].startswith("**")] == ["spa"]
-    assert table.cells.set_index("method")["rank"].idxmin() == "spa"
-    assert "Less is better: ECE-C." in table.to_markdown()
-    assert "Less is better" not in build_table(records).to_markdown()
-
-
 def test_published_values_stand_beside_ours_as_printed_with_their_source(make_record):
     table = build_table([make_record("an", 60.0, **COCO), make_record("llr_boostlu", 61.0, **COCO)])
     rows, text = grid(table), table.to_markdown()

@@ -153,7 +153,7 @@ def test_a_data_set_that_is_not_here_leaves_its_runs_out(stored, monkeypatch) ->
 
 def test_the_command_says_which_runs_were_not_tested_on_draws_of_the_test_images(train, mlbench, tmp_path) -> None:
     train("prior")
-    code, out, _ = mlbench("table", "--output", tmp_path / "runs", "--replicates", 20)
+    code, out, _ = mlbench("table", "--store", tmp_path / "runs", "--replicates", 20)
     assert code == 0
     assert "Not tested on draws of the test images: 1 runs: data set 'tiny' is not at hand" in out
     code, _, err = mlbench("table", "--paper", "vac", "--replicates", 20)

@@ -178,7 +178,7 @@ def test_files_without_a_recorded_hash_of_their_pixels_prove_nothing(old, tmp_pa
 
     old(change=forget)
     assert migrate(tmp_path / "old", dry_run=True).problems == []  # the fingerprint of arrays is of their content
-    monkeypatch.setattr(results_migrate, "_in_memory", lambda data: False)
+    monkeypatch.setattr(results_migrate, "in_memory", lambda data: False)
     (line,) = migrate(tmp_path / "old").problems
     assert "no hash of its pixels was recorded" in line
 

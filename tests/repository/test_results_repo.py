@@ -196,7 +196,7 @@ def test_rescoring_compares_with_predictions_and_counts_those_not_here(
     assert (report.counts, report.problems) == ({"scored again": 1}, [])
     record["results"]["test"]["mAP"] = min(record["results"]["test"]["mAP"], 100) - 1
     put(folder, record)
-    code, out, err = mlbench("results", "rescore", folder, "--output", tmp_path / "runs")
+    code, out, err = mlbench("results", "rescore", folder, "--store", tmp_path / "runs")
     assert code == 1
     assert "problem: an__tiny__single_positive" in out
     assert "results.test.mAP" in out
@@ -398,7 +398,7 @@ def test_a_merge_that_is_killed_anywhere_leaves_the_old_folder_or_the_new_one(fo
 
 def test_a_run_is_shown_with_its_replications(trained: Path, tmp_path: Path, mlbench) -> None:
     merge(trained, other(trained, tmp_path / "rerun", with_threads(2, 0.2)))
-    code, out, _ = mlbench("show", first(trained)["key"][:12], "--output", trained)
+    code, out, _ = mlbench("show", first(trained)["key"][:12], "--store", trained)
     assert code == 0
     assert "with its replications: mAP" in out
     assert "(2 threads)" in out

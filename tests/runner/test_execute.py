@@ -73,10 +73,11 @@ def test_labels_consumed_are_counted(train) -> None:
 
 
 def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tmp_path: Path) -> None:
-    command = [str(tmp_path / "bin" / "mlbench"), "run", "--output", str(tmp_path / "runs")]
+    command = [str(tmp_path / "bin" / "mlbench"), "run", "--store", str(tmp_path / "runs")]
     record = train(command=command)
-    assert record["provenance"]["command"] == "mlbench run --output runs"
+    assert record["provenance"]["command"] == "mlbench run --store runs"
     assert record["provenance"]["processes"] == 1
+    assert record["provenance"]["owners"]["method"].startswith("mlbench-multilabel ")
     assert record["provenance"]["images_per_s"] > 0
     assert str(tmp_path) not in str(record)
 
@@ -185,7 +186,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_taken_from_it(
     train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """Between the look for the record and the lock another process makes the run: its record stays."""
-    real = execute._Executor._run_used
+    real = execute.Execution.run_used
     made: list[Any] = []
 
     def window(self: Any) -> Any:
@@ -197,7 +198,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_taken_from_it(
     def never() -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(execute._Executor, "_run_used", window)
+    monkeypatch.setattr(execute.Execution, "run_used", window)
     record = train(quiet=False, checkpoint_seconds=0.0, on_checkpoint=lambda: never() if made[0] else None)
     assert record == made[0]
     assert "was finished meanwhile" in capsys.readouterr().err

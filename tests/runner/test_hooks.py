@@ -279,7 +279,7 @@ def test_the_command_prints_one_line_and_with_debug_the_traceback(
 ) -> None:
     monkeypatch.setattr(load_method("an"), "loss", leaves)
     code, out, err = mlbench(
-        *("run", "--protocol", "single_positive", "--method", "an", "--output", tmp_path / "runs", "--device", "cpu"),
+        *("run", "--protocol", "single_positive", "--method", "an", "--store", tmp_path / "runs", "--device", "cpu"),
         *("--dataset", photos / "mine.toml", "--backbone", "scenes", "--set", "train.image_size=32"),
         *("--quiet", "--epochs", 1, *(["--debug"] if debug else [])),
     )

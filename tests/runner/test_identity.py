@@ -248,18 +248,18 @@ def test_all_that_reads_a_run_knows_its_own_protocol_when_the_file_is_gone(
     store = tmp_path / "store"
     asked = ["--dataset", photos / "mine.toml", "--backbone", "scenes", "--track", "full", "--epochs", 1]
     for method in ("an", "ls"):
-        code, _, err = mlbench("run", "--protocol", own, "--method", method, *asked, "--output", store)
+        code, _, err = mlbench("run", "--protocol", own, "--method", method, *asked, "--store", store)
         assert code == 0, err
     Path(own).unlink()
     keys = [record["key"][:12] for record in find_records(store)[0]]
-    data = ["--output", store, "--dataset", photos / "mine.toml"]
+    data = ["--store", store, "--dataset", photos / "mine.toml"]
     for command in (
         ["score", keys[0], *data],
         ["compare", *keys, *data, "--replicates", 10],
         ["explain", "metrics", keys[0], *data],
-        ["list", "runs", "--output", store],
-        ["show", keys[0], "--output", store],
-        ["table", "--protocol", "mine", "--layout", "--output", store],
+        ["list", "runs", "--store", store],
+        ["show", keys[0], "--store", store],
+        ["table", "--protocol", "mine", "--layout", "--store", store],
         ["results", "verify", store],
         ["site", "--output", tmp_path / "site", "--results", store],
     ):

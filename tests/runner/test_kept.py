@@ -17,7 +17,8 @@ from mlbench.registry import load_method
 from mlbench.runner import execute, training
 from mlbench.runner.checkpoint import Kept, load_checkpoint, save_checkpoint
 from mlbench.runner.plan import resolve
-from mlbench.store import find_records, run_dir
+from mlbench.runner.trained import reload_network
+from mlbench.store import find_records, run_dir, verify_run
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -275,3 +276,37 @@ def test_nothing_is_recorded_that_contradicts_its_epochs(train: Any, tmp_path: P
     with pytest.raises(DataError, match=r"nothing is recorded: results\.val\.mAP is 12, and was"):
         train()
     assert not find_records(tmp_path / "runs")[0]
+
+
+# --- a finished run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "of", "name"),
+    [
+        ("role_li", {"linear_epochs": 1, "train.epochs": 1}, "role_li", "phase-linear.safetensors"),
+        ("an_boostlu_inference", {"train.epochs": 1}, "an", "weights.safetensors"),
+    ],
+)
+def test_a_network_is_not_brought_back_from_files_that_were_changed(
+    train: Any, tiny_request: Any, tmp_path: Path, method: str, changes: dict[str, Any], of: str, name: str
+) -> None:
+    record = train(method, changes=changes)
+    run = resolve(tiny_request(method, changes=changes), record["identity"].get("uses", {}))
+    assert run.key == record["key"]
+    reload_network(run, tmp_path / "runs")
+    (owner,) = find_records(tmp_path / "runs", method=of)[0]
+    path = run_dir(tmp_path / "runs", owner["key"]) / name
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: its SHA-256 is .*the record says"):
+        reload_network(run, tmp_path / "runs")
+
+
+def test_a_record_names_what_each_phase_handed_over(train: Any, tmp_path: Path) -> None:
+    record = train(InTwoPhases)
+    assert [phase["file"] for phase in record["phases"]] == ["phase-first.safetensors", "phase-second.safetensors"]
+    (run_dir(tmp_path / "runs", record["key"]) / "phase-first.safetensors").unlink()
+    with pytest.raises(DataError, match=r"phase-first\.safetensors"):
+        verify_run(tmp_path / "runs", record["key"])

@@ -29,7 +29,7 @@ from mlbench.runner.loop import (
     set_training_mode,
 )
 from mlbench.runner.plan import resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 from mlbench.seeds import id_hashes
 from mlbench.settings import TrainSettings
@@ -210,7 +210,7 @@ def phase_loop(request: Any) -> PhaseLoop:
     run = resolve(request)
     world = World("cpu")
     feed = Feed(run, world.device)
-    task = Task(run, world, feed)
+    task = RunTask(run, world, feed)
     method = run.method(task)
     task.bind(method)
     (phase,) = method.phases()
@@ -396,12 +396,12 @@ def test_modules_in_other_modes_than_the_whole_come_back_in_theirs() -> None:
 
 def test_what_trained_a_phase_is_let_go_of(train, monkeypatch) -> None:
     alive = []
-    real = execute._Executor._record
+    real = execute.Execution._record
 
     def record(self: Any, *given: Any) -> Any:
         alive.append(sum(isinstance(each, StepModule) for each in gc.get_objects()))
         return real(self, *given)
 
-    monkeypatch.setattr(execute._Executor, "_record", record)
+    monkeypatch.setattr(execute.Execution, "_record", record)
     train("curriculum", changes={"rounds": 3, "train.epochs": 3})
     assert alive[-1] <= 1  # that of the last phase, until its cycles are collected

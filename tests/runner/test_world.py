@@ -24,7 +24,7 @@ from mlbench.runner.evaluate import predict_part
 from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World, leave
 from mlbench.store import run_dir
 
@@ -74,7 +74,7 @@ def work(folder: Path, out: Path) -> None:
     for size in TEST_SIZES:
         resolved = resolve(request_of("an", folder, size))
         feed = Feed(resolved, world.device)
-        method = resolved.method(Task(resolved, world, feed))
+        method = resolved.method(RunTask(resolved, world, feed))
         network = method.network(method.phases()[0])
         seen = predict_part(network, method.predict, feed, "test", world)
         np.save(out / f"scores-{size}-rank{world.rank}.npy", seen.scores.numpy())
@@ -155,7 +155,7 @@ def test_several_processes_score_by_the_running_statistics_that_are_saved(severa
     stored = run_dir(out / "runs", resolved.key)
     world = World("cpu")
     feed = Feed(resolved, world.device)
-    method = resolved.method(Task(resolved, world, feed))
+    method = resolved.method(RunTask(resolved, world, feed))
     network = method.network(method.phases()[0])
     network.load_state_dict(load_tensors(stored / "weights.safetensors"))
     for part in ("val", "test"):

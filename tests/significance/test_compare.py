@@ -164,9 +164,9 @@ def test_a_rule_that_older_records_do_not_name_is_none(runs, tmp_path, monkeypat
 def test_the_command_prints_the_comparison(runs, tmp_path, mlbench) -> None:
     runs("a", 1)
     runs("b", 2)
-    code, out, err = mlbench("compare", "a", "b", "--output", tmp_path, "--replicates", "10")
+    code, out, err = mlbench("compare", "a", "b", "--store", tmp_path, "--replicates", "10")
     assert (code, err) == (0, "")
     assert "| mAP" in out
-    code, _, err = mlbench("compare", "a", "b", "--output", tmp_path, "--replicates", "0")
+    code, _, err = mlbench("compare", "a", "b", "--store", tmp_path, "--replicates", "0")
     assert code == 2
     assert "replicates = 0" in err

@@ -79,15 +79,15 @@ def test_the_commands_that_read_many_runs_take_conditions(mlbench, tmp_path: Pat
     for path in published.iterdir():
         if path.name.startswith(("an__corel5k-199__partial__", "llr__corel5k-199__partial__")):
             (store / path.name).write_bytes(path.read_bytes())
-    code, _, told = mlbench("table", "--output", store, "--protocol", "partial")
+    code, _, told = mlbench("table", "--store", store, "--protocol", "partial")
     assert code == 2
     assert "mixes runs that differ in mask.params.keep: " in told
     asked = re.search(r"Keep one kind with --where (\S+)$", told.strip())
     assert asked
-    code, out, _ = mlbench("table", "--output", store, "--protocol", "partial", "--where", asked[1])
+    code, out, _ = mlbench("table", "--store", store, "--protocol", "partial", "--where", asked[1])
     assert code == 0
     assert "Runs: 2;" in out
-    code, out, _ = mlbench("list", "runs", "--output", store, "--where", asked[1])
+    code, out, _ = mlbench("list", "runs", "--store", store, "--where", asked[1])
     assert (code, len(out.splitlines())) == (0, 4)
-    code, _, told = mlbench("list", "runs", "--output", store, "--where", "keep=0.5")
+    code, _, told = mlbench("list", "runs", "--store", store, "--where", "keep=0.5")
     assert (code, told) == (2, "error: --where: unknown key 'keep'. Did you mean 'mask.params.keep'?\n")

@@ -181,6 +181,35 @@ def parquet_long_ids(desk):
     return desk.write_parquet(id=["x" * 1_000_000] * len(desk.ids))
 
 
+def parquet_nested(levels: int) -> Callable[..., Any]:
+    """A class whose scores are structures in structures."""
+
+    def make(desk):
+        pa = pytest.importorskip("pyarrow", reason="pyarrow, an extra, is not installed")
+        kind, value = pa.float32(), 1.0
+        for _ in range(levels):
+            kind, value = pa.struct([("a", kind)]), {"a": value}
+        return desk.write_parquet(red=pa.array([value] * len(desk.ids), kind))
+
+    return make
+
+
+def parquet_schema(levels: int) -> Callable[..., Any]:
+    """A footer in Thrift's compact form whose schema is as deep as no writer makes it."""
+
+    def make(desk):
+        count, size = levels + 1, b""
+        while count > 127:
+            size, count = size + bytes([count & 127 | 128]), count >> 7
+        group, leaf = b"\x35\x02\x18\x01a\x15\x02\x00", b"\x15\x08\x25\x02\x18\x01b\x00"
+        footer = b"\x15\x02\x19\xfc" + size + bytes([count]) + group * levels + leaf + b"\x16\x00\x19\x0c\x00"
+        path = desk.folder / "predictions.parquet"
+        path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+        return path
+
+    return make
+
+
 PICKLE = pickle.dumps(Bomb(), protocol=4)
 BOM = b"\xef\xbb\xbf"
 TENSOR = {"dtype": "F32", "shape": [120, 3], "data_offsets": [0, 1440]}
@@ -276,6 +305,8 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "nulls in parquet": (parquet_with_nulls, "1 empty fields"),
     "parquet bomb in rows": (parquet_bomb, "5,000,000 rows; the test part has 120"),
     "parquet bomb in texts": (parquet_long_ids, "its ids take 120,[0-9,]+ bytes"),
+    "nested parquet": (parquet_nested(90), "columns|column 'red'|Parquet"),
+    "a schema 20,000 levels deep": (parquet_schema(20_000), "broke the reader|Parquet|rows"),
     # the card
     "no card": (lambda desk: (desk.write_csv(), desk.folder / "none.toml"), "No such file"),
     "card no TOML": (text_card("<html>\n"), "not TOML"),

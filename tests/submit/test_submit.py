@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.evaluation.predictions import read_predictions
+from mlbench.inputs.duplicates import equal_pictures
 from mlbench.report.tables import build_table
 from mlbench.store import all_runs, find_records, is_submitted, verify_run
 from mlbench.store.schema import refit
@@ -145,7 +148,7 @@ def test_a_few_ties_are_taken_and_noted(desk, send) -> None:
 def test_submissions_are_scored_again_from_the_store(desk, send, mlbench) -> None:
     send(desk.write_csv())
     key = only(desk.store)["key"]
-    code, out, _ = mlbench("score", key[:12], "--dataset", desk.described, "--output", desk.store)
+    code, out, _ = mlbench("score", key[:12], "--dataset", desk.described, "--store", desk.store)
     assert code == 0
     assert "record says" not in out
 
@@ -153,10 +156,10 @@ def test_submissions_are_scored_again_from_the_store(desk, send, mlbench) -> Non
 def test_lists_and_tables_mark_submissions(desk, send, mlbench) -> None:
     send(desk.write_csv())
     key = only(desk.store)["key"]
-    assert "submitted/their_method" in mlbench("list", "runs", "--output", desk.store)[1]
-    assert "submitted predictions: scored here, not reproduced" in mlbench("show", key[:9], "--output", desk.store)[1]
+    assert "submitted/their_method" in mlbench("list", "runs", "--store", desk.store)[1]
+    assert "submitted predictions: scored here, not reproduced" in mlbench("show", key[:9], "--store", desk.store)[1]
     for form in ("markdown", "latex"):
-        code, out, _ = mlbench("table", "--output", desk.store, "--format", form)
+        code, out, _ = mlbench("table", "--store", desk.store, "--format", form)
         assert code == 0
         assert "not ranked with our runs" in out
     with pytest.raises(Exception, match="no finished run"):
@@ -176,7 +179,7 @@ def test_a_table_takes_the_last_version_of_a_submission(desk, send, mlbench) -> 
     send(desk.write_csv())
     desk.scores = desk.scores[::-1].copy()
     send(desk.write_csv(), desk.write_card(version=2))
-    code, out, err = mlbench("table", "--output", desk.store, "--format", "csv")
+    code, out, err = mlbench("table", "--store", desk.store, "--format", "csv")
     assert (code, err) == (0, "")
     (latest,) = (r for r in find_records(desk.store)[0] if r["identity"]["method"]["version"] == 2)
     assert str(latest["results"]["test"]["mAP"])[:8] in out
@@ -232,3 +235,22 @@ def test_scores_that_look_like_another_kind_are_noted(desk, send) -> None:
     shares = np.exp(desk.scores) / np.exp(desk.scores).sum(axis=1, keepdims=True)
     assert "add up to 1" in send(desk.write_safetensors(shares), desk.write_card(kind="probability"))[1]
     assert "No logit is above 0" in send(desk.write_safetensors(np.log(shares)), desk.write_card(version=2))[1]
+
+
+def test_the_record_keeps_what_is_odd_about_the_data(desk, send) -> None:
+    folder = shutil.copytree(desk.described.parent, desk.folder / "odd")
+    labels = (folder / "labels.csv").read_text().splitlines()
+    labels[-1] = labels[-1].rpartition(",")[0] + ",red"
+    labels[-2] = labels[-2].rpartition(",")[0] + ",Blue"
+    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
+    shutil.copy(folder / "pictures" / "000.png", folder / "pictures" / "125.png")
+    desk.described = folder / "mine.toml"
+    data = load_dataset(str(desk.described))
+    desk.classes = list(data.classes)
+    desk.scores = np.random.default_rng(4).normal(size=(len(desk.ids), len(data.classes))).astype(np.float32)
+    code, out, err = send(desk.write_csv(), desk.write_card(dataset_fingerprint=data.fingerprint))
+    assert code == 0, err
+    odd = [*data.notes, *equal_pictures(data)]
+    assert len(odd) == 3  # of the class, of its absence from test, of the picture
+    assert set(odd) <= set(only(desk.store)["notes"])
+    assert all(note in out for note in odd)

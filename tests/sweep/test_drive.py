@@ -251,7 +251,7 @@ def test_kills_of_worker_and_driver_cost_no_run(
     long_run: Path, write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
     store = tmp_path / "runs"
-    driver = start_sweep(long_run, "--output", store, "--workers", 2)
+    driver = start_sweep(long_run, "--store", store, "--workers", 2)
     wait_for(lambda: list(store.glob("*/checkpoint.pt")))
     os.kill(attempts(store)[0], signal.SIGKILL)  # the worker: retried
     second = wait_for(lambda: attempts(store)[1:])[0]
@@ -259,7 +259,7 @@ def test_kills_of_worker_and_driver_cost_no_run(
     driver.wait()
     wait_for(lambda: not alive(second))
     assert list(store.glob("*/checkpoint.pt"))
-    third = start_sweep(long_run, "--output", store, "--workers", 2, "--resume")
+    third = start_sweep(long_run, "--store", store, "--workers", 2, "--resume")
     out, _ = third.communicate(timeout=120)
     assert third.returncode == 0, out
     assert "1 runs: 0 done before, 1 done now, 0 failed" in out
@@ -277,7 +277,7 @@ def test_an_interrupt_stops_cleanly(
     write_grid: Callable[..., Path], start_sweep: Start, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
     store = tmp_path / "runs"
-    driver = start_sweep(write_grid(epochs=2000, checkpoint_seconds=0.1), "--output", store)  # never to be finished
+    driver = start_sweep(write_grid(epochs=2000, checkpoint_seconds=0.1), "--store", store)  # never to be finished
     wait_for(lambda: list(store.glob("*/checkpoint.pt")))
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=60)
@@ -293,8 +293,7 @@ def test_two_sweeps_on_one_store_share_the_work(
     """Each run is trained once, by one of them, and neither calls a run failed that the other is doing."""
     store, methods = tmp_path / "runs", ["an", "iun"]
     drivers = [
-        start_sweep(write_grid(name, methods=methods), "--output", store, "--workers", 1)
-        for name in ("first", "second")
+        start_sweep(write_grid(name, methods=methods), "--store", store, "--workers", 1) for name in ("first", "second")
     ]
     told = [driver.communicate(timeout=240)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], told
@@ -311,7 +310,7 @@ def test_a_run_is_trained_once_the_process_that_had_it_is_gone(
     (key,) = [job.key for job in freeze(load_grid(grid), "") if job.request["method"] == "an"]
     run_dir(store, key).mkdir(parents=True)
     with locked(run_dir(store, key) / "lock", wait=False):
-        driver = start_sweep(grid, "--output", store, "--workers", 1)
+        driver = start_sweep(grid, "--store", store, "--workers", 1)
         wait_for(lambda: find_records(store)[0])  # the other one
         assert driver.poll() is None
     out, _ = driver.communicate(timeout=120)
@@ -325,30 +324,30 @@ def test_a_failing_run_is_logged_retried_and_never_cached(
 ) -> None:
     store = tmp_path / "runs"
     grid = write_grid(methods=["an", "prior"], set={"train.image_size": 32, "train.batch_size": 8, "train.lr": 1e30})
-    code, out, err = mlbench("sweep", grid, "--output", store, "--workers", 2)
+    code, out, err = mlbench("sweep", grid, "--store", store, "--workers", 2)
     assert code == 1
     assert "2 runs: 0 done before, 1 done now, 1 failed" in out
     assert "is not finite in epoch" in out
     assert err.endswith("error: 1 of 2 runs failed\n")
     assert len(find_records(store)[0]) == 1
     assert len(attempts(store)) == 3  # the failing one twice, by the rule
-    code, out, _ = mlbench("sweep", "status", "--output", store)
+    code, out, _ = mlbench("sweep", "status", "--store", store)
     assert code == 0
     assert "1 done, 1 failed of 2 runs" in out
-    code, out, err = mlbench("sweep", grid, "--output", store, "--quiet", "--methods", "prior")
+    code, out, err = mlbench("sweep", grid, "--store", store, "--quiet", "--methods", "prior")
     assert (code, out) == (0, "1 runs: 1 done before, 0 done now, 0 failed\n")
 
 
 def test_a_run_data_parallel_in_two_processes(
     mlbench: Callable[..., Any], write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:
-    code, out, err = mlbench("sweep", write_grid(processes=2), "--output", tmp_path / "runs")
+    code, out, err = mlbench("sweep", write_grid(processes=2), "--store", tmp_path / "runs")
     assert code == 0, out + err
     ((record,), _) = find_records(tmp_path / "runs")
     assert record["provenance"]["processes"] == 2
 
 
 def test_status_without_a_sweep(mlbench: Callable[..., Any], tmp_path: Path) -> None:
-    code, _, err = mlbench("sweep", "status", "--output", tmp_path)
+    code, _, err = mlbench("sweep", "status", "--store", tmp_path)
     assert code == 2
     assert "no sweep in" in err

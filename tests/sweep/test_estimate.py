@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlbench.inputs import features
-from mlbench.runner import evaluate, execute, feed, loop, task, training
+from mlbench.runner import evaluate, execute, loop, training
 from mlbench.store import find_records
 from mlbench.sweep import pilot as pilot_module
 from mlbench.sweep.drive import sweep
@@ -20,15 +19,6 @@ from mlbench.sweep.freeze import freeze, request_of
 from mlbench.sweep.grid import load_grid
 from mlbench.sweep.jobs import Sweep
 from mlbench.sweep.pilot import Cost, PhaseCost
-
-#: What a pilot replaces in its process.
-PATCHED = {
-    execute: ("predict_part",),
-    training: ("predict_part", "PhaseLoop"),
-    task: ("predict_part", "total_over"),
-    feed: ("open_pixels", "load_features", "pixels_sha256"),
-    features: ("load_pixels",),
-}
 
 
 def test_the_seconds_of_a_run() -> None:
@@ -82,7 +72,7 @@ def test_a_plan_counts_cells_and_starts_nothing(
     assert not prior.phases
     assert trained.memory_mib is not None
     assert trained.memory_mib > 100
-    code, out, _ = mlbench("plan", grid, "--output", store, "--methods", "prior", "--steps", 1, "--quiet")
+    code, out, _ = mlbench("plan", grid, "--store", store, "--methods", "prior", "--steps", 1, "--quiet")
     assert code == 0
     assert "2 runs to do" in out
 
@@ -127,9 +117,6 @@ class _Clock:
 def test_a_plan_is_exact_where_all_takes_the_same_time_again(
     method: str, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, names in PATCHED.items():
-        for name in names:
-            monkeypatch.setattr(module, name, getattr(module, name))  # taken back after the test
     clock, taken_steps = _Clock(), iter([7.0, 2.0])
     monkeypatch.setattr(time, "perf_counter", clock)
     monkeypatch.setattr(evaluate, "evaluation_batch", lambda size: 1)  # so that a pilot sees 2 rows of a part
@@ -140,13 +127,11 @@ def test_a_plan_is_exact_where_all_takes_the_same_time_again(
         (execute, "write_predictions", lambda *given: 0.3),
         (execute, "compose_record", lambda *given: 5.0),
         (training, "save_checkpoint", lambda *given: 11.0),
-        (evaluate, "predict_part", lambda *given: 0.1 * len(given[2].run.parts[given[3]])),
+        (evaluate, "predicted_batches", lambda *given: 0.1 * len(given[2].run.parts[given[3]])),
         (loop.PhaseLoop, "_step", lambda *given: next(taken_steps, 0.5)),  # the first ones load libraries
         (loop.PhaseLoop, "next_epoch", lambda *given: 0.2),
     ):
         monkeypatch.setattr(module, name, clock.slow(getattr(module, name), seconds))
-    for module in (execute, training):
-        monkeypatch.setattr(module, "predict_part", evaluate.predict_part)
 
     (*used, job) = freeze(load_grid(write_grid(methods=[method], epochs=4)), "g")
     options = execute.Options(tmp_path / "runs", device="cpu", quiet=True, checkpoint_seconds=math.inf)

@@ -245,7 +245,7 @@ def test_the_command_trains_and_is_resumed_from_the_store(mlbench, photos: Path,
     arguments = [
         *("search", "--method", "an", "--protocol", "single_positive", "--dataset", photos / "mine.toml"),
         *("--data-root", photos, "--backbone", "scenes", "--track", "full", "--epochs", 1, "--trials", 2),
-        *("--set", "train.image_size=32", "--set", "train.batch_size=8", "--device", "cpu", "--output", tmp_path),
+        *("--set", "train.image_size=32", "--set", "train.batch_size=8", "--device", "cpu", "--store", tmp_path),
     ]
     code, out, err = mlbench(*arguments)
     assert code == 0, err

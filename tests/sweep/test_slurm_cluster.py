@@ -96,7 +96,7 @@ def test_a_job_and_the_driver_are_killed_and_no_run_is_lost_or_done_twice(
 ) -> None:
     grid = write_grid(methods=["an", "llr"], epochs=300, checkpoint_seconds=0.1, slurm={"timeout_min": 10})
     store, sweep = tmp_path / "runs", tmp_path / "runs" / "sweeps" / "tiny"
-    first = start_sweep(grid, "--executor", "slurm", "--output", store)
+    first = start_sweep(grid, "--executor", "slurm", "--store", store)
     wait_for(lambda: len(list(store.glob("*/checkpoint.pt"))) == 2)  # both are at work
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -106,7 +106,7 @@ def test_a_job_and_the_driver_are_killed_and_no_run_is_lost_or_done_twice(
     process = re.search(r"process (\d+)", (sweep / f"{lost}.log").read_text())
     assert process is not None
     os.kill(int(process[1]), signal.SIGKILL)
-    second = start_sweep(grid, "--executor", "slurm", "--output", store, "--resume")
+    second = start_sweep(grid, "--executor", "slurm", "--store", store, "--resume")
     printed, _ = second.communicate(timeout=300)
     assert second.returncode == 0, printed
     assert printed.count("found again") == 2
@@ -129,7 +129,7 @@ def test_a_run_of_two_processes_is_one_job(
     tmp_path: Path,
 ) -> None:
     grid = write_grid(processes=2)
-    done = start_sweep(grid, "--executor", "slurm", "--output", tmp_path / "runs")
+    done = start_sweep(grid, "--executor", "slurm", "--store", tmp_path / "runs")
     printed, _ = done.communicate(timeout=300)
     assert done.returncode == 0, printed
     ((record,), problems) = find_records(tmp_path / "runs")

@@ -143,7 +143,7 @@ def test_a_killed_group_is_finished_by_the_next_sweep(
 ) -> None:
     grid = head_grid(seeds=[0, 1, 2], epochs=100, checkpoint_seconds=0.1, set={"train.batch_size": 8})
     store = tmp_path / "runs"
-    process = start_sweep(grid, "--output", store, "--workers", 1, "--together", 3)
+    process = start_sweep(grid, "--store", store, "--workers", 1, "--together", 3)
     deadline = time.monotonic() + 120
     while len(list(store.glob("*/checkpoint.pt"))) < 3:
         assert process.poll() is None, process.communicate()

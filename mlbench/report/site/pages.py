@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mlbench.errors import DataError, MlbenchError, UsageError
+from mlbench.errors import DataError, MlbenchError, UsageError, visible
 from mlbench.files import atomic_write
 from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
@@ -37,8 +37,6 @@ from mlbench.store import find_records, is_submitted
 _GENERATOR = "mlbench site"
 #: How the name of a first page begins that was not written to its end.
 _HALF = ".index.html."
-#: What HTML forbids, and what would turn the direction of the text around it.
-_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 #: The method that per-class numbers are held against.
 _BASELINE = "an"
 
@@ -117,7 +115,7 @@ def run_link(record: Record) -> str:
 
 def _require_ours(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output}: is a file, expected a folder")
+        raise UsageError(f"--store {output}: is a file, expected a folder")
     if not output.is_dir() or all(path.name.startswith(_HALF) for path in output.iterdir()):
         return
     index = output / "index.html"
@@ -374,5 +372,4 @@ _ENVIRONMENT = _environment()
 
 
 def _render(template: str, root: str, **given: Any) -> str:
-    page = _ENVIRONMENT.get_template(template).render(root=root, **given)
-    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", page)
+    return visible(_ENVIRONMENT.get_template(template).render(root=root, **given))

@@ -1,26 +1,17 @@
-"""Protocols: which labels are hidden, how data is split, how a method is trained, selected and scored.
-
-A protocol is a TOML file in ``protocols/`` (or any path given on the command line). ``extends = "name"`` takes
-another protocol and changes the keys given.
-"""
+"""What a protocol is: annotation, split, training, selection, metrics, by data set and track."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.settings import TrainSettings, build, coerce, to_plain, without_defaults
 
 TRACKS = ("head", "full")
-_COUNTS = ("classes", "train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -244,7 +235,7 @@ class Protocol:
     def annotation_for(self, dataset: str) -> Annotation:
         """The annotation process on `dataset`."""
         own = self.datasets.get(dataset, DatasetRules()).annotation
-        return _annotation(self.annotation.table | dict(own), f"{self.where}: [datasets.{dataset}.annotation]")
+        return read_annotation(self.annotation.table | dict(own), f"{self.where}: [datasets.{dataset}.annotation]")
 
     def check_counts(self, dataset: str, counts: Mapping[str, int], version: str | None = None) -> None:
         """Compare `counts` (classes, train, val, test) and `version` with what the protocol expects of `dataset`."""
@@ -261,170 +252,7 @@ class Protocol:
             )
 
 
-def protocol_named(name: str, records: Iterable[Mapping[str, Any]]) -> Protocol:
-    """The protocol `name`: a shipped one, a file's, or else one that some of `records` hold."""
-    if name not in _shipped() and not name.endswith(".toml"):
-        for record in records:
-            if record.get("protocol", {}).get("name") == name:
-                return protocol_of(record)
-    return load_protocol(name)
-
-
-#: What of a protocol tells about it and decides nothing.
-_PROSE = ("title", "source", "description", "unverified", "where")
-
-
-def _shipped() -> dict[str, Any]:
-    return {f.name.removesuffix(".toml"): f for f in files("mlbench.protocols").iterdir() if f.name.endswith(".toml")}
-
-
-def list_protocols() -> dict[str, str]:
-    """Shipped protocols: name and title."""
-    return {name: load_protocol(name).title for name in sorted(_shipped())}
-
-
-def load_protocol(name: str) -> Protocol:
-    """Read a shipped protocol by name, or one's own by the path of its ``.toml`` file.
-
-    One's own has a name of its own: UsageError where it takes a shipped one's, unless it says the same.
-    """
-    table, where = _read(name)
-    protocol = _validate(table, where)
-    if name.endswith(".toml") and protocol.name in _shipped():
-        shipped = load_protocol(protocol.name)
-        differing = [
-            f.name
-            for f in fields(Protocol)
-            if f.name not in _PROSE and getattr(protocol, f.name) != getattr(shipped, f.name)
-        ]
-        if differing:
-            raise UsageError(
-                f"{where}: name = '{protocol.name}' is that of a shipped protocol, which says something else "
-                f"({', '.join(differing)}): give this one a name of its own"
-            )
-    return protocol
-
-
-def legacy_sha256(name: str) -> str:
-    """The hash of a protocol under harness 1: of what its file writes, in the way it is written."""
-    from mlbench.canonical import canonical_json
-
-    table, _ = _read(name)
-    meaning = ("annotation", "split", "unspecified", "selection", "inference")
-    return hashlib.sha256(canonical_json({key: table[key] for key in meaning if key in table})).hexdigest()
-
-
-def protocol_of(record: Mapping[str, Any]) -> Protocol:
-    """The protocol that a record was made under: the one it holds, or of records of schema 1 the shipped one it names.
-
-    UsageError for a record of schema 1 whose protocol is not shipped.
-    """
-    where = f"run {record['key'][:16]}: protocol"
-    if "protocol" in record:
-        return _validate(dict(record["protocol"]), where)
-    name = record["identity"]["protocol"]
-    if name not in _shipped():
-        raise UsageError(
-            f"{where}: '{name}' is not shipped, and records of schema 1 do not hold their protocol: give its file "
-            "with --protocol FILE.toml"
-        )
-    return load_protocol(name)
-
-
-def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    asked = f"{chain[-1]}: extends: " if chain else ""
-    if name in chain:
-        raise UsageError(f"protocol '{name}' extends itself ({' -> '.join((*chain, name))})")
-    if name.endswith(".toml"):
-        path: Any = Path(name)
-        if not path.is_file():
-            raise UsageError(f"{asked}no protocol file '{name}'")
-    else:
-        shipped = _shipped()
-        if name not in shipped:
-            raise unknown("protocol", name, shipped, asked.removesuffix(": "))
-        path = shipped[name]
-    where = f"protocols/{path.name}" if not name.endswith(".toml") else str(name)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: not valid TOML: {error}") from None
-    base = table.pop("extends", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise UsageError(f"{where}: extends = {base!r}: expected text")
-        place = os.path.normpath(Path(name).parent / base) if base.endswith(".toml") else base
-        under = _read(place, (*chain, os.path.normpath(name)))[0]
-        if table.get("name", under.get("name")) == under.get("name"):
-            raise UsageError(
-                f"{where}: extends = '{base}': a protocol that extends another needs a name of its own: add name = "
-                f"\"...\" other than '{under.get('name')}'"
-            )
-        table = _merge(under, table)
-    return table, where
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables else value
-    return merged
-
-
-def _validate(table: dict[str, Any], where: str) -> Protocol:
-    sections = {
-        **{"split": SplitRule, "unspecified": Unspecified, "stress": Stress},
-        **{"inference": Inference, "metrics": MetricRules, "table": TableLayout},
-    }
-    values = dict(table)
-    for key in ("annotation", *sections):
-        if not isinstance(values.get(key, {}), dict):
-            raise UsageError(f"{where}: '{key}' must be a table")
-    if "annotation" in values:
-        values["annotation"] = _annotation(values["annotation"], f"{where}: [annotation]")
-    for key, cls in sections.items():
-        if key in values:
-            values[key] = build(cls, values[key], f"{where}: [{key}]")  # type: ignore[arg-type]
-    datasets = values.get("datasets", {})
-    if not isinstance(datasets, dict) or not all(isinstance(rules, dict) for rules in datasets.values()):
-        raise UsageError(f"{where}: [datasets.NAME] must be tables")
-    values["datasets"] = {
-        name: build(DatasetRules, rules, f"{where}: [datasets.{name}]") for name, rules in datasets.items()
-    }
-    for key in ("sha256", "where"):
-        if key in values:
-            raise UsageError(f"{where}: key '{key}' is set by mlbench")
-    protocol = build(Protocol, values | {"where": where}, where)
-    _check_train(protocol.train, f"{where}: [train]")
-    if protocol.stress is not None:
-        _check_stress(protocol.stress, protocol.annotation, f"{where}: [stress]")
-    for name, rules in protocol.datasets.items():
-        _check_train(rules.train, f"{where}: [datasets.{name}.train]")
-        protocol.annotation_for(name)
-        for key in rules.expect:
-            if key not in _COUNTS:
-                raise unknown("key", key, _COUNTS, f"{where}: [datasets.{name}.expect]")
-    for name in ("", *protocol.datasets):
-        for track in TRACKS:
-            protocol.train_settings(name, track, {})
-        protocol.unspecified_for(name)
-    return protocol
-
-
-def _check_train(table: Mapping[str, Any], where: str) -> None:
-    """The keys of a table of training settings, which may hold a table for each track."""
-    known = (*(f.name for f in fields(TrainSettings)), *TRACKS)
-    for key, value in table.items():
-        if key not in known:
-            raise unknown("key", key, known, where)
-        if key in TRACKS and not isinstance(value, Mapping):
-            raise UsageError(f"{where} {key} = {value!r}: expected a table")
-        if key in TRACKS:
-            _check_train(value, f"{where} {key}")
-
-
-def _annotation(table: Mapping[str, Any], where: str) -> Annotation:
+def read_annotation(table: Mapping[str, Any], where: str) -> Annotation:
     """Read an annotation table; it may hold the parameters of its process and no others."""
     from mlbench.annotation import PROCESSES, check_process
 
@@ -444,13 +272,3 @@ def _annotation(table: Mapping[str, Any], where: str) -> Annotation:
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     return replace(annotation, params=params)
-
-
-def _check_stress(stress: Stress, annotation: Annotation, where: str) -> None:
-    section, _, name = stress.key.partition(".")
-    if section != "annotation" or not name:
-        raise UsageError(f"{where} key = '{stress.key}': expected annotation.PARAMETER")
-    if not stress.values:
-        raise UsageError(f"{where} values: expected at least one")
-    for value in stress.values:
-        annotation.changed({name: value}, where)

@@ -18,6 +18,7 @@ class Smoothing(Method):
     #: Raise it when the same settings give other numbers.
     version = 1
     hyperparameters = {"amount": Hyper(0.1, "share of a target moved to the other side", low=0.0, high=0.5)}
+    settings_file = "method.toml"
 
     def loss(self, logits: torch.Tensor, labels: Labels, step: Step) -> torch.Tensor:
         """Mean binary cross-entropy of logits [B, C]; an unknown label counts as negative."""

@@ -1,0 +1,49 @@
+"""Settings kept as data beside a method's module: found in a checkout and in a wheel, or their absence is an error."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlbench.errors import MlbenchError
+
+if TYPE_CHECKING:
+    from mlbench.methods.contract import Method
+
+
+def kept_tables(method: type[Method]) -> dict[str, Any]:
+    """The settings of all methods of the module of `method`, by their names.
+
+    They are read from its `settings_file`, and without one from ``<module>.toml`` where that is there. MlbenchError
+    where the declared file is missing, as from a wheel whose package data do not name it, or cannot be read.
+    """
+    path = settings_path(method)
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MlbenchError(
+            f"method '{method.name}': its settings_file '{method.settings_file}' is not installed beside module "
+            f"{method.__module__}: make it package data of the package that holds the method"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MlbenchError(f"method '{method.name}': {path.name}: not valid TOML: {error}") from None
+
+
+def settings_path(method: type[Method]) -> Traversable | None:
+    """Where the settings of `method` are kept; None where none are declared and none lie beside its module."""
+    module = sys.modules.get(method.__module__)
+    package = getattr(getattr(module, "__spec__", None), "parent", None) or getattr(module, "__package__", "")
+    own = getattr(module, "__file__", None)
+    if not package and own is None:
+        return None
+    folder: Traversable = files(package) if package else Path(str(own)).parent
+    if method.settings_file:
+        return folder / method.settings_file
+    beside = folder / f"{method.__module__.rpartition('.')[2]}.toml"
+    return beside if beside.is_file() else None
