@@ -125,8 +125,8 @@ def gr(
     Parameters
     ----------
     logits : float [B, C]. observed : int8 [B, C] of `State` codes.
-    epoch, epochs, w, b, mu, sigma : see `gr_schedule`; the defaults are those of the released code. Epochs before it with
-        a frozen backbone are not counted: the `linear_init` of `gr_schedule` does no more.
+    epoch, epochs, w, b, mu, sigma : see `gr_schedule`; the defaults are those of the released code. Epochs before it
+        with a frozen backbone are not counted: the `linear_init` of `gr_schedule` does no more.
     q2, q3 : above 0; towards 0 they make a cross-entropy, at 1 an absolute error.
     count_negatives : observed negatives have their cross-entropy; False leaves them out, as the released code does with
         labels of that kind (its own data has none).
