@@ -125,12 +125,12 @@ class AssumeNegativeBoostLUInference(Method):
     level = "A"
     head = {"alpha_infer": 5.0}
     uses = {"trained": Uses("an")}
-
-    @classmethod
-    def declared(cls) -> dict[str, Hyper]:
+    hyperparameters = {
         # Another alpha in training would give a run of its own with the very same numbers: it is refused.
-        fixed = Hyper(1.0, "fixed: nothing is trained here, the weights are those of 'an'", low=1.0, high=1.0)
-        return super().declared() | {"head.alpha_train": fixed}
+        "head.alpha_train": Hyper(
+            1.0, "fixed: nothing is trained here, the weights are those of 'an'", low=1.0, high=1.0
+        )
+    }
 
     def phases(self) -> Sequence[Phase]:
         return []

@@ -24,7 +24,6 @@ from mlbench.inputs.views import QUARTER_TURNS, Between, View, whole_shifts
 from mlbench.methods import Batch, Hyper, Method, Step
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import Head, Output
-from mlbench.registry import load_method
 
 from .losses import assumed_targets, bce_entries, check_inputs, reduce
 
@@ -199,11 +198,7 @@ class _MultiView(WeightedBCE):
 
     # On cached features there are no views, and a frozen trunk would leave consistency without gradient.
     tracks = ("full",)
-
-    @classmethod
-    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """The recipe of `wbce` for the data set, with what the method's own table says."""
-        return load_method("wbce").settings_for(dataset, track) | super().settings_for(dataset, track)
+    settings_from = {"wbce": {"": ""}}  # the recipe of the plain network
 
     def training_step(self, network: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         assert batch.labels is not None

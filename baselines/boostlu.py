@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mlbench.methods import Method
-from mlbench.registry import load_method
 
 
 class _BoostLU(Method):
     head = {"alpha_train": 5.0, "alpha_infer": 5.0}
-
-    @classmethod
-    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        plain = load_method(cls.name.removesuffix("_boostlu"))
-        return plain.settings_for(dataset, track) | super().settings_for(dataset, track)
+    preset = "_boostlu"
 
 
 def with_boostlu(method: type[Method]) -> type[Method]:

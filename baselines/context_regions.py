@@ -169,11 +169,9 @@ class ContextRegion(PersonRegion):
     }
 
     @classmethod
-    def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        values = super().resolve(changes)
+    def check_together(cls, values: Mapping[str, Any]) -> None:
         if values["low"] > values["high"]:
             raise UsageError(f"low = {values['low']} is above high = {values['high']}: no region overlaps so")
-        return values
 
     def logits(self, network: nn.Module, batch: Batch, step: Step | None) -> Tensor:
         boxes, _, valid = split_proposals(batch.side["proposals"])

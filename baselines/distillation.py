@@ -18,7 +18,6 @@ from mlbench.inputs.views import View
 from mlbench.methods import Batch, Hyper, Method, Phase, Step, Uses
 from mlbench.methods.labels import Labels
 from mlbench.proposals import Regions, split_proposals
-from mlbench.registry import load_method
 from mlbench.runner.side import PROPOSAL_HYPERPARAMETERS
 from mlbench.settings import TrainSettings
 
@@ -86,15 +85,8 @@ class _Distilled(WithoutDistillation):
     inputs = ("proposals",)
     stochastic = True  # so is the teacher's training
     hyperparameters: Mapping[str, Hyper] = _TEACHER
-
-    @classmethod
-    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """The method's own settings; proposals and the teacher's image size are those set for `wsddn`."""
-        teacher = load_method("wsddn").settings_for(dataset, track)
-        shared = {key: value for key, value in teacher.items() if key.startswith("proposals.")}
-        if "train.image_size" in teacher:
-            shared["teacher.image_size"] = teacher["train.image_size"]
-        return shared | super().settings_for(dataset, track)
+    # Proposals and the teacher's image size are those set for it.
+    settings_from = {"wsddn": {"proposals.": "proposals.", "train.image_size": "teacher.image_size"}}
 
     @classmethod
     def views_for(cls, hyper: Mapping[str, Any]) -> tuple[View, ...]:

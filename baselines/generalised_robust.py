@@ -70,6 +70,12 @@ def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
 
 
+def gr_weight(logits: Tensor, parameters: GRParameters) -> Tensor:
+    """V of `gr`, [B, C] without gradient: the weight of an unknown label of these logits."""
+    p = torch.sigmoid(logits.detach())
+    return torch.exp(-(((p - parameters.mu) / parameters.sigma) ** 2) / 2)
+
+
 def gr_entries(
     logits: Tensor,
     observed: Tensor,
@@ -87,7 +93,7 @@ def gr_entries(
             raise UsageError(f"gr: {name} = {value!r}: expected a number above 0")
     p = torch.sigmoid(logits.detach())
     likely = torch.sigmoid(parameters.w * p + parameters.b)
-    weight = torch.exp(-(((p - parameters.mu) / parameters.sigma) ** 2) / 2)
+    weight = gr_weight(logits, parameters)
     # 1 - p**q and 1 - (1 - p)**q by logarithms: p**0.01 is far from 0 where p itself has underflowed.
     as_positive = -torch.expm1(q2 * functional.logsigmoid(logits)) / q2
     as_negative = -torch.expm1(q3 * functional.logsigmoid(-logits)) / q3
@@ -112,6 +118,7 @@ def gr(
     sigma: tuple[float, float] = (2.0, 0.5),
     q2: float = 0.01,
     q3: float = 1.0,
+    linear_init: int = 0,
     count_negatives: bool = True,
     eps: float = 0.0,
     reduction: str = "mean",
@@ -125,8 +132,7 @@ def gr(
     Parameters
     ----------
     logits : float [B, C]. observed : int8 [B, C] of `State` codes.
-    epoch, epochs, w, b, mu, sigma : see `gr_schedule`; the defaults are those of the released code. Epochs before it
-        with a frozen backbone are not counted: the `linear_init` of `gr_schedule` does no more.
+    epoch, epochs, w, b, mu, sigma, linear_init : see `gr_schedule`; the defaults are those of the released code.
     q2, q3 : above 0; towards 0 they make a cross-entropy, at 1 an absolute error.
     count_negatives : observed negatives have their cross-entropy; False leaves them out, as the released code does with
         labels of that kind (its own data has none).
@@ -140,7 +146,7 @@ def gr(
     Source: released code of Chen et al., IJCAI 2024 (yan4xi1/GRLoss @5e13f7f, losses.py). There, p**q2 of a p that has
     underflowed gives a wrong value and a gradient that is no number; not so here.
     """
-    parameters = gr_schedule(epoch, epochs, w=w, b=b, mu=mu, sigma=sigma)
+    parameters = gr_schedule(epoch, epochs, w=w, b=b, mu=mu, sigma=sigma, linear_init=linear_init)
     entries = gr_entries(logits, observed, parameters, q2=q2, q3=q3, count_negatives=count_negatives, eps=eps)
     return reduce(entries, reduction)
 

@@ -28,7 +28,8 @@ def attack(
     """Each of `names` in turn until the time is over, or `tries` times; outcomes of each, and what did not hold."""
     from attacks import strike
 
-    began, outcomes, broken = time.monotonic(), {name: Counter[str]() for name in names}, []
+    began, outcomes = time.monotonic(), {name: Counter[str]() for name in names}
+    broken: dict[str, str] = {}  # by what was told, so that each is told once
     spent, number = dict.fromkeys(names, 0.0), dict.fromkeys(names, first)
     while time.monotonic() - began < seconds and (tries is None or min(number.values()) < first + tries):
         name = min(names, key=lambda name: spent[name])  # the same time for each
@@ -37,7 +38,8 @@ def attack(
             outcomes[name][strike(name, number[name], folder)] += 1
         except Exception:
             outcomes[name]["not held"] += 1
-            broken.append(f"{name}, try {number[name]}:\n{traceback.format_exc(limit=-3)}")
+            told = traceback.format_exc(limit=-3)
+            broken.setdefault(told, f"{name}, try {number[name]}, and maybe others:")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         number[name] += 1
@@ -74,8 +76,8 @@ def main() -> None:
         print(f"| {name} | {ATTACKS[name].what} | {' | '.join(f'{n:,}' for n in (sum(counts), *counts))} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\nPeak memory of the process: {peak:,.0f} MiB.")
-    for text in dict.fromkeys(broken):
-        print(f"\n{text}")
+    for told, where in broken.items():
+        print(f"\n{where}\n{told}")
     if broken or escaped:
         sys.exit("something did not hold")
 

@@ -1,4 +1,4 @@
-"""How cost grows with images, classes, processes, and runs in a sweep: seconds by stage, memory, and what breaks first.
+"""How cost grows with images, classes, processes, runs in a sweep, and records: seconds by stage, memory, and its end.
 
 Images are noise, used at 16x16 pixels, and the network is that of `scenes`, so that what is seen is the harness and not
 the convolutions. Every size is measured in a process of its own, whose peak memory is noted. Figures are never
@@ -7,8 +7,11 @@ committed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,11 +24,12 @@ from typing import Any
 
 import click
 import numpy as np
-from timing import OUTPUT, about, alone, markdown, write
+from timing import CLOCK, OUTPUT, about, alone, markdown, write
 
 from mlbench.provenance import peak_memory_mib, usable_cores
 
 SIDE = 16
+RUNS = Path(__file__).parents[1] / "results" / "runs"
 #: Labels of an image, on average.
 LABELS = 3
 
@@ -153,6 +157,65 @@ def one_sweep(runs: int) -> Row:
     return {"seconds": stages, "memory_mib": peak_memory_mib()}
 
 
+def made_records(count: int, folder: Path) -> str:
+    """Write `count` records, those published and draws made up after them, as a folder like ``results/runs``; a key."""
+    from mlbench.store import find_records, published_name
+    from mlbench.store.schema import refit
+
+    published, _ = find_records(RUNS)
+    folder.mkdir()
+    for number in range(count):
+        turn, at = divmod(number, len(published))
+        record = published[at]
+        if turn:  # a draw that no other record has
+            identity, mask = record["identity"], record["identity"]["mask"]
+            drawn = {name: identity[name] + 100 * turn for name in ("repetition", "mask_seed")}
+            if mask.get("sha256"):
+                mask = mask | {"sha256": hashlib.sha256(f"{turn} {mask['sha256']}".encode()).hexdigest()}
+            record = refit(record | {"identity": identity | drawn | {"mask": mask}})
+        (folder / published_name(record)).write_text(json.dumps(record, indent=1) + "\n")
+    return str(record["key"])
+
+
+def one_folder(records: int, clock: str) -> Row:
+    """Seconds of the commands that read a folder of `records` records, each with the start of its process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = Path(scratch) / "runs"
+        key = made_records(records, runs)
+        at = ["--output", str(runs)]
+        one_board = ["--protocol", "single_positive", "--datasets", "corel5k-199", "--track", "head"]
+        commands = {
+            "index them": ["list", "runs", *at],
+            "list runs": ["list", "runs", *at],
+            "show a run": ["show", key, *at],
+            "table": ["table", *one_board, *at],
+            "cards": ["cards", *at],
+            "site": ["site", "--results", str(runs), "--output", str(Path(scratch) / "site")],
+            "list methods": ["list", "methods"],
+            "show a method": ["show", "llr", "--output", str(Path(scratch) / "none")],
+        }
+        seconds = {name: command(words, scratch, clock) for name, words in commands.items()}
+    return {"seconds": seconds, "memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+
+
+def command(words: list[str], cache: str, clock: str) -> float:
+    """Seconds that ``mlbench words`` takes."""
+    begun = time.perf_counter(), spent()
+    subprocess.run(
+        [sys.executable, "-m", "mlbench", *words],
+        env=os.environ | {"MLBENCH_CACHE": cache},
+        check=True,
+        capture_output=True,
+    )
+    return time.perf_counter() - begun[0] if clock == "wall" else spent() - begun[1]
+
+
+def spent() -> float:
+    """Processor seconds of all processes started from here that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def middle(rows: list[Row]) -> Row:
     """Medians of the same size measured several times."""
     stages = {name: statistics.median(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
@@ -233,11 +296,13 @@ def draw(path: Path, axis: str, rows: dict[int, Row]) -> None:
 @click.option("--methods", default="an,role", show_default=True, help="With classes.")
 @click.option("--processes", default="1,2", show_default=True)
 @click.option("--runs", default="10,100,1000", show_default=True)
+@click.option("--records", default="100,1000,10000", show_default=True, help="In a folder of records.")
 @click.option("--class-images", default=2000, show_default=True, help="Images that classes are measured on.")
 @click.option("--process-images", default=20_000, show_default=True, help="Images that processes are measured on.")
-@click.option("--axes", default="images,classes,processes,runs", show_default=True, help="Which to measure.")
+@click.option("--axes", default="images,classes,processes,runs,records", show_default=True, help="Which to measure.")
 @click.option("--repeats", default=1, show_default=True, help="Of each size, but one of a sweep.")
 @click.option("--launched", "where", type=click.Path(path_type=Path), hidden=True)
+@CLOCK
 @OUTPUT
 def main(
     images: str,
@@ -245,17 +310,19 @@ def main(
     methods: str,
     processes: str,
     runs: str,
+    records: str,
     class_images: int,
     process_images: int,
     axes: str,
     repeats: int,
     where: Path | None,
+    clock: str,
     output: Path,
 ) -> None:
     """Measure, and write the table and a picture for each axis."""
     if where is not None:
         return launched(where, int(images))
-    sizes = {"images": images, "classes": classes, "processes": processes, "runs": runs}
+    sizes = {"images": images, "classes": classes, "processes": processes, "runs": runs, "records": records}
     ways: dict[str, dict[str, Callable[[int], Row]]] = {
         "images": {"images": lambda size: alone(one_run, "an", size, 20)},
         "classes": {
@@ -264,13 +331,14 @@ def main(
         },
         "processes": {"processes": lambda size: one_launch(size, process_images)},
         "runs": {"runs in a sweep": lambda size: alone(one_sweep, size)},
+        "records": {"records": lambda size: alone(one_folder, size, clock)},
     }
     found = {
         title: measure(map(int, sizes[axis].split(",")), way, 1 if axis == "runs" else repeats)
         for axis in axes.split(",")
         for title, way in ways[axis].items()
     }
-    facts = about(repeats=repeats)
+    facts = about(repeats=repeats, clock_of_records=clock)
     for title, rows in found.items():
         draw(output / f"growth-{'-'.join(title.translate(str.maketrans('()', '  ')).split())}.png", title, rows)
     text = "\n\n".join(as_text(title, rows, facts["hardware"]["memory_gib"]) for title, rows in found.items())

@@ -178,14 +178,17 @@ def row_of(found: dict[str, Any]) -> list[Any]:
 def extrapolate(smaller: dict[str, Any], larger: dict[str, Any], images: int) -> list[Any]:
     """The straight line through two sizes, at `images`: memory; time in proportion to the larger."""
 
+    def slope(name: str) -> float:
+        return max(0.0, (larger[name] - smaller[name]) / (larger["images"] - smaller["images"]))
+
     def at(name: str) -> float:
-        slope = (larger[name] - smaller[name]) / (larger["images"] - smaller["images"])
-        return float(larger[name] + max(0.0, slope) * (images - larger["images"]))
+        return float(larger[name] + slope(name) * (images - larger["images"]))
 
     hours = larger["run_s"] * images / larger["images"] / 3600
     sizes = f"{smaller['images']:,} and {larger['images']:,}"
     memory = [f"{at(name):.1f}" for name in ("private_gib", "resident_gib")]
-    return [larger["method"], sizes, f"{images:,}", f"{hours:.1f}", *memory]
+    each = f"{2**20 * slope('private_gib'):.1f} and {2**20 * slope('resident_gib'):.1f}"
+    return [larger["method"], sizes, f"{images:,}", f"{hours:.1f}", *memory, each]
 
 
 def dense_needs(images: int, classes: int) -> str:
@@ -234,7 +237,7 @@ def text(found: list[dict[str, Any]], classes: int) -> str:
         if len(mine) > 1 and mine[-1]["images"] >= REACH:
             beyond += [extrapolate(mine[-2], mine[-1], full) for full in FULL]
     if beyond:
-        title = ["method", "through", "images", "run, h", "memory, GiB", "with mapped files, GiB"]
+        title = ["method", "through", "images", "run, h", "memory, GiB", "with mapped files, GiB", "KiB an image"]
         parts += [
             "The straight line through the two largest sizes, at those of OpenImages (time in proportion). For the "
             "larger one it is an upper bound: beyond the smaller, validation and test are whole and do not grow.",

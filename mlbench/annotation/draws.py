@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from mlbench.annotation.states import State
+from mlbench.errors import DataError
 
 
 def uniform_words(process: str, seed: int, ids: Sequence[str], n_classes: int) -> np.ndarray:
@@ -71,6 +72,25 @@ def keep_single_positive(labels: np.ndarray, ids: Sequence[str], seed: int) -> n
     rows = np.flatnonzero(positive.any(axis=1))
     kept[rows, words[rows].argmin(axis=1)] = True
     return kept
+
+
+def keep_listed(
+    labels: np.ndarray, ids: Sequence[str], seed: int, lists: Callable[[str], np.ndarray], list: str
+) -> np.ndarray:
+    """The positives that a published list shows, and nothing else; there is no draw.
+
+    DataError for a listed label that the data set denies: a list of other images, or of classes in another order.
+    Source: the fixed masks of Zhang et al., arXiv 2112.07368 (SPLC).
+    """
+    listed = lists(list) == State.POSITIVE
+    denied = listed & (labels != State.POSITIVE)
+    if denied.any():
+        row, column = np.argwhere(denied)[0]
+        raise DataError(
+            f"the published list '{list}' shows {int(denied.sum())} labels that the data set does not have, the first "
+            f"at sample '{ids[row]}', class {column}"
+        )
+    return listed
 
 
 def keep_single_positive_spml(

@@ -53,7 +53,8 @@ class Material:
     ----------
     process : its name, for messages. ids, n_classes, seed, params : of the whole draw.
     boxes : float [M, 6] rows (sample row, class, x1, y1, x2, y2), None where there are none.
-    train : gives the statistics of the labels trained on.
+    train : gives the statistics of the labels trained on. lists : gives a published list of shown labels, int8 [N, C],
+        by its name; None where there are none.
     """
 
     def __init__(
@@ -65,13 +66,21 @@ class Material:
         params: Mapping[str, Any],
         boxes: np.ndarray | None,
         train: Callable[[], Statistics],
+        lists: Callable[[str], np.ndarray] | None = None,
     ) -> None:
         self._process, self._ids, self._n_classes = process, ids, n_classes
         self._seed, self._params, self._given, self._train = seed, params, boxes, train
+        self._published = lists
 
     def of(self, needs: Sequence[str], rows: slice) -> dict[str, Any]:
         """What a process that `needs` these takes with the labels of `rows`, which follow each other."""
         return {name: getattr(self, f"_{name}")(rows) for name in needs}
+
+    def _lists(self, rows: slice) -> Callable[[str], np.ndarray]:
+        published = self._published
+        if published is None:
+            raise DataError(f"annotation process '{self._process}' needs published lists, and the data set has none")
+        return lambda name: published(name)[rows]
 
     def _boxes(self, rows: slice) -> np.ndarray:
         boxes = self._sorted_boxes

@@ -56,7 +56,8 @@ class Process:
         each entry, [N, C]: 1 or True its state, 0 or False nothing, -1 (only where `noisy`) the opposite state. Some
         rows after the others may be drawn at a time.
     params : its parameters. seed : its usual seed.
-    needs : what of `Material` it takes: "boxes", "statistics" (of the labels trained on), "quota", "generator".
+    needs : what of `Material` it takes: "boxes", "statistics" (of the labels trained on), "quota", "generator",
+        "lists" (published ones, of shown labels).
     by_entry : draw is called once with class, state and random word of each positive and negative entry [M], in row
         order, and the parameters; gives bool [M], the entries that are shown.
     noisy : shown labels may be false on purpose.
@@ -101,6 +102,7 @@ PROCESSES: Mapping[str, Process] = {
         seed=1200,
         needs=("generator",),
     ),
+    "listed": Process(draws.keep_listed, {"list": choice("single", "0.4", "0.75", "full")}, needs=("lists",)),
     "single_positive_size": Process(
         biased.keep_by_size, {"bias": Param("a number from 0 up; 0 is uniform", low=0)}, needs=("boxes",)
     ),
@@ -157,6 +159,7 @@ def draw_mask(
     ids: Sequence[str],
     boxes: np.ndarray | None = None,
     train_labels: np.ndarray | None = None,
+    lists: Callable[[str], np.ndarray] | None = None,
 ) -> Mask:
     """Hide labels by an annotation process.
 
@@ -172,6 +175,7 @@ def draw_mask(
         whose generator runs through all rows. A process with class statistics or a budget sees the other rows
         through these only.
     boxes : float [M, 6] rows (sample row, class, x1, y1, x2, y2), which ``single_positive_size`` needs.
+    lists : gives int8 [N, C] of a published list, POSITIVE where it shows a label, which ``listed`` needs.
     train_labels : int8 [n, C], what class statistics are counted on; defaults to `labels`. A validation part is
         drawn with the statistics of training.
 
@@ -196,7 +200,7 @@ def draw_mask(
     else:
         trained = labels if train_labels is None else train_labels
         about = (process, ids, labels.shape[1], chosen_seed, checked, boxes)
-        material = Material(*about, lambda: Statistics.of(check_labels(trained))).of(rule.needs, slice(None))
+        material = Material(*about, lambda: Statistics.of(check_labels(trained)), lists).of(rule.needs, slice(None))
         shown = rule.draw(labels, ids, chosen_seed, **material, **checked).astype(np.int8)
     # NEGATIVE is minus POSITIVE, and UNKNOWN is 0.
     observed = np.where(labels == State.UNSPECIFIED, labels, labels * shown)

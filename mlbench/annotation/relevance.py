@@ -11,10 +11,11 @@ def mask_matters(
 ) -> bool:
     """Whether the draw of the mask can move a number.
 
-    It cannot where all labels are shown, nor for a method that is given all of them, or none, unless the epoch is
-    selected by the labels a mask left, or the method builds on other runs.
+    It cannot where all labels are shown, nor for a method that is given all of them, or none (scores of a model that
+    never saw the data set, say), unless the epoch is selected by the labels a mask left, or the method builds on other
+    runs.
     """
     if process == "full" or (process.startswith("partial") and params.get("keep") == 1):
         return False
-    indifferent = not supervision or "full" in supervision
+    indifferent = "full" in supervision or not {"observed", "oracle_negatives"} & set(supervision)
     return not indifferent or selection == "observed_val" or builds_on_others

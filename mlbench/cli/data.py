@@ -204,3 +204,18 @@ def from_fiftyone_command(
     from mlbench.datasets.fiftyone_in import from_fiftyone
 
     echo(from_fiftyone(name, fields, split_field, parts, output or Path(name), negatives))
+
+
+@data_group.command("from-hf")
+@click.argument("source")
+@click.option("--image", default="image", show_default=True, help="Column of the images.")
+@click.option("--labels", default="labels", show_default=True, help="Column of the labels: indices or names.")
+@click.option(
+    "--part", "parts", multiple=True, metavar="PART=SPLIT", help="Split of a part, e.g. test=validation [by name]."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the description and images [./NAME].")
+def from_hf_command(source: str, image: str, labels: str, parts: tuple[str, ...], output: Path | None) -> None:
+    """Write a folder of Parquet shards, or a data set of the Hugging Face hub, as files and their description."""
+    from mlbench.datasets.hub_in import from_hub
+
+    echo(from_hub(source, output, image, labels, parts))

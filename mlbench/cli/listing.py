@@ -38,18 +38,18 @@ def show(name: str, store: Path | None = None) -> str:
 
     A method and a protocol of the same name are both shown.
     """
-    from mlbench.protocol import list_protocols
-    from mlbench.registry import available
+    from mlbench.protocol import PROTOCOLS
+    from mlbench.registry import METHODS
 
-    found = [_method(name, store or store_dir())] if name in available() else []
-    if name.endswith(".toml") or name in list_protocols():
+    found = [_method(name, store or store_dir())] if name in METHODS else []
+    if name.endswith(".toml") or name in PROTOCOLS:
         found.append(_protocol(name))
     return "\n\n".join(found) or _run_beginning(name, store)
 
 
 def _run_beginning(name: str, store: Path | None) -> str:
-    from mlbench.protocol import list_protocols
-    from mlbench.registry import available
+    from mlbench.protocol import PROTOCOLS
+    from mlbench.registry import METHODS
     from mlbench.store import find_records, summarise_records
 
     found, problems = find_records(store or store_dir(), key=name)
@@ -57,7 +57,7 @@ def _run_beginning(name: str, store: Path | None) -> str:
         raise DataError(f"no run '{name}' can be read; {len(problems)} broken records there: {problems[0]}")
     if not found:
         keys = (summary["key"][:16] for summary in summarise_records(store or store_dir())[0])
-        raise unknown("method, protocol or run", name, [*available(), *list_protocols(), *keys])
+        raise unknown("method, protocol or run", name, [*METHODS, *PROTOCOLS, *keys])
     if len(found) > 1:
         raise UsageError(f"'{name}' begins the keys of {len(found)} runs; give more characters")
     return _run(found[0])
@@ -77,12 +77,13 @@ def _method(name: str, store: Path) -> str:
 
 
 def _methods() -> str:
+    from mlbench.catalogue import declared
     from mlbench.registry import METHODS
 
     rows = []
     for name in METHODS:
         try:
-            cls = METHODS[name]
+            cls = declared(name)
             told = ("+".join(cls.tracks), ", ".join(cls.supervision), (cls.__doc__ or "").strip().splitlines()[0])
         except MlbenchError as error:
             told = ("", "", str(error))
@@ -125,11 +126,12 @@ def _named(kind: str) -> str:
 
 
 def _runs(store: Path | None, conditions: Sequence[str]) -> str:
-    from mlbench.significance.where import choose, parse_where
     from mlbench.store import find_records, summarise_records
 
     runs, problems = summarise_records(store or store_dir())
     if conditions:
+        from mlbench.significance.where import choose, parse_where
+
         chosen = choose(find_records(store or store_dir())[0], parse_where(conditions))
         keys = {record["key"] for record in chosen}
         runs = [run for run in runs if run["key"] in keys]

@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from mlbench import __version__
+from mlbench.cli.completion import add_completion
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
-from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, to_read
+from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, parse_sides, to_read
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
@@ -39,6 +40,14 @@ def cli() -> None:
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
 @HEAD
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
+@click.option("--pretraining", help="What --weights were trained on, if not ImageNet: random, vision_language.")
+@click.option(
+    "--side",
+    "sides",
+    multiple=True,
+    metavar="KIND=FILE",
+    help="File of a side input: vl_scores=FILE (.safetensors, .csv).",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
 @click.option(
@@ -59,12 +68,12 @@ def cli() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
-def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) -> None:
+def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Path | None, **given: Any) -> None:
     """Train a method under a protocol, score it, and write a record."""
     from mlbench.paths import store_dir
     from mlbench.settings import parse_assignments
 
-    changes = parse_assignments(assignments)
+    changes, side = parse_assignments(assignments), parse_sides(sides)
     from mlbench.annotation import load_mask
     from mlbench.runner.execute import Options, run
     from mlbench.runner.plan import EMBEDDED, Request, default_dataset_note
@@ -78,7 +87,10 @@ def run_command(assignments: tuple[str, ...], store: Path | None, **given: Any) 
         if not execution["quiet"]:
             click.echo(default_dataset_note(), err=True)
     try:
-        run(Request(**given, changes=changes), Options(store=store or store_dir(), command=sys.argv, **execution))
+        run(
+            Request(**given, changes=changes, side=side),
+            Options(store=store or store_dir(), command=sys.argv, **execution),
+        )
     except MlbenchError as error:
         if debug:
             error.add_note("".join(traceback.format_exception(error)))
@@ -129,7 +141,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     show_default=True,
 )
 @click.option("--document", is_flag=True, help="With latex and html: a whole file.")
-@click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd or all.")
+@click.option("--paper", help="The tables of a paper as it prints them: boostlu, vac, kd_wsd, spml_2026 or all.")
 @click.option("--table", "name", help="With --paper: this table only.")
 @click.option("--diagram", type=click.Path(path_type=Path), help="Also draw mean ranks over the columns (.svg).")
 @click.option("--protocol", help="Runs of this protocol [all; a column that would mix several is refused].")
@@ -294,6 +306,7 @@ cli.add_command(plan_command)
 cli.add_command(search_command)
 cli.add_command(results_group)
 cli.add_command(site_command)
+add_completion(cli)
 
 
 def main() -> None:

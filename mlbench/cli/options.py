@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +64,19 @@ def comma_list(text: str | None) -> list[str]:
     except csv.Error as error:
         raise click.UsageError(f"{text}: quotes that do not close ({error})") from None
     return [name.strip() for name in fields if name.strip()]
+
+
+def parse_sides(texts: Iterable[str]) -> dict[str, Path]:
+    """Files by kind of ``("vl_scores=scores.csv",)``."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        kind, equals, path = text.partition("=")
+        if not equals or not kind.strip() or not path:
+            raise click.UsageError(f"--side {text}: expected KIND=FILE, as vl_scores=scores.safetensors")
+        if kind.strip() in found:
+            raise click.UsageError(f"--side {kind}: given twice")
+        found[kind.strip()] = Path(path)
+    return found
 
 
 def echo(text: object, err: bool = False) -> None:

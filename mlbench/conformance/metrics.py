@@ -67,7 +67,8 @@ def _value(metric: Metric) -> str:
 
 def _repeats(metric: Metric) -> None:
     given = _drawn()
-    arrays = (given.scores.values, given.targets, given.known, given.decisions)
+    decided = np.zeros(0) if given.decisions is None else given.decisions
+    arrays = (given.scores.values, given.targets, given.known, decided)
     before = [np.array(array) for array in arrays]
     values = [given.measure(metric), given.measure(metric)]
     if values[0] != values[1]:

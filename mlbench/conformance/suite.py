@@ -16,13 +16,18 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mlbench.catalogue.kept import settings_path
 from mlbench.conformance.report import Report, Skipped
-from mlbench.conformance.testing import tiny_dataset, with_other_evaluation_labels, with_other_hidden_labels
+from mlbench.conformance.testing import (
+    tiny_dataset,
+    tiny_vl_scores,
+    with_other_evaluation_labels,
+    with_other_hidden_labels,
+)
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
-from mlbench.methods.kept import settings_path
 from mlbench.models.backbones import build_backbone
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -32,6 +37,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, resolve
+from mlbench.runner.side import inputs_of
 from mlbench.runner.task import RunTask
 from mlbench.runner.trained import reload_network
 from mlbench.runner.world import World, leave
@@ -128,7 +134,7 @@ class _Bench:
         compare(self.course("first"), course, 0.0)
 
     def sees_nothing_hidden(self) -> None:
-        if not {*self.method.supervision} <= {"observed", "tags"}:
+        if not {*self.method.supervision} <= {"observed", "tags", "vl_scores"}:
             raise Skipped(f"declares supervision {', '.join(self.method.supervision)}")
         mask = resolve(self.request()).mask
         other = with_other_hidden_labels(self.dataset, mask.observed)
@@ -222,9 +228,15 @@ def make_request(method: type[Method], track: str, folder: Path, dataset: Datase
             torch.manual_seed(0)
             save_tensors(weights, build_backbone("scenes").state_dict(), {})
     changes = {"train.epochs": 2, "train.batch_size": 11, "train.image_size": 64, "train.lr": 1e-3}
-    return Request(
+    request = Request(
         load_protocol(PROTOCOL), method, dataset, backbone="scenes", weights=weights, track=track, changes=changes
     )
+    if "vl_scores" not in inputs_of(method, method.resolve({})):
+        return request
+    scores = folder / "vl_scores.safetensors"
+    if not scores.exists():
+        tiny_vl_scores(scores)
+    return dataclasses.replace(request, side={"vl_scores": scores})
 
 
 def with_sgd(request: Request) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +33,19 @@ def tiny_dataset(train: int = 32, val: int = 8, test: int = 9, classes: int = 4,
         tags = Tags(partial(np.asarray, words), "words drawn at random")
         splits[name] = Split(ids, labels, ArrayImages(array), boxes=np.array(boxes, dtype=np.float32), tags=tags)
     return Dataset("tiny", "1", tuple(f"class {c}" for c in range(classes)), splits)
+
+
+def tiny_vl_scores(path: Path) -> None:
+    """Write what could be a vision-language model's scores of `tiny_dataset`: a softmax that noise hides half of."""
+    from mlbench.runner.vl_scores import write_vl_scores
+
+    dataset = tiny_dataset()
+    ids = [sample for split in dataset.splits.values() for sample in split.ids]
+    present = np.concatenate([np.asarray(split.labels) == State.POSITIVE for split in dataset.splits.values()])
+    noise = np.random.RandomState(derive("tiny vl scores") % 2**32).standard_normal(present.shape)
+    powers = np.exp(2 * present + noise)
+    about = {"model": "none: labels and noise", "prompt": "none", "crop": "none", "values": "softmax"}
+    write_vl_scores(path, powers / powers.sum(axis=1, keepdims=True), ids, dataset.classes, about)
 
 
 def with_other_hidden_labels(dataset: Dataset, observed: np.ndarray) -> Dataset:

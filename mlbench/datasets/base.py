@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from mlbench.annotation.sparse import LabelMatrix, SparseLabels, take_labels
 from mlbench.errors import UsageError
 from mlbench.images.names import take_names
 from mlbench.provenance import usable_cores
+
+if TYPE_CHECKING:
+    from mlbench.datasets.listed import Lists
 
 #: Told how many images of how many are done.
 Advance = Callable[[int, int], None]
@@ -111,6 +114,7 @@ class Split:
     boxes : float32 [M, 6] rows (sample row, class, x1, y1, x2, y2) in pixels of the decoded image, or None.
     tags : the source's tags, or None. No part of the fingerprint: runs of methods that take tags have their hash in
         their identity, and to all others it makes no difference whether they are there.
+    lists : where published lists of shown labels are to be found, or None; no part of the fingerprint either.
     """
 
     ids: Sequence[str]
@@ -119,6 +123,7 @@ class Split:
     groups: Sequence[str] = ()
     boxes: np.ndarray | None = None
     tags: Tags | None = None
+    lists: Lists | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -144,6 +149,7 @@ class Split:
             groups=take_names(self.groups, rows),
             boxes=boxes,
             tags=None if self.tags is None else self.tags.take(rows),
+            lists=None if self.lists is None else self.lists.take(rows),
         )
 
     def content(self, advance: Advance | None = None) -> np.ndarray:

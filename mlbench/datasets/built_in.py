@@ -40,6 +40,12 @@ CUB = Official(
     "CUB_200_2011",
     "mlbench.datasets.cub:load_cub",
 )
+NUSWIDE_ASL = Official(
+    "nuswide-asl",
+    "NUS-WIDE, the split of ASL and SPLC (119,103 / 50,720), from their table",
+    "nus_wid_data.csv",
+    "mlbench.datasets.nuswide_asl:load_nuswide_asl",
+)
 NUSWIDE_OFFICIAL = Official(
     "nuswide-official",
     "NUS-WIDE, 81 concepts, official lists, labelled images",
@@ -49,6 +55,12 @@ NUSWIDE_OFFICIAL = Official(
 )
 NUSWIDE_RANDOM150K = Official(
     "nuswide-random150k", "NUS-WIDE, the labelled images split at random", _IMAGE_LIST, _NUSWIDE, "random150k"
+)
+NUSWIDE_SPLC = Official(
+    "nuswide-splc",
+    "NUS-WIDE, SPLC's lists, one known label a training image",
+    "nus_train_single.txt",
+    "mlbench.datasets.nuswide_splc:load_splc",
 )
 NUSWIDE_SPML = Official(
     "nuswide-spml",
@@ -83,6 +95,12 @@ OPENIMAGES_V4 = Official(
     "train-annotations-human-imagelabels.csv",
     _OPENIMAGES,
     "v4",
+)
+VG_200 = Official(
+    "vg-200",
+    "Visual Genome, 200 categories, as papers on partial labels use it (counts unverified)",
+    "vg_category_200_labels_index.json",
+    "mlbench.datasets.visual_genome:load_vg200",
 )
 VOC2007 = Official(
     "voc2007",

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.listed import Lists
 from mlbench.datasets.official import find_folder, refuse_shared, rows_present
 from mlbench.datasets.reading import entries_of, file_name, is_number, read_json
 from mlbench.errors import DataError, unknown
@@ -25,6 +26,14 @@ PARTS: dict[str, dict[str, tuple[str, int | None]]] = {
     "2014": {"train": ("train2014", 82081), "test": ("val2014", 40137)},
     "2014-all": {"train": ("train2014", 82783), "test": ("val2014", 40504)},
     "2017": {"train": ("train2017", None), "test": ("val2017", None)},
+}
+
+#: Lists of shown labels that SPLC published, by what they show: a share of the positives of 2014's training images.
+LISTS = {
+    "single": "coco_train_singlelabel.txt",
+    "0.4": "coco_train_0.4left.txt",
+    "0.75": "coco_train_0.75left.txt",
+    "full": "coco_train_full.txt",
 }
 
 # All that is read of an instances file. The outlines alone fill most of it.
@@ -83,7 +92,9 @@ def load_coco(year: str, root: str | Path, partial: bool = False) -> Dataset:
         ids = [ids[row] for row in rows]
         labels, boxes = _labels_and_boxes(found, ids, part, notes)
         images = FileImages(folder, tuple(names[row] for row in rows))
-        splits[split] = Split(tuple(str(image) for image in ids), labels, images, boxes=boxes)
+        bases = [found.images[image][0] for image in ids]
+        lists = Lists(Path(root), LISTS, bases, N_CLASSES) if part == "train2014" else None
+        splits[split] = Split(tuple(str(image) for image in ids), labels, images, boxes=boxes, lists=lists)
     refuse_shared({f"{folder}: {part}": splits[split].ids for split, (part, _) in PARTS[year].items()})
     return Dataset(
         id=f"coco{year}-partial" if partial else f"coco{year}",

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.listed import Lists
 from mlbench.datasets.official import find_folder, read_lines, rows_present
 from mlbench.datasets.reading import file_names
 from mlbench.errors import DataError
@@ -18,6 +19,9 @@ N_ATTRIBUTES = 312
 COUNTS = {"train": 5994, "test": 5794}
 
 _UNSEEN = np.int8(-128)
+
+#: List of shown labels that SCPNet published.
+LISTS = {"single": "cub_train.txt"}
 
 
 def load_cub(root: str | Path, partial: bool = False) -> Dataset:
@@ -53,7 +57,9 @@ def load_cub(root: str | Path, partial: bool = False) -> Dataset:
         listed = [f"images/{names[row]}" for row in rows]
         rows = rows[rows_present(folder, listed, split, expected, "cub", partial, notes)]
         images = FileImages(folder, tuple(f"images/{names[row]}" for row in rows))
-        splits[split] = Split(tuple(numbers[row] for row in rows), labels[rows], images)
+        shown = Lists(Path(root), LISTS, [names[row] for row in rows], len(classes))
+        lists = shown if split == "train" else None
+        splits[split] = Split(tuple(numbers[row] for row in rows), labels[rows], images, lists=lists)
     return Dataset(
         id="cub-partial" if partial else "cub",
         version="1",

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
+from mlbench.datasets.listed import Lists
 from mlbench.datasets.official import refuse_shared
 from mlbench.datasets.reading import file_names, read_text
 from mlbench.errors import DataError, nearest, unknown
@@ -45,6 +46,9 @@ PARTS: dict[str, dict[str, tuple[str, int]]] = {
     "2007": {"train": ("trainval", 5011), "test": ("test", 4952)},
     "2012": {"train": ("train", 5717), "test": ("val", 5823)},
 }
+
+#: List of shown labels that SCPNet published, of 2012's training images.
+LISTS = {"single": "voc_train.txt"}
 
 _STATES = {"1": State.POSITIVE, "-1": State.NEGATIVE, "0": State.UNSPECIFIED}
 
@@ -98,7 +102,10 @@ def load_voc(year: str, root: str | Path, partial: bool = False) -> Dataset:
         if not ids:
             raise DataError(f"{folder}: no labelled images of '{part}'")
         images = FileImages(folder, tuple(f"JPEGImages/{name}.jpg" for name in ids))
-        splits[split] = Split(tuple(ids), labels, images, boxes=_read_boxes(folder / "Annotations", ids, part, notes))
+        boxes = _read_boxes(folder / "Annotations", ids, part, notes)
+        listed = Lists(Path(root), LISTS, [f"{name}.jpg" for name in ids], len(CLASSES))
+        lists = listed if (year, split) == ("2012", "train") else None
+        splits[split] = Split(tuple(ids), labels, images, boxes=boxes, lists=lists)
     refuse_shared({f"{folder}: the list {part}": splits[split].ids for split, (part, _) in PARTS[year].items()})
     return Dataset(
         id=f"voc{year}-partial" if partial else f"voc{year}",

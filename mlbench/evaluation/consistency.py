@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlbench.errors import MlbenchError
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.evaluation.selection import RULES, select
 
 Numbers = Mapping[str, float | None]
@@ -18,10 +19,11 @@ _FLAVOURS = {"step": "mAP_step", "envelope": "mAP_envelope", "eleven_point": "mA
 def contradictions(record: Mapping[str, Any]) -> list[str]:
     """A line for each number of `record` that another of its own denies; empty where it agrees with itself.
 
-    Looked at are the selected epoch's numbers, the rule that selected it, the mean over classes, and the numbers that
-    follow from others (mAP is one of its flavours, an F1 the harmonic mean of its precision and recall).
+    Looked at are the selected epoch's numbers, the rule that selected it, the mean over classes, the numbers that
+    follow from others (mAP is one of its flavours, an F1 the harmonic mean of its precision and recall), and what it
+    says of pretraining.
     """
-    return [*_selected(record), *_classes(record), *_derived(record)]
+    return [*_selected(record), *_classes(record), *_derived(record), *_pretraining(record)]
 
 
 def _selected(record: Mapping[str, Any]) -> Iterator[str]:
@@ -71,6 +73,12 @@ def _derived(record: Mapping[str, Any]) -> Iterator[str]:
                 found = 2 * p * r / (p + r) if p + r else 0.0  # type: ignore[operator]
                 if not _same(value, found):
                     yield f"results.{part}.{name} is {_text(value)}; its precision and recall make {_text(found)}"
+
+
+def _pretraining(record: Mapping[str, Any]) -> Iterator[str]:
+    said, found = record["supervision"].get("pretraining"), pretraining_of(record)
+    if said not in (None, found):
+        yield f"supervision.pretraining is {said}; its identity makes it {found}"
 
 
 def _same(a: float | None, b: float | None) -> bool:

@@ -31,10 +31,14 @@ def has_maps(network: nn.Module) -> bool:
 def class_maps(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """CAMs float32 [B, C, h, w] of a classifier: bias included, BoostLU as in inference.
 
-    Their mean over positions is the logit. Source: Zhou et al., CVPR 2016; Kim et al., CVPR 2023.
+    Their mean over positions is the logit of a linear head, and a part of that of others.
+
+    Source: Zhou et al., CVPR 2016; Kim et al., CVPR 2023.
     """
     if not has_maps(network):
-        raise UsageError("this method's network has no class activation maps")
+        raise UsageError(
+            "this method's network has no class activation maps: give runs whose head has them, as linear and csra do"
+        )
     with torch.inference_mode():
         return network.head.maps(network.backbone(inputs), boosted=True).float()  # type: ignore[operator, union-attr]
 

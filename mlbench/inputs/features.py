@@ -25,10 +25,11 @@ from mlbench.inputs.tensors import normalise
 class Features:
     """Un-augmented features of one split: maps float16 [N, D, h, w] (memory-mapped), pooled float32 [N, D].
 
-    `pooled` is the mean of the stored maps over positions, taken in float32.
+    `pooled` is the mean of the stored maps over positions, taken in float32. `maps` is None where only that was asked
+    for: it takes a fiftieth of the room, or less.
     """
 
-    maps: Rows
+    maps: Rows | None
     pooled: Rows
 
 
@@ -70,10 +71,12 @@ def load_features(
     device: torch.device,
     advance: Advance | None = None,
     pixels_of: Callable[[Split, int], Rows] = load_pixels,
+    maps: bool = True,
 ) -> Features:
     """Features of `split` at `size` from `backbone`, which `name` tells of in words; as in `feature_recipe`.
 
-    `pixels_of` gives the pixels they are made of.
+    `pixels_of` gives the pixels they are made of. Without `maps` the pooled ones are made on the way, the same to the
+    bit, and no map is kept.
     """
     pixels = pixels_of(split, size)
     about = feature_recipe(split, size, backbone, name, device)
@@ -85,17 +88,21 @@ def load_features(
         with torch.autocast(device.type, enabled=False):
             return backbone(images).half().cpu().numpy()
 
+    def mean(found: np.ndarray) -> np.ndarray:
+        # As the file has it: a network may give another order of axes in memory, and sums would go by that.
+        return np.ascontiguousarray(found, dtype=np.float32).mean(axis=(2, 3))
+
     path = cache_file("features", about, "-maps")
     shape = extract(0, 1).shape[1:] if len(split) else (1, 1, 1)
-    recipe = Recipe(extract, about, origin=pixels_sha256(split, size))
-    maps = cached_array(path, (len(split), *shape), np.float16, recipe, 32, advance)
-
-    def pool(start: int, stop: int) -> np.ndarray:
-        return maps[start:stop].astype(np.float32).mean(axis=(2, 3))
-
-    beside = cache_file("features", about, "-pooled")
-    pooled = cached_array(beside, (len(split), shape[0]), np.float32, Recipe(pool, about, origin=maps.sha256))
-    return Features(maps, pooled)
+    origin = pixels_sha256(split, size)
+    if not maps and not path.exists():
+        recipe = Recipe(lambda start, stop: mean(extract(start, stop)), about, origin=origin)
+        means = cache_file("features", about, "-means")
+        return Features(None, cached_array(means, (len(split), shape[0]), np.float32, recipe, 32, advance))
+    kept = cached_array(path, (len(split), *shape), np.float16, Recipe(extract, about, origin=origin), 32, advance)
+    pool = Recipe(lambda start, stop: mean(kept[start:stop]), about, origin=kept.sha256)
+    pooled = cached_array(cache_file("features", about, "-pooled"), (len(split), shape[0]), np.float32, pool)
+    return Features(kept, pooled)
 
 
 def _versions(backbone: nn.Module) -> dict[str, str]:

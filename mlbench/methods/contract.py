@@ -14,27 +14,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mlbench.errors import UsageError, nearest, unknown
+from mlbench.catalogue.declared import HEAD_HYPERPARAMETERS as HEAD_HYPERPARAMETERS
+from mlbench.catalogue.declared import Declared
+from mlbench.errors import UsageError, unknown
 from mlbench.inputs.placement import Placement
 from mlbench.inputs.views import View
-from mlbench.methods.kept import kept_tables
 from mlbench.methods.labels import Labels
 from mlbench.models.heads import HeadSpec
-from mlbench.settings import Hyper
+from mlbench.settings import Hyper as Hyper
 
 if TYPE_CHECKING:
     from mlbench.methods.task import Task
     from mlbench.settings import TrainSettings
 
 #: What a method may be told beyond the observed labels (shown in record and table).
-SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags")
-
-
-#: Every method has these: BoostLU composes with any of them.
-HEAD_HYPERPARAMETERS = {
-    "head.alpha_train": Hyper(1.0, "BoostLU factor in training; 1 is off", low=1.0, high=1e6),
-    "head.alpha_infer": Hyper(1.0, "BoostLU factor in inference; 1 is off", low=1.0, high=1e6),
-}
+SUPERVISION = ("observed", "full", "oracle_negatives", "label_count", "boxes", "tags", "vl_scores")
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,10 @@ class Batch:
     index : int64 [B] rows of the part the batch is from. labels : training labels; None in inference.
     views : inputs by view name, where the method declares views (`inputs` is then the first view).
     placements : by view name, how the images lie in it: `align` and `valid` for heat maps of that view.
-    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags"); on the device if
-        they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and proposals are in
-        shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T].
+    side : further inputs by name, where the method declares `inputs` ("boxes", "proposals", "tags", "vl_scores"); on
+        the device if they are tensors or lists of tensors. "boxes" are ground truth: empty in inference. Boxes and
+        proposals are in shares of the image's width and height and follow it when it is mirrored; tags are bool [B, T];
+        "vl_scores" float [B, C], as their file has them.
     part : name of the part that `index` counts in ("train", "val", "test"), in training and in inference.
     """
 
@@ -125,7 +120,7 @@ class Prediction(NamedTuple):
     decisions: Tensor | None = None
 
 
-class Method:
+class Method(Declared):
     """Base of every method. The class docstring is its card, whose first line is the title; name the source there too.
 
     `mlbench show` and the site print its paragraphs. What a method from a paper has to tell, it best tells in some that
@@ -146,6 +141,8 @@ class Method:
     level : how close to its paper: "A" faithful, "B" faithful mechanism with settings that were not published, "C" the
         closest mechanism on public parts; shown in the papers' tables, no part of a run's identity.
     hyperparameters : declared values; anything else given with ``--set`` is refused.
+    settings_from : methods whose kept settings hold here, too: for each, how their names begin there, and here.
+    preset : how the name ends where the rest names a method of the same module whose kept settings hold here, too.
     head : keyword arguments of the default head (alpha_train, alpha_infer).
     needs_head : what the method uses of the head that ``--head`` chooses: "logits" (any head will do), "maps",
         "embeddings" or "weight" as in `mlbench.models.heads.ClassificationHead`; "none" where its network is its own.
@@ -168,6 +165,8 @@ class Method:
     level: ClassVar[str] = ""
     hyperparameters: ClassVar[Mapping[str, Hyper]] = {}
     head: ClassVar[Mapping[str, float]] = {}
+    settings_from: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    preset: ClassVar[str] = ""
     needs_head: ClassVar[str] = "logits"
     default_head: ClassVar[str] = "linear"
     views: ClassVar[tuple[View, ...]] = ()
@@ -281,64 +280,6 @@ class Method:
     def uses_for(cls, hyper: Mapping[str, Any]) -> Mapping[str, Uses]:
         """The runs built on under these hyperparameters; `uses` by default."""
         return cls.uses
-
-    @classmethod
-    def declared(cls) -> dict[str, Hyper]:
-        """All hyperparameters of this method, the head's included."""
-        head = dict(HEAD_HYPERPARAMETERS)
-        for key, value in cls.head.items():
-            name = f"head.{key}"
-            head[name] = Hyper(**{**vars(head[name]), "default": float(value)})
-        return {**cls.hyperparameters, **head}
-
-    @classmethod
-    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
-        """Published or tuned settings kept as data: `settings_file` beside the method's module.
-
-        Tables ``[name.dataset]`` and ``[name.dataset.track]``; keys are hyperparameters or ``train.KEY``; a
-        ``source`` key says where they come from.
-        """
-        table = cls._kept().get(dataset, {})
-        return _settings_in(table) | _settings_in(table.get(track, {}))
-
-    @classmethod
-    def kept_settings(cls) -> list[tuple[str, dict[str, Any], str]]:
-        """All of the method's own tables there: data set (and track), settings, where they come from."""
-        found = []
-        for dataset, table in cls._kept().items():
-            parts = {dataset: table}
-            parts |= {f"{dataset}, track {track}": table[track] for track in ("head", "full") if track in table}
-            found += [(where, _settings_in(part), part.get("source", "")) for where, part in parts.items()]
-        return [row for row in found if row[1]]
-
-    @classmethod
-    def _kept(cls) -> dict[str, Any]:
-        """The tables of `settings_for` by data set."""
-        tables: dict[str, Any] = kept_tables(cls).get(cls.name.rpartition(":")[2], {})
-        return tables
-
-    @classmethod
-    def resolve(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults with `changes` applied and checked; ``head.alpha`` sets both alphas."""
-        declared = cls.declared()
-        changes = dict(changes)
-        if "head.alpha" in changes:
-            alpha = changes.pop("head.alpha")
-            changes = {"head.alpha_train": alpha, "head.alpha_infer": alpha} | changes
-        values = {name: hyper.default for name, hyper in declared.items()}
-        for name, value in changes.items():
-            if name not in declared:
-                known = [*declared, "head.alpha", "train.epochs", "train.lr"]
-                raise UsageError(
-                    f"method '{cls.name}' has no hyperparameter '{name}'.{nearest(name, known)} "
-                    f"Declared: {', '.join(declared)}; training settings are train.KEY"
-                )
-            values[name] = declared[name].check(name, value)
-        return values
-
-
-def _settings_in(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name not in ("head", "full", "source")}
 
 
 def private_generator(seed: int) -> torch.Generator:

@@ -34,6 +34,7 @@ class Task(Protocol):
     processes : how many processes train together.
     hyper : hyperparameters by name. train : training settings of the present phase.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    inputs : what is known of the side inputs, by kind (of "vl_scores", what their file says of itself).
     chosen_head : name of the run's head, empty for the linear one. has_head : whether the method has built it yet.
     """
 
@@ -47,6 +48,7 @@ class Task(Protocol):
     train: TrainSettings
     labels: LabelStore
     artefacts: dict[str, dict[str, Tensor]]
+    inputs: Mapping[str, Any]
     chosen_head: str
     has_head: bool
 

@@ -54,7 +54,8 @@ class HeadChoice:
         """A new head of `channels` channels and `classes` classes; `spec` says what BoostLU does."""
         if self.name == LINEAR:
             return build_head(spec, channels, classes)
-        head = HEADS[self.name](channels, classes, **self.hyper)
+        make: Any = HEADS[self.name]
+        head: ClassificationHead = make(channels, classes, **self.hyper)
         head.spec = spec
         return head
 

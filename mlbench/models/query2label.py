@@ -126,7 +126,8 @@ class Query2Label(ClassificationHead):
         check_features(features, self.channels)
         with without_autocast(features.device):
             maps = self.project(features.to(self.weight.dtype))
-            places = position_code(*maps.shape[2:], maps.shape[1], maps)
+            _, width, rows, columns = maps.shape
+            places = position_code(rows, columns, width, maps)
             memory = maps.flatten(2).transpose(1, 2)
             for layer in self.encoder:
                 placed = memory + places

@@ -58,6 +58,8 @@ class TimmTrunk(Trunk):
     Tokens of a transformer become the map of their positions; class and register tokens are left out.
     """
 
+    model: Any
+
     def __init__(self, model: nn.Module, name: str, layout: Layout) -> None:
         super().__init__(OrderedDict(model=model))
         self.layout, self.side = layout, layout.side
@@ -69,7 +71,7 @@ class TimmTrunk(Trunk):
                 f"backbone 'timm:{self._name}' is set to images of {self.side} px and was given {images.shape[-1]} px: "
                 "it takes one size in a run, so no views or phases of another"
             )
-        return as_maps(self.model.forward_features(images), self.layout)  # type: ignore[operator]
+        return as_maps(self.model.forward_features(images), self.layout)
 
     def set_input_size(self, side: int) -> None:
         """Take square images of `side` px: where a model is made for one size, its position code is interpolated."""
@@ -81,7 +83,7 @@ class TimmTrunk(Trunk):
                 f"{self.side}"
             )
         try:
-            self.model.set_input_size(img_size=side)  # type: ignore[operator]
+            self.model.set_input_size(img_size=side)
         except Exception as error:  # each architecture has its own reasons
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
@@ -96,7 +98,9 @@ class TimmTrunk(Trunk):
         A file for the same network in another package, with none of timm's names, is renamed by position where it is
         `ordered` and every shape agrees, in order.
         """
-        own, done = self.model.state_dict(), []  # type: ignore[operator]
+        own, done = self.model.state_dict(), []
+        if all(key.startswith("model.") for key in state):  # of this module
+            state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
         classifiers = self.layout.classifiers + (() if own.keys() & state.keys() else _FOREIGN_CLASSIFIERS)
         kept = {key: value for key, value in state.items() if key in own or not key.startswith(classifiers)}
         if len(kept) < len(state):

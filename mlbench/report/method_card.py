@@ -1,12 +1,14 @@
-"""The card of a method: what its registered class and its settings file say of it, for `show` and the site."""
+"""The card of a method: what its class and its settings file say of it, for `show` and the site."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from mlbench.catalogue import declared
 from mlbench.errors import MlbenchError
-from mlbench.report.paper_tables import level_of
+from mlbench.registry import METHODS, available
 
 #: What `level_of` means.
 LEVELS = "A faithful; B faithful mechanism, some settings unpublished; C closest mechanism on public parts"
@@ -59,12 +61,10 @@ class MethodCard:
 
 def method_card(method: str) -> MethodCard:
     """The card of a registered method; of any other, why there is none."""
-    from mlbench.registry import available, load_method
-
-    if method not in available():
+    if method not in METHODS:
         return MethodCard(("Not registered here.",))
     try:
-        found = load_method(method)
+        found = declared(method)
     except MlbenchError as error:
         return MethodCard((str(error),))
     return MethodCard(
@@ -79,6 +79,17 @@ def method_card(method: str) -> MethodCard:
             for where, values, source in found.kept_settings()
         ),
     )
+
+
+def level_of(method: str, registered: Collection[str] | None = None) -> str:
+    """How close the registered method is to its paper, in words; see `Method.level`.
+
+    `registered` are the `available` methods, looked up where they are not given.
+    """
+    if method not in (available() if registered is None else registered):
+        return "not registered"
+    level = declared(method).level
+    return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
 
 
 def _filled(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -16,7 +16,8 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, unknown
-from mlbench.registry import available, load_method
+from mlbench.registry import available
+from mlbench.report.method_card import level_of
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
     Marks,
@@ -39,6 +40,15 @@ from mlbench.store.papers import load_published
 EMPTY = (Part("-"),)
 #: A printed row: its label, our method and its backbone ("" where the table does not tell).
 _Row = Mapping[Any, Any]
+
+
+#: What `mlbench.store.papers.EVIDENCE` means.
+_EVIDENCE = {
+    "paper": "read in the paper's own table",
+    "readme": "read in its authors' README",
+    "slides": "read in its authors' slides",
+    "second_hand": "second hand, read in another paper's table or repository",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def paper_tables(
     where: Mapping[str, str] | None = None,
     datasets: Sequence[str] = (),
 ) -> list[Table]:
-    """The tables of `paper` ("boostlu", "vac", "kd_wsd" or "all"), or its one table `table`, with our runs.
+    """The tables of `paper` (a file of ``results/papers/``, or "all"), or its one table `table`, with our runs.
 
     Parameters
     ----------
@@ -227,17 +237,6 @@ def _table(
     )
 
 
-def level_of(method: str, registered: Collection[str] | None = None) -> str:
-    """How close the registered method is to its paper, in words; see `Method.level`.
-
-    `registered` are the `available` methods, looked up where they are not given.
-    """
-    if method not in (available() if registered is None else registered):
-        return "not registered"
-    level = load_method(method).level
-    return {"": "", "A": "A", "B": "B, reimplemented", "C": "C, approximation"}.get(level, level)
-
-
 def _dataset_protocol(record: Record) -> tuple[str, str]:
     return str(record["identity"]["dataset"]["id"]), str(record["identity"]["protocol"])
 
@@ -316,6 +315,8 @@ def _printed(place: _Place, marks: Marks) -> Cell:
         f"published: {row['definition']}, {row['backbone'] or 'backbone not stated'}, images: "
         f"{row['dataset_version']}; {row['selection']}" + (f"; {row['note']}" if row["note"] else "")
     )
+    if row["evidence"]:
+        source += f"; {_EVIDENCE[row['evidence']]}"
     return (Part(row["printed"], row["bold"] == "bold", marks(source), row["bold"] == "underlined"),)
 
 

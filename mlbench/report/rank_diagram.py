@@ -17,8 +17,8 @@ _WIDTH, _MARGIN, _AXIS, _LINE = 900, 260, 70, 20
 def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
     """SVG of the methods of a table's `cells`, ranked on each of its columns, which count as independent data sets.
 
-    UsageError for several metrics, for one data set in several columns (track, backbone), and for missing cells, which
-    it names: ranks need a full grid of independent columns.
+    UsageError for several metrics, for one data set in several columns (track, backbone), for rows of unlike
+    pretraining, and for missing cells, which it names: ranks need a full grid of independent columns.
     """
     metrics = list(dict.fromkeys(cells["metric"]))
     if len(metrics) > 1:
@@ -32,6 +32,12 @@ def rank_diagram(cells: pd.DataFrame, level: float = 0.05) -> str:
         raise UsageError(
             f"diagram of ranks: '{twice[0]}' stands in several columns, which are not independent; choose one kind "
             "with --track or --backbone"
+        )
+    more = cells[cells["pretrained"]]["method"].unique()
+    if len(more):
+        raise UsageError(
+            f"diagram of ranks: {', '.join(more)} rest on more pretraining than the others, and are not ranked with "
+            "them; choose with --methods or --where pretraining=..."
         )
     table = cells.pivot(index="column", columns="method", values="mean")
     if table.isna().any(axis=None):

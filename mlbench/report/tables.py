@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlbench.datasets import list_datasets
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.metrics import METRICS
 from mlbench.report.power import needed_lines
 from mlbench.report.render import MISSING, Cell, Part, Table
@@ -25,7 +26,6 @@ from mlbench.significance.comparability import (
     as_written,
     by_draw,
     column_of,
-    flatten,
     head_of,
     keys_text,
     require_one,
@@ -45,6 +45,7 @@ METHOD_ORDER = (
     *("full", "bce", "oracle_negatives", "iun", "iu", "an", "an_boostlu_inference", "wan", "ls", "asl", "focal"),
     *("epr", "role", "role_li", "em", "em_apl", "llr", "llr_boostlu", "llct", "llct_boostlu", "llcp", "llcp_boostlu"),
     *("hill", "splc", "gr", "pu_mlc_loss", "twoway", "zlpr", "poly1", "db", "db_label_count", "spa"),
+    *("vlpl", "gpr", "vl_zero_shot"),
     *("partial_bce", "warp", "cnn_rnn", "curriculum", "imcl", "p_asl"),
     *("wbce", "wbce_t", "wbce_r", "wbce_s", "wbce_f", "wbce_fs", "pc_f", "vac_t", "vac_r", "vac_s", "vac_f", "vac_fs"),
     *("rcnn", "rstar_cnn", "dhc", "ar", "resnet_aug", "srn", "vaa"),
@@ -78,24 +79,6 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
             raise UsageError(f"record {record['key'][:16]} is given twice")
         checked[record["key"]] = record
     return list(checked.values())
-
-
-def records_to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Flatten run records to one row each.
-
-    Columns: ``key``; the identity's entries under dotted names (``track``, ``dataset.version``,
-    ``method.hyperparameters.delta``); ``definitions.*``; ``results.<split>.<metric>`` (float, percent, NaN where
-    undefined). Lists are JSON text. DataError names a record that lacks a part, UsageError a record given twice.
-    """
-    rows = [
-        {"key": record["key"]}
-        | flatten(record["identity"])
-        | flatten({p: record[p] for p in ("definitions", "results")})
-        for record in check_records(records)
-    ]
-    frame = pd.DataFrame(rows, dtype=object)
-    numbers = [c for c in frame if str(c).startswith("results.")]
-    return frame.astype(dict.fromkeys(numbers, float))
 
 
 def build_table(
@@ -175,6 +158,7 @@ def build_table(
         for record in runs:
             by_method[_method(record)].append(record)
         column = [cell_of(by_method[method], method, dataset, value, settings) for method in rows]
+        _tell_pretraining(column)
         for cell in column:
             cell["column"] = name
             if sign < 0:
@@ -302,8 +286,18 @@ def _check_column(runs: Sequence[Record], dataset: str) -> None:
 
 
 def _ranked(cell: Mapping[str, Any]) -> bool:
-    """Whether a cell may be the best of its column: reproduced here, from the observed labels only."""
-    return cell["supervision"] == "observed" and not cell["method"].startswith(SUBMITTED)
+    """Whether a cell may be the best of its column: reproduced here, from the observed labels only, and with no more
+    pretraining than others of the column."""
+    return cell["supervision"] == "observed" and not cell["method"].startswith(SUBMITTED) and not cell["pretrained"]
+
+
+def _tell_pretraining(column: Sequence[dict[str, Any]]) -> None:
+    """Mark the cells of a column whose runs rest on more pretraining than others', where that varies."""
+    least = min((cell["pretraining"] for cell in column if cell["n"]), key=PRETRAINING.index, default="")
+    for cell in column:
+        cell["pretrained"] = bool(cell["n"]) and cell["pretraining"] != least
+        if cell["pretrained"]:
+            cell["remark"] = "; ".join(filter(None, [cell["remark"], f"pretraining: {cell['pretraining']}"]))
 
 
 def cell_of(
@@ -316,7 +310,7 @@ def cell_of(
     what = f"method '{method}' on '{dataset}'"
     cell: dict[str, Any] = {"method": method, "dataset": dataset, "metric": metric, "n": 0}
     if not runs:
-        return cell | {"mean": math.nan, "sd": math.nan, "supervision": "", "remark": ""}
+        return cell | {"mean": math.nan, "sd": math.nan, "supervision": "", "pretraining": "", "remark": ""}
     require_one(runs, settings_of, what)
     drawn = by_draw(runs, what)
     values = np.array([value_of(record, metric) for record in drawn.values()])
@@ -342,6 +336,7 @@ def cell_of(
         "mean": float(values.mean()),
         "sd": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
         "supervision": supervision,
+        "pretraining": pretraining_of(runs[0]),
         "remark": "; ".join(remarks),
         "repetitions": " ".join(map(str, sorted({seed for seed, _ in drawn}))),
         "mask_seeds": " ".join(map(str, sorted({mask for _, mask in drawn if mask is not None}))),

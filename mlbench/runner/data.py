@@ -75,6 +75,7 @@ def make_parts(
             ids=split.ids,
             boxes=split.boxes,
             train_labels=np.asarray(train_labels),
+            lists=None if split.lists is None else split.lists.load,
         )
 
     if mask is None:
@@ -136,6 +137,8 @@ def check_mask(mask: Mask, split: Split, labels: LabelMatrix) -> None:
 
 def training_labels(part: Part, supervision: tuple[str, ...], train_rule: str) -> LabelMatrix:
     """The label states a method is given: exactly what its declared supervision allows."""
+    if not {"full", "oracle_negatives", "observed"} & set(supervision):
+        return no_labels(part.labels)
     truth = map_labels(part.labels, train_rule)
     if "full" in supervision:
         return truth
@@ -221,5 +224,9 @@ class FeatureInputs:
         return self.last[asked]
 
     def _read(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        kept = self.features.pooled[rows][:, :, None, None] if self.pooled else np.asarray(self.features.maps[rows])
+        if self.pooled:
+            kept = self.features.pooled[rows][:, :, None, None]
+        else:
+            assert self.features.maps is not None, "maps are asked for, and only pooled features were loaded"
+            kept = np.asarray(self.features.maps[rows])
         return on_device(torch.from_numpy(kept), device).to(torch.get_default_dtype())

@@ -34,7 +34,7 @@ from mlbench.runner.checkpoint import (
 )
 from mlbench.runner.crops import check_last_phase
 from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed
+from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import rates_by_class
 from mlbench.runner.hooks import calling, check_weights, code_of, network_of, phases_of, tensors_of
 from mlbench.runner.options import Options
@@ -207,7 +207,8 @@ class Execution:
                 gc.collect()
         if network is None:
             network = network_of(method, Phase("evaluate")).to(self.world.device)
-            self.feed.prepare([name for name in ("val", "test") if name in run.parts], pooled=False)
+            names = [name for name in ("val", "test") if name in run.parts]
+            self.feed.prepare(names, pooled=False, maps=takes_maps(network))
         results, per_class, files = self._score(method, network, bool(phases), selected["epoch"])
         written: dict[str, Any] | None = None
         if self.world.main:

@@ -26,6 +26,13 @@ from mlbench.runner.probe import Probe
 from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
 from mlbench.seeds import derive
 
+#: Side inputs that a method has to declare as supervision, and why.
+_TELLING = {
+    "boxes": "tell the labels",
+    "tags": "tell more than the image",
+    "vl_scores": "tell what a model learnt from other data",
+}
+
 
 def start_backbone(run: Run) -> nn.Module:
     """The run's backbone at its start: pretrained weights, or a random start shared by all methods."""
@@ -68,7 +75,7 @@ class Feed:
         for name in run.method.inputs:
             if name not in SIDE_INPUTS:
                 raise unknown("side input", name, SIDE_INPUTS, f"method '{run.method.name}'")
-        for kind, why in (("boxes", "tell the labels"), ("tags", "tell more than the image")):
+        for kind, why in _TELLING.items():
             if kind in run.method.inputs and kind not in run.method.supervision:
                 raise MlbenchError(
                     f"method '{run.method.name}' takes {kind}, which {why}, without declaring it in `supervision`"
@@ -76,11 +83,11 @@ class Feed:
         if "boxes" in run.method.inputs and run.parts["train"].split.boxes is None:
             raise DataError(f"data set '{run.dataset.id}' has no boxes, which method '{run.method.name}' learns from")
 
-    def prepare(self, parts: Sequence[str], pooled: bool) -> None:
-        """Load what `parts` need, with progress."""
+    def prepare(self, parts: Sequence[str], pooled: bool, maps: bool = True) -> None:
+        """Load what `parts` need, with progress; of features, maps too only if `pooled` does not say otherwise."""
         for name in parts:
             if pooled or self.run.track == "head":
-                self._feature_inputs(name)
+                self._feature_inputs(name, maps and not pooled)
             else:
                 self._image_inputs(name)
         self._trunk = None  # all features are there
@@ -102,7 +109,7 @@ class Feed:
         pixels = (array for images in self._images.values() for array in images.pixels.values())
         arrays: list[Rows] = [array for array in pixels if not isinstance(array, OnTheFly)]  # those are checked as read
         for cached in self._features.values():
-            arrays += [cached.features.maps, cached.features.pooled]
+            arrays += [array for array in (cached.features.maps, cached.features.pooled) if array is not None]
         for array in {getattr(array, "path", None): array for array in arrays}.values():
             try:
                 verify_read(array)
@@ -138,7 +145,7 @@ class Feed:
         rows = on_device(torch.from_numpy(np.asarray(index, dtype=np.int64)), self.device)
         side = self._side_inputs(name, index, epoch, source)
         if source == "pooled" or run.track == "head":
-            inputs = self._feature_inputs(name)
+            inputs = self._feature_inputs(name, not (pooled or source == "pooled"))
             inputs.pooled = pooled or source == "pooled"
             return Batch(inputs.load(index, size, self.device, epoch), rows, side=side, part=name)
         images = self._image_inputs(name)
@@ -197,19 +204,23 @@ class Feed:
             )
         return self._images[name, size, augment]
 
-    def _feature_inputs(self, name: str) -> FeatureInputs:
+    def _feature_inputs(self, name: str, maps: bool) -> FeatureInputs:
+        """Features of part `name`, with `maps` where these are needed, which may be later than the pooled ones are."""
         size = self.settings.image_size
-        if (name, size) not in self._features:
+        known = self._features.get((name, size))
+        if known is None or (maps and known.features.maps is None):
             run, part = self.run, self.run.parts[name]
             start = run.weights.sha256 if run.weights else f"random start {run.dataset.id} {run.seed}"
             backbone = f"{run.backbone} {start}"
             key = (run.dataset.fingerprint, part.source, size, backbone)
-            if key not in self._opened:
+            opened = self._opened.get(key)
+            if opened is None or (maps and opened[0].maps is None):
                 progress = self._advance(f"{run.backbone} features of {part.source}") if self._advance else None
                 split = run.dataset.splits[part.source]
                 self._trunk = self._trunk or start_backbone(run)
-                found = self.probe.load_features(split, size, self._trunk, backbone, self.device, progress)
-                self._opened[key] = found, {}
+                about = (split, size, self._trunk, backbone, self.device, progress)
+                found = self.probe.load_features(*about, maps=maps)
+                self._opened[key] = found, {} if opened is None else opened[1]
             features, last = self._opened[key]
             self._features[name, size] = FeatureInputs(features, part.rows, last if self._shared else None)
         return self._features[name, size]

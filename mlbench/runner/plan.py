@@ -13,6 +13,7 @@ from mlbench.annotation import Mask, mask_matters
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
+from mlbench.evaluation.pretraining import PRETRAINING, implied, most, names_vision_language
 from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
@@ -26,7 +27,7 @@ from mlbench.registry import load_method
 from mlbench.runner.crops import check_crops
 from mlbench.runner.data import Part, check_dense_state, make_parts
 from mlbench.runner.recordable import check_declarations, check_identity
-from mlbench.runner.side import side_identity
+from mlbench.runner.side import inputs_of, method_used, methods_of, read_given, side_identity
 from mlbench.settings import TrainSettings, build, to_plain
 from mlbench.store import run_key
 
@@ -40,7 +41,8 @@ SHARED_PROCESS: tuple[str, ...] = ("mlbench.",)
 class Request:
     """What is asked of `mlbench run`. Names may also be given as the objects themselves.
 
-    A `mask` given (``mlbench.annotation.load_mask``) is used instead of a draw.
+    A `mask` given (``mlbench.annotation.load_mask``) is used instead of a draw. `side` are files with side inputs, by
+    kind; `pretraining` says what the weights were trained on, where that is not ImageNet nor told by a name.
     """
 
     protocol: str | Protocol
@@ -57,6 +59,8 @@ class Request:
     epochs: int | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
+    side: Mapping[str, Path] = field(default_factory=dict)
+    pretraining: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Run:
     uses: Mapping[str, str]
     notes: tuple[str, ...]
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     head: HeadChoice = field(default_factory=HeadChoice)
 
     @property
@@ -88,6 +93,16 @@ class Run:
     def start(self) -> StartWeights:
         """Where the backbone starts from, for record and screen."""
         return StartWeights.of(self.backbone, self.weights)
+
+    @property
+    def pretraining(self) -> str:
+        """The level of `PRETRAINING` that its numbers rest on: of the backbone, and of what it and its bases get."""
+        scores = any("vl_scores" in used.supervision for used in methods_of(self.method, self.hyper))
+        named = self.weights is not None and (
+            names_vision_language(self.backbone) or names_vision_language(self.weights.path.name)
+        )
+        plain = "vision_language" if named else "random" if self.weights is None else "imagenet"
+        return most([self.request.pretraining or plain, "vision_language" if scores else "random"])
 
     @property
     def sees_mask(self) -> bool:
@@ -106,7 +121,7 @@ class Run:
         """
         drawn = {"seed": self.mask.seed, "sha256": self.mask.sha256} if self.sees_mask else {}
         counts = {name: len(part) for name, part in sorted(self.parts.items())}
-        return {
+        identity = {
             "harness": HARNESS_VERSION,
             "protocol": self.protocol.name,
             "protocol_sha256": self.protocol.sha256,
@@ -146,6 +161,7 @@ class Run:
             "repetition": self.seed,
             "mask_seed": self.request.mask_seed if self.sees_mask else 0,
         }
+        return identity if self.pretraining == implied(identity) else {**identity, "pretraining": self.pretraining}
 
     @property
     def key(self) -> str:
@@ -184,7 +200,9 @@ def used_requests(run: Run) -> dict[str, Request]:
         same_head = takes_head(load_method(use.method).needs_head, run.head.name)
         changes = {**shared, **(of_head if same_head else {}), **use.hyperparameters}
         head = run.head.name if same_head else None
-        found[name] = dataclasses.replace(same, method=use.method, head=head, changes=changes)
+        taken = inputs_of(*method_used(use))
+        side = {kind: file for kind, file in run.request.side.items() if kind in taken}
+        found[name] = dataclasses.replace(same, method=use.method, head=head, changes=changes, side=side)
     return found
 
 
@@ -207,6 +225,10 @@ def _resolve(request: Request) -> Run:
         dataset = request.dataset
     else:
         dataset = load_dataset(request.dataset, request.data_root)
+    if request.pretraining not in (None, *PRETRAINING):
+        raise unknown("pretraining", request.pretraining, PRETRAINING, "--pretraining")
+    if request.pretraining is not None and request.weights is None:
+        raise UsageError(f"--pretraining {request.pretraining}: says what the weights of --weights were trained on")
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
     notes = notes_of(dataset)
@@ -249,6 +271,7 @@ def _resolve(request: Request) -> Run:
     selection: str = protocol.selection
     if selection != "last" and "val" not in parts:
         raise UsageError(f"protocol '{protocol.name}' selects by '{selection}' but has no validation part")
+    given = read_given(request.side, method, hyper, dataset)
     return Run(
         request,
         protocol,
@@ -264,7 +287,8 @@ def _resolve(request: Request) -> Run:
         selection,
         {},
         tuple(notes),
-        side_identity(method.inputs, dataset, hyper),
+        side_identity(method.inputs, dataset, hyper, given),
+        given,
         head,
     )
 

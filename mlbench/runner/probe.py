@@ -35,9 +35,10 @@ class Probe:
         name: str,
         device: torch.device,
         advance: Advance | None = None,
+        maps: bool = True,
     ) -> Features:
         """As `mlbench.inputs.features.load_features`."""
-        return load_features(split, size, backbone, name, device, advance)
+        return load_features(split, size, backbone, name, device, advance, maps=maps)
 
     def pixels_sha256(self, split: Split, size: int) -> str:
         """As `mlbench.inputs.pixels.pixels_sha256`."""

@@ -57,7 +57,7 @@ def start_differences(starts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
-    """How many labels the run consumed: in training (int8 states `given`), and in choosing the epoch."""
+    """How many labels the run consumed, in training (int8 states `given`) and in choosing the epoch, and what else."""
 
     def count(states: LabelMatrix) -> int:
         return int(sum(count_states(states, state).sum() for state in (State.POSITIVE, State.NEGATIVE)))
@@ -67,7 +67,12 @@ def labels_consumed(run: Run, given: LabelMatrix) -> dict[str, Any]:
         part = run.parts["val"]
         looked = count(part.labels if run.selection == "clean_val" else part.observed)
     extra = [level for level in run.method.supervision if level != "observed"]
-    return {"observed_labels": count(given), "selection_labels": looked, "extra": extra}
+    return {
+        "observed_labels": count(given),
+        "selection_labels": looked,
+        "extra": extra,
+        "pretraining": run.pretraining,
+    }
 
 
 def _handed_over(phase: Phase, kept: Mapping[str, str]) -> dict[str, str]:

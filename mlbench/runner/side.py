@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlbench.datasets.base import Dataset, size_of
-from mlbench.errors import DataError, UsageError
+from mlbench.errors import DataError, UsageError, unknown
 from mlbench.inputs.cache import Advance
-from mlbench.methods import Hyper
+from mlbench.methods import Hyper, Method, Uses
+from mlbench.registry import load_method
 
 if TYPE_CHECKING:
     from mlbench.runner.data import Part
@@ -37,6 +39,8 @@ class SideInput:
     make : ``make(run, part, advance)`` gives the loader for rows of `part`.
     identity : ``identity(dataset, hyper)``, what decides the values and is not in the run's identity otherwise.
     sha256 : ``sha256(run, part)``, of the file the values of `part` are read from.
+    read : ``read(path, dataset)``, of the file that a person gives with ``--side KIND=FILE``, for kinds that come so;
+        what it gives is in ``run.given``, and its `identity` is that of the side input.
     mirror : ``mirror(value, which)``, the value for images of which those in bool [B] are mirrored by augmentation.
     """
 
@@ -44,6 +48,14 @@ class SideInput:
     identity: Callable[[Dataset, Mapping[str, Any]], Any] | None = None
     mirror: Callable[[Any, Tensor], Any] | None = None
     sha256: Callable[[Run, Part], str] | None = None
+    read: Callable[[Path, Dataset], Given] | None = None
+
+
+class Given(Protocol):
+    """What was read from a file that a person gave."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
 
 
 def boxes_of(run: Run, part: Part, advance: Advance | None = None) -> SideLoader:
@@ -114,6 +126,18 @@ def _tags_identity(dataset: Dataset, hyper: Mapping[str, Any]) -> Any:
     return {"origin": ", ".join(sorted(origins)), "sha256": digest.hexdigest()}
 
 
+def vl_scores_of(run: Run, part: Part) -> SideLoader:
+    """Scores of a vision-language model by row: float32 [B, C], as their file has them."""
+    scores = run.given["vl_scores"].of(part.source)
+    return lambda index: torch.from_numpy(scores[part.rows[index]])
+
+
+def _read_vl_scores(path: Path, dataset: Dataset) -> Given:
+    from mlbench.runner.vl_scores import read_vl_scores
+
+    return read_vl_scores(path, dataset)
+
+
 def _proposal_settings(hyper: Mapping[str, Any]) -> tuple[str, int]:
     if missing := PROPOSAL_HYPERPARAMETERS.keys() - hyper.keys():
         raise UsageError(f"a method with inputs 'proposals' has to declare the hyperparameters {', '.join(missing)}")
@@ -134,6 +158,11 @@ SIDE_INPUTS: dict[str, SideInput | Callable[[Any], SideLoader]] = {
     "boxes": SideInput(boxes_of, mirror=mirror_boxes),
     "proposals": SideInput(proposals_of, _proposals_identity, mirror_proposals, _proposals_sha256),
     "tags": SideInput(lambda run, part, advance: tags_of(part), _tags_identity),
+    "vl_scores": SideInput(
+        lambda run, part, advance: vl_scores_of(run, part),
+        sha256=lambda run, part: run.given["vl_scores"].file_sha256,
+        read=_read_vl_scores,
+    ),
 }
 
 
@@ -158,10 +187,57 @@ class LazySide(Mapping[str, Any]):
         return len(self._kinds)
 
 
-def side_identity(inputs: tuple[str, ...], dataset: Dataset, hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """What the side inputs of a method add to a run's identity, by kind."""
+def side_identity(
+    inputs: tuple[str, ...], dataset: Dataset, hyper: Mapping[str, Any], given: Mapping[str, Given] | None = None
+) -> dict[str, Any]:
+    """What the side inputs of a method add to a run's identity, by kind; `given` are those read from files."""
     kinds = {kind: side_input(kind) for kind in inputs if kind in SIDE_INPUTS}
-    return {kind: side.identity(dataset, hyper) for kind, side in kinds.items() if side.identity is not None}
+    found = {kind: side.identity(dataset, hyper) for kind, side in kinds.items() if side.identity is not None}
+    return found | {kind: dict(value.identity) for kind, value in (given or {}).items()}
+
+
+def read_given(files: Mapping[str, Path], method: type[Method], hyper: Mapping[str, Any], dataset: Dataset) -> Any:
+    """What `method` takes of the `files` given by kind, read; UsageError for one too few, or one that nobody takes.
+
+    A file may be there for a run that this one builds on alone.
+    """
+    by_file = [kind for kind in SIDE_INPUTS if side_input(kind).read is not None]
+    taken = inputs_of(method, hyper)
+    for kind in files:
+        if kind not in by_file:
+            raise unknown("side input", kind, by_file, "--side")
+        if kind not in taken:
+            raise UsageError(f"--side {kind}: method '{method.name}' takes no {kind}")
+    given = {}
+    for kind in method.inputs:
+        read = side_input(kind).read if kind in SIDE_INPUTS else None
+        if read is None:
+            continue
+        if kind not in files:
+            raise UsageError(
+                f"method '{method.name}' takes {kind}, which come in a file: give it with --side {kind}=FILE"
+            )
+        given[kind] = read(Path(files[kind]), dataset)
+    return given
+
+
+def inputs_of(method: type[Method], hyper: Mapping[str, Any]) -> set[str]:
+    """Kinds of side inputs that `method` and the methods it builds on take."""
+    return set().union(*(used.inputs for used in methods_of(method, hyper)))
+
+
+def methods_of(method: type[Method], hyper: Mapping[str, Any]) -> Iterator[type[Method]]:
+    """`method`, and all that it builds on under these hyperparameters."""
+    yield method
+    for use in method.uses_for(hyper).values():
+        yield from methods_of(*method_used(use))
+
+
+def method_used(use: Uses) -> tuple[type[Method], dict[str, Any]]:
+    """The method that `use` names, and its hyperparameters."""
+    method = load_method(use.method)
+    own = {k: v for k, v in use.hyperparameters.items() if not k.startswith(("train.", "annotation."))}
+    return method, method.resolve(own)
 
 
 def side_input(kind: str) -> SideInput:

@@ -36,6 +36,7 @@ class RunTask:
     hyper : hyperparameters by name. train : training settings of the present phase.
     chosen_head : name of the run's head, empty for the linear one. has_head : whether the method has built it yet.
     labels : the label store. artefacts : what earlier phases and used methods handed over, by name.
+    inputs : what is known of the side inputs, by kind (of "vl_scores", what their file says of itself).
     """
 
     def __init__(self, run: Run, world: World, feed: Feed) -> None:
@@ -50,6 +51,7 @@ class RunTask:
         self.processes = world.size
         self.hyper: Mapping[str, Any] = run.hyper
         self.train: TrainSettings = run.train
+        self.inputs: Mapping[str, Any] = run.inputs
         self.labels = LabelStore(training_labels(part, run.method.supervision, rule))
         self.chosen_head = run.head.name if run.head.identity else ""
         self.has_head = False

@@ -17,6 +17,7 @@ from mlbench.runner.checkpoint import load_tensors, phase_file
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, Run, resolve
 from mlbench.runner.task import RunTask
+from mlbench.runner.vl_scores import kept_vl_scores
 from mlbench.runner.world import World
 from mlbench.store import run_dir, verify_run
 
@@ -44,7 +45,23 @@ def request_of(
         mask_seed=identity["mask_seed"],
         changes=changes,
         precision=identity["precision"],
+        side=_side_of(record),
+        pretraining=identity.get("pretraining") if weights is not None else None,
     )
+
+
+def _side_of(record: dict[str, Any]) -> dict[str, Path]:
+    """The files of side inputs that a person gave, as the cache kept them."""
+    scores = record["identity"].get("inputs", {}).get("vl_scores")
+    if scores is None:
+        return {}
+    kept = kept_vl_scores(scores["sha256"])
+    if kept is None:
+        raise DataError(
+            f"run {record['key'][:16]}: its vl_scores ({scores['sha256'][:16]}, of {scores['model']}) are not in the "
+            "cache here: any `mlbench run` with --side vl_scores=FILE of that file brings them there"
+        )
+    return {"vl_scores": kept}
 
 
 def reload_run(

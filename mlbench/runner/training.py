@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlbench.metrics import mean_average_precision, scores_of_kind
 from mlbench.progress import Reporter
 from mlbench.runner.checkpoint import CHECKPOINT_FILE, Kept, save_checkpoint
 from mlbench.runner.evaluate import predict_part
-from mlbench.runner.feed import Feed
+from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.hooks import network_of
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.options import Options
@@ -77,9 +78,7 @@ class PhaseTrainer:
         kept, epochs = course.kept, course.epochs
         task.begin(phase)
         names = ["train", *(["val"] if "val" in run.parts else []), *(["test"] if final else [])]
-        feed.prepare(names, pooled=phase.source == "pooled")
-        torch.manual_seed(derive("train", run.method.name, run.dataset.id, run.seed, phase.name, world.rank))
-        network = network_of(method, phase)
+        network = self._network(method, phase, names)
         roles = {name.partition(".")[0] for name, _ in network.named_parameters()}
         for role in sorted(task.train.lr_multipliers.keys() - roles):
             found = f"the network of phase '{phase.name}' has {', '.join(sorted(roles))}"
@@ -148,6 +147,15 @@ class PhaseTrainer:
         network.to(world.device)
         loop.end()
         return network, chosen
+
+    def _network(self, method: Method, phase: Phase, names: Sequence[str]) -> nn.Module:
+        """The network of `phase`, with what it needs of the parts `names` loaded."""
+        run = self.run
+        torch.manual_seed(derive("train", run.method.name, run.dataset.id, run.seed, phase.name, self.world.rank))
+        network = network_of(method, phase)
+        with torch.random.fork_rng():  # loading draws nothing that training would have drawn
+            self.feed.prepare(names, pooled=phase.source == "pooled", maps=takes_maps(network))
+        return network
 
     def _epoch_scores(
         self, method: Method, network: nn.Module, phase: Phase, final: bool

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.annotation.relevance import mask_matters
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.significance.crossed import Draw
 from mlbench.store import SUBMITTED
 
@@ -28,8 +29,9 @@ Record = Mapping[str, Any]
 
 #: What a repetition draws anew. The keys of the runs that a run builds on are other with each draw, too.
 DRAWN = ("repetition", "mask_seed", "mask.seed", "mask.sha256", "scores.")
-#: What a row has for itself: the method, how it is set, trained and fed, and the runs it builds on.
-ROW = ("method.", "train.", "inputs.", "uses.")
+#: What a row has for itself: the method, how it is set, trained and fed, what it was pretrained on, and the runs it
+#: builds on.
+ROW = ("method.", "train.", "inputs.", "uses.", "pretraining")
 #: What of a column is known of submitted predictions; the rest they claim, or leave open.
 KNOWN_OF_SUBMITTED = ("harness", "protocol", "protocol_sha256", "dataset.", "unspecified.", "definitions.")
 #: What of a column may differ within a board, where rows are ranked among their like.
@@ -244,8 +246,9 @@ def require_one_mask_a_seed(records: Sequence[Record], what: str) -> None:
 
 
 def ranked_with(record: Record) -> tuple[str, ...]:
-    """What runs share that are ranked together: the column, and what their methods were given."""
-    column = column_of(record) | {"method.supervision": supervision_of(record)}
+    """What runs share that are ranked together: the column, and what their methods and networks were given."""
+    given = {"method.supervision": supervision_of(record), "pretraining": pretraining_of(record)}
+    column = column_of(record) | given
     return tuple(f"{name} {text}" for name, text in sorted(column.items()))
 
 

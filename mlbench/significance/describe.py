@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float, flo
         raise ValueError(f"{len(first)} and {len(second)} values: expected the same items")
     if len(first) < 2:
         return math.nan, math.nan
+    from scipy import stats  # half a second to import, which most that comes by here can do without
+
     found = stats.kendalltau(first, second)
     return float(found.statistic), float(found.pvalue)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlbench.errors import UsageError, nearest, unknown
+from mlbench.evaluation.pretraining import pretraining_of
 from mlbench.settings import parse_value
 from mlbench.significance.comparability import ROW, among, flatten, text_of
 
@@ -41,7 +42,9 @@ def choose(records: Sequence[R], where: Mapping[str, Any], others: bool = False)
     if not where:
         return kept
     flat = {
-        id(record): flatten(record["identity"]) | flatten({"definitions": record["definitions"]}) for record in kept
+        id(record): flatten(record["identity"])
+        | flatten({"definitions": record["definitions"], "pretraining": pretraining_of(record)})
+        for record in kept
     }
     known = dict.fromkeys(name for entries in flat.values() for name in entries)
     for name, value in where.items():

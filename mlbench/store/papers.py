@@ -1,4 +1,4 @@
-"""Published tables as data: every number of every table of the three papers, with its definitions and provenance.
+"""Published tables as data: every number of the papers' tables, with its definitions and provenance.
 
 One row a number. Cells printed as a dash are not rows. Nothing is corrected: what is known to be inconsistent,
 copied from elsewhere or not comparable is said in `note`.
@@ -23,20 +23,26 @@ from mlbench.errors import DataError, unknown
 #: "G1" ... "G5", "All" (class groups of OpenImages). ``value`` is a percentage as printed, ``bold`` the print
 #: ("bold", "underlined", or empty where the source does not show it).
 #: ``selection``: "test-selected" marks the protocols without a validation part, where the epoch was, or cannot be
-#: shown not to have been, picked on the test images.
+#: shown not to have been, picked on the test images. Where a file gathers numbers of several papers a further column
+#: says where each was read (`EVIDENCE`); in the others all are from the source's own tables.
 COLUMNS = (
     *("paper", "table", "row", "method", "backbone", "dataset", "dataset_version", "protocol"),
     *("group", "metric", "definition", "value", "bold", "selection", "note"),
 )
+#: "paper": the paper's own table; "readme": its authors' README; "slides": its authors' slides; "second_hand": another
+#: paper's table or repository.
+EVIDENCE = ("paper", "readme", "slides", "second_hand")
 PROTOCOLS = (
     *("single_positive", "openimages_groups", "wider_attribute"),
     *("coco_vac", "coco_kdwsd", "nuswide_kdwsd"),
+    *("coco_splc", "coco_splc_full", "nuswide_splc"),
 )
 #: Our data sets by the name they have in these files, where that differs. One printed name may stand for several of
 #: ours: ``dataset_version`` tells which images a printed number was made on.
 PRINTED_AS = {
     "coco2014-all": "coco2014",
     "nuswide-random150k": "nuswide",
+    "nuswide-splc": "nuswide",
     "nuswide-spml": "nuswide",
     "openimages-v3": "openimages_v3",
     "wider": "wider_attribute",
@@ -62,10 +68,11 @@ _REQUIRED = ("table", "row", "method", "dataset", "dataset_version")
 
 
 def load_published(paper: str | None = None) -> pd.DataFrame:
-    """Read the published tables of one paper ("boostlu", "vac", "kd_wsd") or of all.
+    """Read the published tables of one paper ("boostlu", "vac", "kd_wsd", "spml_2026") or of all.
 
-    Returns a frame with `COLUMNS` (all text but ``value``, a float in percent) and ``printed``, the value's text as
-    it was printed. UsageError names an unknown paper, DataError the file and line of a broken row.
+    Returns a frame with `COLUMNS` (all text but ``value``, a float in percent), ``evidence`` (empty for a source's own
+    tables) and ``printed``, the value's text as it was printed. UsageError names an unknown paper, DataError the file
+    and line of a broken row.
     """
     papers = {f.name.removesuffix(".csv"): f for f in _folder().iterdir() if f.name.endswith(".csv")}
     if paper is not None and paper not in papers:
@@ -98,7 +105,7 @@ def _parsed(text: str, where: str, paper: str) -> pd.DataFrame:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except ValueError as error:
         raise DataError(f"{where}: cannot be read as CSV ({str(error).splitlines()[0]})") from error
-    if tuple(frame.columns) != COLUMNS:
+    if tuple(frame.columns) not in (COLUMNS, (*COLUMNS, "evidence")):
         raise DataError(f"{where}: columns are {', '.join(frame.columns)}; expected {', '.join(COLUMNS)}")
     value = pd.to_numeric(frame["value"], errors="coerce")
     for line, row in enumerate(frame.to_dict("records"), start=2):
@@ -111,7 +118,7 @@ def _parsed(text: str, where: str, paper: str) -> pd.DataFrame:
     twice = frame.index[frame.duplicated(cell)]
     if len(twice):
         raise DataError(f"{where}, line {twice[0] + 2}: the same cell of the same table was given before")
-    return frame.assign(printed=frame["value"], value=value.astype(float))
+    return frame.assign(evidence=frame.get("evidence", ""), printed=frame["value"], value=value.astype(float))
 
 
 def _problem(row: dict[str, str], paper: str) -> str | None:
@@ -124,6 +131,8 @@ def _problem(row: dict[str, str], paper: str) -> str | None:
     for column, choices in _CHOICES.items():
         if row[column] not in choices:
             return f"{column} '{row[column]}': expected one of {', '.join(c or '(empty)' for c in choices)}"
+    if row.get("evidence", "paper") not in EVIDENCE:
+        return f"evidence '{row['evidence']}': expected one of {', '.join(EVIDENCE)}"
     first, plus, top3 = row["definition"].partition("+")
     default = ("micro",) if row["metric"].endswith("-O") else ("mean",)
     allowed = _DEFINITIONS.get(row["metric"], default)

@@ -11,8 +11,8 @@ from typing import Any
 
 from mlbench.errors import DataError, nearest
 from mlbench.evaluation.predictions import KINDS
+from mlbench.foreign.files import parse_toml, read_file, short
 from mlbench.methods import SUPERVISION
-from mlbench.submit.files import parse_toml, read_file, short
 
 LONGEST_CARD = 64 * 1024
 LONGEST_TEXT = 200

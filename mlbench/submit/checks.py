@@ -8,7 +8,7 @@ import numpy as np
 
 from mlbench.errors import DataError, nearest
 from mlbench.evaluation.predictions import Predictions
-from mlbench.submit.files import short
+from mlbench.foreign.files import short
 
 #: Share of scores that may equal the score of another sample of the same class. Average precision counts ties in an
 #: order that the model did not choose: a few come from saturation, many from rounding.

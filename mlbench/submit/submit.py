@@ -18,6 +18,7 @@ from mlbench.errors import DataError, UsageError
 from mlbench.evaluation.class_groups import groups_for
 from mlbench.evaluation.predictions import Predictions, write_predictions
 from mlbench.evaluation.scoring import score_predictions
+from mlbench.foreign.readers import read_submission
 from mlbench.inputs.duplicates import equal_pictures
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol
@@ -26,7 +27,6 @@ from mlbench.settings import to_plain
 from mlbench.store import SUBMITTED, find_records, is_submitted, run_dir, run_key, seal, write_record
 from mlbench.submit.card import Card, read_card
 from mlbench.submit.checks import check_classes, check_kind, check_says, check_ties, rows_of, to_float32
-from mlbench.submit.readers import read_submission
 
 
 @dataclass(frozen=True)

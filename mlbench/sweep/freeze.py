@@ -13,7 +13,9 @@ from mlbench.datasets import load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import MlbenchError
 from mlbench.protocol import Protocol, load_protocol
+from mlbench.registry import load_method
 from mlbench.runner.plan import Request, Run, resolve, used_requests, why_alone
+from mlbench.runner.side import SIDE_INPUTS, inputs_of
 from mlbench.sweep.grid import Grid
 from mlbench.sweep.jobs import Job
 
@@ -21,8 +23,13 @@ _PATHS = ("data_root", "weights")
 
 
 def request_of(plain: Mapping[str, Any]) -> Request:
-    """The `Request` with these fields, paths being text."""
-    return Request(**{**plain, **{name: Path(plain[name]) for name in _PATHS if plain[name]}})
+    """The `Request` with these fields, paths being text; of the side inputs, those that its method takes."""
+    paths: dict[str, Any] = {name: Path(plain[name]) for name in _PATHS if plain[name]}
+    if plain.get("side"):
+        method = load_method(plain["method"])
+        others = SIDE_INPUTS.keys() - inputs_of(method, method.resolve({}))
+        paths["side"] = {kind: Path(file) for kind, file in plain["side"].items() if kind not in others}
+    return Request(**{**plain, **paths})
 
 
 def freeze(grid: Grid, where: str) -> tuple[Job, ...]:

@@ -20,7 +20,7 @@ from mlbench.settings import build
 #: Draws of a grid that says nothing of them.
 DRAWS = 9
 #: What ``[datasets.NAME]`` may set for one data set instead of the whole grid.
-BY_DATASET = ("data_root", "track", "backbone", "weights", "head", "set")
+BY_DATASET = ("data_root", "track", "backbone", "weights", "pretraining", "head", "side", "set")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Grid:
     protocol or protocols, dataset or datasets : one or several; ``[datasets.NAME]`` may hold the keys of `BY_DATASET`.
     vary : hyperparameters, ``train.KEY`` or ``annotation.KEY`` with lists of values: one run for each value, one key
         at a time. set : the same with one value, for all runs.
+    side : files of side inputs by kind, for the methods that take them. pretraining : of the weights, if not ImageNet.
     retries : how often a run that failed is started again.
     checkpoint_seconds : what a kill may cost. processes : of one run, data-parallel. gpus : of one run.
     memory_gib : of one run, asked of a cluster. slurm : further parameters of submitit's Slurm executor.
@@ -51,6 +52,8 @@ class Grid:
     track: str | None = None
     backbone: str | None = None
     weights: str | None = None
+    pretraining: str | None = None
+    side: Mapping[str, str] = field(default_factory=dict)
     head: str | None = None
     draws: int = 0
     seeds: tuple[int, ...] = ()
@@ -177,6 +180,8 @@ def _located(table: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("data_root", "weights"):
         if found.get(name):
             found[name] = str(folder / found[name])
+    if found.get("side"):
+        found["side"] = {kind: str(folder / file) for kind, file in found["side"].items()}
     for name in ("protocol", "dataset"):
         if found.get(name):
             found[name] = _beside(found[name], folder)

@@ -253,11 +253,18 @@ class _Measured(Probe):
         return pixel_files.pixels_sha256(split, size) if _ready(split, size) else ""
 
     def load_features(
-        self, split: Any, size: int, backbone: Any, name: str, device: torch.device, advance: Any = None
+        self,
+        split: Any,
+        size: int,
+        backbone: Any,
+        name: str,
+        device: torch.device,
+        advance: Any = None,
+        maps: bool = True,
     ) -> feature_files.Features:
         path = feature_files.feature_file(split, size, backbone, name, device)
         if path.exists() or len(split) <= _IMAGES:
-            return feature_files.load_features(split, size, backbone, name, device, advance, self._pixels)
+            return feature_files.load_features(split, size, backbone, name, device, advance, self._pixels, maps)
         pixels, begun = self._pixels(split, size), time.perf_counter()
         images, backbone = _few_images(pixels, backbone, device), backbone.to(device).eval()
         with torch.inference_mode():
@@ -267,10 +274,10 @@ class _Measured(Probe):
         ended = time.perf_counter()
         self.apart += ended - begun
         shape = (len(split), *few.shape[1:])
-        self.caches[path.name] = (ended - started) * len(split) / len(images), int(np.prod(shape)) * 2
-        maps = np.broadcast_to(few[:1], shape)
-        pooled = few[:1].astype(np.float32).mean(axis=(2, 3))
-        return feature_files.Features(maps, np.broadcast_to(pooled, (len(split), pooled.shape[1])))
+        pooled = np.broadcast_to(few[:1].astype(np.float32).mean(axis=(2, 3)), shape[:2])
+        kept = np.broadcast_to(few[:1], shape) if maps else None
+        self.caches[path.name] = (ended - started) * len(split) / len(images), (pooled if kept is None else kept).nbytes
+        return feature_files.Features(kept, pooled)
 
 
 def _repeated(found: Tensor, count: int) -> Tensor:

@@ -41,6 +41,8 @@ PARAMS = {
     "label_noise": {"false_negative": 0.3, "false_positive": 0.1},
     "annotator_budget": {"budget": 0.4},
 }
+#: Processes that draw; ``listed`` reads a published file instead (tests/datasets/test_listed.py).
+DRAWN = PROCESSES.keys() - {"listed"}
 #: Processes in which the other rows of a part decide about a row: one generator, or numbers counted over rows.
 WHOLE = {"single_positive_spml", "partial_per_class", "partial_fraction", "annotator_budget"}
 
@@ -131,7 +133,7 @@ def test_spml_draw_on_the_voc2007_labels_equals_the_papers_code() -> None:
 # --- our own draws ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", sorted(name for name, rule in PROCESSES.items() if not rule.noisy))
+@pytest.mark.parametrize("process", sorted(name for name in DRAWN if not PROCESSES[name].noisy))
 def test_a_mask_shows_true_labels_or_unknown_and_never_hides_unspecified(process: str) -> None:
     labels = random_labels()
     observed = draw_mask(labels, process, PARAMS.get(process), ids=names(60), boxes=some_boxes()).observed
@@ -140,7 +142,7 @@ def test_a_mask_shows_true_labels_or_unknown_and_never_hides_unspecified(process
     assert ((observed == State.UNSPECIFIED) == (labels == State.UNSPECIFIED)).all()
 
 
-@pytest.mark.parametrize("process", sorted(set(PROCESSES) - WHOLE))
+@pytest.mark.parametrize("process", sorted(DRAWN - WHOLE))
 def test_a_row_keeps_its_draw_in_any_subset_and_order(process: str) -> None:
     labels, boxes = random_labels(), some_boxes()
     ids = names(60)
@@ -154,7 +156,7 @@ def test_a_row_keeps_its_draw_in_any_subset_and_order(process: str) -> None:
     assert (part == whole[rows]).all()
 
 
-@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"single_positive_spml"}))
+@pytest.mark.parametrize("process", sorted(DRAWN - {"single_positive_spml"}))
 def test_the_order_of_the_rows_changes_nothing(process: str) -> None:
     labels, boxes, ids = random_labels(), some_boxes(), names(60)
     order = np.random.default_rng(1).permutation(60)
@@ -165,7 +167,7 @@ def test_the_order_of_the_rows_changes_nothing(process: str) -> None:
     assert (other == first[order]).all()
 
 
-@pytest.mark.parametrize("process", sorted(set(PROCESSES) - {"full"}))
+@pytest.mark.parametrize("process", sorted(DRAWN - {"full"}))
 def test_another_seed_gives_another_draw_and_the_same_seed_the_same(process: str) -> None:
     labels, boxes = pattern(), some_boxes(40, 7)
     params = PARAMS.get(process)
@@ -241,13 +243,13 @@ def test_full_hides_nothing() -> None:
 
 
 def test_an_empty_part_gives_an_empty_mask() -> None:
-    for process in PROCESSES:
+    for process in DRAWN:
         mask = draw_mask(np.zeros((0, 3), dtype=np.int8), process, PARAMS.get(process), ids=[], boxes=some_boxes(0))
         assert mask.observed.shape == (0, 3)
         assert "0 samples" in describe(mask)
 
 
-@pytest.mark.parametrize("process", sorted(PROCESSES))
+@pytest.mark.parametrize("process", sorted(DRAWN))
 def test_a_mask_of_any_process_survives_the_file(process: str, tmp_path: Path) -> None:
     mask = draw_mask(random_labels(), process, PARAMS.get(process), ids=names(60), boxes=some_boxes())
     save_mask(mask, tmp_path / "mask.safetensors")

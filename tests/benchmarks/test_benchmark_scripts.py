@@ -135,4 +135,4 @@ def test_made_up_open_images_have_its_density_and_the_line_goes_through_both_siz
     small = {"method": "an", "images": 1000, "resident_gib": 1.0, "private_gib": 0.5, "run_s": 9.0}
     large = {"method": "an", "images": 3000, "resident_gib": 1.5, "private_gib": 0.5, "run_s": 36.0}
     found = scale.extrapolate(small, large, 300_000)
-    assert found == ["an", "1,000 and 3,000", "300,000", "1.0", "0.5", "75.8"]
+    assert found == ["an", "1,000 and 3,000", "300,000", "1.0", "0.5", "75.8", "0.0 and 262.1"]

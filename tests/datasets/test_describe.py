@@ -14,6 +14,7 @@ from PIL import Image
 from mlbench.datasets import describe, load_dataset
 from mlbench.datasets.base import Dataset, Split
 from mlbench.datasets.describe import count_part, describe_dataset, draw_dataset
+from mlbench.inputs.duplicates import notes_of
 
 
 class NoImages:
@@ -131,3 +132,21 @@ def test_the_command_prints_and_draws(mlbench: Callable[..., Any], photos: Path,
     assert code == 0, err
     assert "mine, version 1: 3 classes" in out
     assert (tmp_path / "p.png").is_file()
+
+
+def test_equal_pictures_are_told_as_run_and_verify_tell_them(tmp_path: Path, mlbench: Callable[..., Any]) -> None:
+    for number in range(6):
+        Image.new("RGB", (8, 8), (40 * (number % 5), 0, 0)).save(tmp_path / f"{number}.png")
+    rows = "".join(f"{n}.png,{'train' if n < 4 else 'test'},{'cat' if n else 'dog'}\n" for n in range(6))
+    (tmp_path / "labels.csv").write_text("file,split,labels\n" + rows)
+    (tmp_path / "d.toml").write_text(
+        'id = "d"\nlabels = "labels.csv"\nimages = "."\ncolumns = { split = "split" }\nseparator = "|"\n'
+    )
+    told = "pictures of equal bytes in several parts: 1, 1 of them with other labels there (train 0.png = test 5.png)"
+    for command in ("describe", "verify"):
+        code, out, _ = mlbench("data", command, tmp_path / "d.toml")
+        assert code == 0
+        assert f"note: {told}" in out
+    Image.new("RGB", (8, 8), (0, 99, 0)).save(tmp_path / "1.png")  # at least one image is not hashed yet
+    later = notes_of(load_dataset(str(tmp_path / "d.toml")), most=0)
+    assert later[-1].startswith("equal pictures are not looked for yet: ")

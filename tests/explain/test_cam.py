@@ -14,7 +14,9 @@ from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import UsageError
 from mlbench.explain import cam
 from mlbench.explain.cam import chosen_cells, class_maps, colour
+from mlbench.models.csra import ResidualAttention
 from mlbench.models.heads import Classifier, Head
+from mlbench.models.ml_decoder import MLDecoder
 
 
 @pytest.mark.parametrize("alpha", [1.0, 5.0])
@@ -30,6 +32,10 @@ def test_the_mean_of_a_map_is_the_score_of_its_class(alpha: float) -> None:
 def test_a_network_without_maps_says_so() -> None:
     with pytest.raises(UsageError, match="no class activation maps"):
         class_maps(nn.Identity(), torch.zeros(1, 3, 2, 2))
+    decoder = MLDecoder(6, 3, width=8, heads=2, feedforward=8)
+    with pytest.raises(UsageError, match="no class activation maps: give runs whose head has them, as linear and csra"):
+        class_maps(Classifier(nn.Identity(), decoder), torch.zeros(1, 6, 2, 2))
+    assert class_maps(Classifier(nn.Identity(), ResidualAttention(6, 3)), torch.ones(1, 6, 2, 4)).shape == (1, 3, 2, 4)
 
 
 def test_red_is_for_a_class_blue_against_it_and_white_neither() -> None:

@@ -192,3 +192,32 @@ def test_the_head_track_trains_on_these_features_and_not_on_images(train) -> Non
     splits = tiny_dataset().splits
     expected = {name: hashlib.sha256(splits[name].images.array.tobytes()).hexdigest() for name in splits}
     assert record["provenance"]["pixels_sha256"] == expected
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooled_features_alone_are_those_of_the_maps_to_the_bit(own_cache: Path, layout: torch.memory_format) -> None:
+    split, backbone = tiny_dataset(train=70).splits["train"], Backbone().to(memory_format=layout)
+    alone = load_features(split, 64, backbone, "net", CPU, maps=False)
+    assert alone.maps is None
+    assert not list(own_cache.rglob("*-maps*"))
+    seen = backbone.seen
+    again = load_features(split, 64, backbone, "net", CPU, maps=False)
+    assert backbone.seen - seen == 1, "one image tells the shape"
+    whole = load_features(split, 64, backbone, "net", CPU)
+    assert whole.maps is not None
+    for found in (alone, again, whole):
+        np.testing.assert_array_equal(np.asarray(found.pooled[:]), np.asarray(whole.pooled[:]))
+    assert load_features(split, 64, backbone, "net", CPU, maps=False).maps is not None, "they are there already"
+
+
+@pytest.mark.parametrize("change", ["pixels", "weights"])
+def test_pooled_features_alone_follow_what_they_are_made_of(change: str) -> None:
+    split, backbone = tiny_dataset(train=40).splits["train"], Backbone()
+    before = np.array(load_features(split, 64, backbone, "net", CPU, maps=False).pooled[:])
+    if change == "pixels":
+        split = replace(split, images=ArrayImages(255 - split.images.array))
+    else:
+        with torch.no_grad():
+            backbone.layers[0].weight.mul_(2)
+    after = np.array(load_features(split, 64, backbone, "net", CPU, maps=False).pooled[:])
+    assert not np.array_equal(before, after)

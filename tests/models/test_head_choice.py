@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from mlbench.conformance.testing import tiny_dataset
-from mlbench.errors import UsageError
+from mlbench.errors import MlbenchError, UsageError
 from mlbench.models.head_choice import HEADS, HeadChoice, check_head, choose_head
 from mlbench.models.heads import GIVES, ClassificationHead, HeadSpec
+from mlbench.registry import load_method
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve, used_requests
 from mlbench.runner.trained import request_of
@@ -26,7 +27,7 @@ SMALL = {
 }
 
 
-def ask(method: str = "an", **given: Any) -> Request:
+def ask(method: Any = "an", **given: Any) -> Request:
     given = {"dataset": tiny_dataset(), "track": "full", **given}
     changes = {"train.epochs": 1, "train.batch_size": 16, "train.image_size": 64, **given.pop("changes", {})}
     return Request("single_positive", method, changes=changes, **given)
@@ -87,8 +88,8 @@ def test_the_identity_names_every_head_but_the_linear_one() -> None:
         ("an", {"head": "csra", "changes": {"head.block": 2}}, r"no hyperparameter 'head\.block'.*'head\.blocks'"),
         ("an", {"changes": {"head.blocks": 2}}, r"head 'linear' has no hyperparameter 'head\.blocks'"),
         ("an", {"head": "csra", "changes": {"head.blocks": 3}}, r"head\.blocks = 3: expected one of 1, 2, 4"),
-        ("an_boostlu", {"head": "q2l"}, r"BoostLU .* head 'q2l' does not have.*--head linear or csra"),
-        ("vac_f", {"head": "ml_decoder"}, r"'vac_f' needs class activation maps.*--head linear or csra"),
+        ("an_boostlu", {"head": "q2l"}, r"BoostLU .* head 'q2l' does not have.*--head csra or linear"),
+        ("vac_f", {"head": "ml_decoder"}, r"'vac_f' needs class activation maps.*--head csra or linear"),
         ("srn", {"head": "csra"}, r"'srn' needs the one linear layer.*use --head linear"),
         ("cnn_rnn", {"head": "csra"}, r"'cnn_rnn' has a network of its own: --head csra has no place in it"),
     ],
@@ -103,6 +104,44 @@ def test_methods_that_need_embeddings_are_told_which_heads_have_them() -> None:
     with pytest.raises(UsageError, match=r"an embedding for each class.*--head ml_decoder or q2l"):
         check_head("mine", "embeddings", "linear", HeadSpec())
     check_head("mine", "embeddings", "q2l", HeadSpec())
+
+
+class Contrasts(load_method("an")):  # type: ignore[misc]
+    """A method that brings a head of its own, whose settings it keeps."""
+
+    name = "contrasts"
+    needs_head = "embeddings"
+    default_head = "q2l"
+
+    @classmethod
+    def settings_for(cls, dataset: str, track: str) -> dict[str, Any]:
+        return {"head.width": 32, "train.lr": 0.5}
+
+
+def test_a_method_may_bring_a_head_of_its_own_and_is_refused_others() -> None:
+    made = resolve(ask(Contrasts, changes={"head.encoders": 0}))
+    assert (made.head.name, made.head.hyper["width"], made.head.hyper["encoders"]) == ("q2l", 32, 0)
+    assert made.identity["method"]["head"] == "q2l"
+    assert made.train.lr == 0.5
+    chosen = resolve(ask(Contrasts, head="ml_decoder"))  # what is kept for one head is not for another
+    assert chosen.head.hyper["width"] == 768
+    assert chosen.identity["head"]["name"] == "ml_decoder"
+    with pytest.raises(UsageError, match=r"an embedding for each class.*--head ml_decoder or q2l"):
+        resolve(ask(Contrasts, head="linear"))
+
+
+class Alone(load_method("an")):  # type: ignore[misc]
+    """A method whose network takes no notice of the head, and does not say so."""
+
+    name = "alone"
+
+    def network(self, phase: Any) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(4))
+
+
+def test_a_network_that_takes_no_notice_of_the_head_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MlbenchError, match=r"--head csra has no effect: declare needs_head = \"none\""):
+        run(ask(Alone, head="csra"), Options(store=tmp_path, device="cpu", quiet=True))
 
 
 def test_a_run_that_is_built_on_has_the_same_head_where_it_can() -> None:

@@ -45,7 +45,7 @@ def runs(card, make_record):
     return make
 
 
-PAPERS = ("boostlu", "modern_losses", "kd_wsd", "kd_wsd_systems", "vac")
+PAPERS = ("boostlu", "modern_losses", "vision_language", "kd_wsd", "kd_wsd_systems", "vac")
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -171,6 +171,16 @@ def test_a_board_shows_mean_deviation_number_of_runs_and_tie_groups(built) -> No
     assert " 3 reproduced " in rows["an"]
 
 
+def test_a_board_shows_the_chance_of_being_best_and_the_mean_rank_of_rows_that_are_ranked_together(built) -> None:
+    rows = rows_of(built[1]["index.html"])
+    chances = {name: re.search(r" (below 1|\d+) % (\d\.\d \(\d to \d\)) ", rows[name]) for name in ("llr", "wan", "an")}
+    assert chances["an"] is not None
+    assert chances["an"].groups() == ("below 1", "3.0 (3 to 3)")
+    first = [int(found[1]) for name, found in chances.items() if name != "an" and found is not None]
+    assert sum(first) == 100
+    assert not re.search(r"\(\d to \d\)", rows["submitted/mine"])  # not ranked
+
+
 def test_a_submission_is_marked_and_not_ranked_and_only_its_newest_version_shown(built) -> None:
     _, pages = built
     row = rows_of(pages["index.html"])["submitted/mine"]

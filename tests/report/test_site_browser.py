@@ -188,6 +188,29 @@ def test_a_phone_shows_pages_without_scrolling_them_sideways_in_both_schemes(ope
     assert text < ground if scheme == "light" else text > ground
 
 
+def cut_tables(page: Any) -> list[str]:
+    """Names of the tables that are wider than their place."""
+    wide = "[...document.querySelectorAll('.scroll')].filter(place => place.scrollWidth > place.clientWidth)"
+    return page.execute_script(f"return {wide}.map(place => place.getAttribute('aria-label'))")
+
+
+@pytest.mark.parametrize("name", ["index.html", "methods/llr.html", "run"])
+def test_no_table_is_cut_at_the_right_edge_of_a_desktop(open_page, site, name) -> None:
+    name = name if name != "run" else next((site / "runs").iterdir()).relative_to(site).as_posix()
+    assert cut_tables(open_page(name, (1400, 1000))) == []
+
+
+def test_a_phone_shows_what_ranks_a_board_and_all_its_columns_where_asked(open_page) -> None:
+    page = open_page("index.html", (420, 900))
+    place = head(page, "Mean rank").rect
+    assert place["x"] + place["width"] <= 420
+    shown = [th.text for th in page.find_elements(By.CSS_SELECTOR, "#table-1 thead th") if th.is_displayed()]
+    assert shown[:6] == ["Method", "Tie group", "mAP", "95 % interval", "Chance of best", "Mean rank"]
+    page.find_element(By.CSS_SELECTOR, "[data-table=table-1] [type=checkbox]").click()
+    assert head(page, "Settings").is_displayed()
+    assert head(page, "Seconds a run").is_displayed()
+
+
 def test_a_screen_reader_finds_names_of_all_controls_and_tables(open_page) -> None:
     page = open_page()
     tree = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]

@@ -9,7 +9,7 @@ import pytest
 
 from mlbench.errors import DataError, UsageError
 from mlbench.protocol import load_protocol
-from mlbench.report.tables import METHOD_ORDER, build_table, records_to_frame
+from mlbench.report.tables import METHOD_ORDER, build_table
 from mlbench.store.papers import load_published
 
 COCO = {"identity__dataset__id": "coco2014"}
@@ -182,6 +182,28 @@ def test_runs_of_two_tracks_or_backbones_stand_in_columns_of_their_own(make_reco
     assert [cell[0].text for cell in chosen.header[1:]] == ["scenes"]
 
 
+CSRA = {"name": "csra", "version": 1, "hyperparameters": {"blocks": 1}}
+
+
+def test_a_head_that_was_chosen_makes_a_column_and_one_that_a_method_brings_does_not(make_record):
+    records = [make_record("an", 80.0), make_record("an", 90.0, identity__head=CSRA)]
+    table = build_table(records, published=False)
+    assert sorted(cell[0].text for cell in table.header[1:]) == ["scenes, full, scenes", "scenes, full, scenes, csra"]
+    chosen = build_table(records, published=False, where={"head.name": "csra"})
+    assert [row[1][0].text for row in chosen.body] == ["90.0 (1)"]
+    own = make_record("lac", 70.0, identity__head=CSRA, identity__method__head="csra")
+    beside = build_table([records[0], own], published=False)
+    assert [cell[0].text for cell in beside.header[1:]] == ["scenes"]
+    assert {row[0][0].text: row[1][0].text for row in beside.body} == {"an": "80.0 (1)", "lac": "70.0 (1)"}
+
+
+def test_two_settings_of_a_head_are_no_one_column(make_record):
+    other = {**CSRA, "hyperparameters": {"blocks": 2}}
+    records = [make_record("an", 80.0, identity__head=CSRA), make_record("ls", 90.0, identity__head=other)]
+    with pytest.raises(UsageError, match=r"head\.hyperparameters\.blocks"):
+        build_table(records, published=False)
+
+
 def test_two_data_sets_may_differ_in_track_and_say_so(make_record):
     records = [make_record("an"), make_record("an", identity__dataset__id="ccp", identity__track="head")]
     text = build_table(records).to_markdown()
@@ -317,16 +339,7 @@ def test_a_record_without_a_part_is_named(make_record):
     with pytest.raises(DataError, match=record["key"][:16] + ".*identity.track"):
         build_table([record])
     with pytest.raises(DataError, match=r"number 1.*'key'"):
-        records_to_frame([{}])
-
-
-def test_frames_hold_the_identity_under_dotted_names(make_record):
-    frame = records_to_frame([make_record("an"), make_record("llr", identity__method__hyperparameters={"delta": 0.5})])
-    assert frame["dataset.version"].tolist() == ["1", "1"]
-    assert frame["method.hyperparameters.delta"].tolist()[1] == 0.5
-    assert frame["train.epochs"].tolist() == [12, 12]
-    assert frame["results.test.mAP"].dtype == float
-    assert frame["method.supervision"].iloc[0] == '["observed"]'
+        build_table([{}])
 
 
 def test_csv_holds_unrounded_numbers_and_what_they_were_measured_on(make_record):

@@ -20,6 +20,9 @@ CHECKSUMS = {
     ("vac", "Table 6"): (90, "6423.2"),
     ("kd_wsd", "MS-COCO"): (43, "2883.1"),
     ("kd_wsd", "NUS-WIDE"): (41, "2379.4"),
+    ("spml_2026", "family (a)"): (64, "3644.09"),
+    ("spml_2026", "family (b)"): (11, "682.55"),
+    ("spml_2026", "full labels"): (11, "882.52"),
 }
 
 
@@ -48,7 +51,7 @@ def test_every_table_has_its_values_and_their_sum(frame):
 
 
 def test_columns_and_types(frame):
-    assert tuple(frame.columns) == (*COLUMNS, "printed")
+    assert tuple(frame.columns) == (*COLUMNS, "evidence", "printed")
     assert frame["value"].dtype == float
     assert set(frame["protocol"]) == set(PROTOCOLS)
     assert not frame["printed"].str.contains("[<>_-]").any()
@@ -73,6 +76,10 @@ def test_one_paper_alone(frame):
         ("kd_wsd", "NUS-WIDE", "tag_neighbors", "nuswide", "top3", "F1-O", "Tag-Neighbors [15]", "62.5"),
         ("kd_wsd", "MS-COCO", "fitnets", "coco2014", "all", "F1-C", "FitNets [23]", "65.2"),
         ("kd_wsd", "MS-COCO", "rmam", "coco2014", "top3", "F1-O", "RMAM(512+10crop) [33]", "71.3"),
+        ("spml_2026", "family (a)", "gr", "coco2014", "all", "mAP", "GR Loss", "73.17"),
+        ("spml_2026", "family (a)", "vlpl", "cub", "all", "mAP", "VLPL", "24.02"),
+        ("spml_2026", "family (a)", "gpr", "voc2012", "all", "mAP", "AEVLP", "90.46"),
+        ("spml_2026", "family (b)", "splc", "nuswide", "all", "mAP", "SPLC", "55.2"),
     ],
 )
 def test_cells_read_off_the_sources_by_eye(frame, paper, table, method, dataset, group, metric, row, printed):
@@ -132,7 +139,7 @@ def test_cells_printed_twice_agree_or_are_marked(frame):
         if rows["value"].nunique() > 1:
             assert rows["note"].str.contains("inconsistent|prints|is printed as").all(), name
     conflicts = {n[0] for n, rows in single.groupby(cell) if rows["value"].nunique() > 1}
-    assert conflicts == {"an", "llr_boostlu", "vac_f"}
+    assert conflicts == {"an", "llr_boostlu", "vac_f", "scpnet", "csra", "q2l"}
 
 
 def test_openimages_all_is_the_mean_of_the_groups_but_where_marked(frame):
@@ -159,6 +166,33 @@ def test_top3_modes_are_part_of_the_definition(frame):
     assert modes["coco2014", "vac_fs"] == {"top3_thresholded"}
     assert modes["nuswide", "tag_neighbors"] == modes["nuswide", "cnn_rnn"] == {"top3_strict"}
     assert modes["coco2014", "cnn_rnn"] == {"top3_path"}
+
+
+def test_every_number_gathered_from_several_papers_says_where_it_was_read(frame):
+    gathered = frame["paper"] == "spml_2026"
+    assert set(frame.loc[gathered, "evidence"]) == set(published.EVIDENCE)
+    assert set(frame.loc[~gathered, "evidence"]) == {""}
+    read = frame[gathered].groupby("method")["evidence"].agg(set)
+    assert (read["vlpl"], read["gpr"], read["gr"]) == ({"readme"}, {"paper"}, {"second_hand"})
+
+
+def test_families_of_single_positive_numbers_stand_in_tables_and_protocols_of_their_own(frame):
+    gathered = frame[frame["paper"] == "spml_2026"]
+    found = {table: (set(rows["protocol"]), set(rows["selection"])) for table, rows in gathered.groupby("table")}
+    assert found == {
+        "family (a)": ({"single_positive"}, {"clean_val"}),
+        "family (b)": ({"coco_splc", "nuswide_splc"}, {"test-selected"}),
+        "full labels": ({"coco_splc_full"}, {"unstated"}),
+    }
+
+
+def test_boostlu_rows_among_their_successors_are_those_of_its_own_table(frame):
+    cell = ["method", "dataset"]
+    single = frame[frame["table"] == "single positive label setting"].set_index(cell)["printed"]
+    again = frame[frame["table"] == "family (a)"].set_index(cell)["printed"]
+    shared = single.index.intersection(again.index)
+    assert len(shared) == 44
+    assert (single[shared] == again[shared]).all()
 
 
 @pytest.fixture

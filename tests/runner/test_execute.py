@@ -68,8 +68,9 @@ def test_labels_consumed_are_counted(train) -> None:
     tiny = tiny_dataset()
     shown = {name: train(name)["supervision"] for name in ("an", "full")}
     val = tiny.splits["val"].labels.size
-    assert shown["an"] == {"observed_labels": 32, "selection_labels": val, "extra": []}
-    assert shown["full"] == {"observed_labels": 32 * 4, "selection_labels": val, "extra": ["full"]}
+    both = {"selection_labels": val, "pretraining": "random"}
+    assert shown["an"] == {"observed_labels": 32, "extra": [], **both}
+    assert shown["full"] == {"observed_labels": 32 * 4, "extra": ["full"], **both}
 
 
 def test_the_record_says_how_it_was_made_without_a_path_of_the_machine(train, tmp_path: Path) -> None:
@@ -254,6 +255,21 @@ def test_the_identity_holds_no_path(tiny_request, tmp_path: Path) -> None:
     run = resolve(tiny_request(track="head", data_root=tmp_path))
     assert run.weights is not None
     assert not [text for text in strings(run.identity) if "/" in text or "\\" in text or str(tmp_path) in text]
+
+
+def test_a_run_that_needs_pooled_features_alone_keeps_no_maps(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "pooled"))
+    alone = train("an", track="head", store=tmp_path / "a")
+    assert list((tmp_path / "pooled").rglob("*-means*"))
+    assert not list((tmp_path / "pooled").rglob("*-maps*"))
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "maps"))
+    train("llr_boostlu", track="head", store=tmp_path / "b")
+    assert list((tmp_path / "maps").rglob("*-maps*"))
+    after = train("an", track="head", store=tmp_path / "c")
+    assert after["predictions"] == alone["predictions"]
+    assert after["provenance"]["pixels_sha256"] == alone["provenance"]["pixels_sha256"]
 
 
 def test_the_key_is_that_of_the_settings_wherever_and_however_a_run_is_made(tiny_request, tmp_path: Path) -> None:

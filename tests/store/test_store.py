@@ -205,8 +205,8 @@ def test_the_schema_is_valid_and_refuses_unknown_keys_in_every_closed_part() -> 
     Draft202012Validator.check_schema(schema)
     Draft202012Validator(schema).validate(make_record())
     assert schema["additionalProperties"] is False
-    of_schema_2 = {"protocol", "content_sha256"}
-    assert {*schema["required"], *of_schema_2} == set(schema["properties"]) - {"replications"} == set(make_record())
+    of_schema_2, optional = {"protocol", "content_sha256"}, {"replications", "measures"}
+    assert {*schema["required"], *of_schema_2} == set(schema["properties"]) - optional == set(make_record())
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from mlbench.errors import DataError, MlbenchError
+from mlbench.foreign.readers import largest_file, read_submission
 from mlbench.submit.card import read_card
-from mlbench.submit.readers import largest_file, read_submission
 
 
 @pytest.mark.parametrize("form", ["csv", "safetensors"])
@@ -53,7 +53,7 @@ def test_a_parquet_page_that_unfolds_without_bound_ends_its_reader_only(desk) ->
     pa = pytest.importorskip("pyarrow", reason="pyarrow, an extra, is not installed")
     import pyarrow.parquet as pq
 
-    from mlbench.submit.parquet import decode
+    from mlbench.foreign.parquet import decode
 
     rows, path = 40_000, desk.folder / "bomb.parquet"
     ids = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 30_000_000])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlbench.errors import UsageError
@@ -111,6 +112,25 @@ def test_frozen_keys_are_those_of_single_runs(write_grid: Callable[..., Path]) -
     for job in jobs:
         assert resolve(request_of(job.request)).key == job.key
         assert job.asked
+
+
+def test_side_inputs_go_to_the_methods_that_take_them(
+    write_grid: Callable[..., Path], photos: Path, tmp_path: Path
+) -> None:
+    from mlbench.datasets import load_dataset
+    from mlbench.runner.vl_scores import write_vl_scores
+
+    data = load_dataset(str(photos / "mine.toml"))
+    about = {"model": "none: zeros", "prompt": "none", "crop": "none", "values": "cosine"}
+    ids = [sample for split in data.splits.values() for sample in split.ids]
+    write_vl_scores(tmp_path / "scores.safetensors", np.zeros((len(ids), len(data.classes))), ids, data.classes, about)
+    path = write_grid(methods=["an", "vlpl"], seeds=[0], side={"vl_scores": "scores.safetensors"})
+    jobs = freeze(load_grid(path), "g")
+    requests = {job.request["method"]: request_of(job.request) for job in jobs}
+    assert (requests["an"].side, list(requests["vlpl"].side)) == ({}, ["vl_scores"])
+    assert [resolve(request_of(job.request)).key for job in jobs] == [job.key for job in jobs]
+    with pytest.raises(UsageError, match=r"unknown side input 'scores'.*Known: vl_scores"):
+        freeze(load_grid(write_grid(methods=["an"], seeds=[0], side={"scores": "x"})), "g")
 
 
 def test_runs_that_others_build_on_come_first_and_once(write_grid: Callable[..., Path]) -> None:

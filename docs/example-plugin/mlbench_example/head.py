@@ -26,6 +26,6 @@ class LogMeanExp(ClassificationHead):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of feature maps [B, D, h, w]."""
-        maps = self.layer(features).flatten(2)
+        maps = self.layer(features).flatten(2).float()
         pooled = torch.logsumexp(self.sharpness * maps, dim=2) - math.log(maps.shape[2])
         return pooled / self.sharpness

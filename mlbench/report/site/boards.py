@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.errors import UsageError
+from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.protocol import protocol_named
 from mlbench.report.tables import check_records, value_of
 from mlbench.report.ties import Runs, column_ties
@@ -117,6 +118,19 @@ class Row:
         return float(np.mean([math.nan if None in pair else sum(pair) for pair in counts]))
 
     @property
+    def chance(self) -> str:
+        """The chance of being the best, in words; a dash where nothing was tested."""
+        if math.isnan(self.best):
+            return "–"
+        return "below 1 %" if self.best < 0.01 else f"{100 * self.best:.0f} %"
+
+    @property
+    def mean_rank(self) -> str:
+        """The mean rank with its interval, in words; a dash where nothing was tested."""
+        mean, low, high = self.rank
+        return "–" if math.isnan(mean) else f"{mean:.1f} ({low:.0f} to {high:.0f})"
+
+    @property
     def grid(self) -> str:
         """The number of draws, and seeds x masks where each seed met each mask."""
         if not self.draws:
@@ -148,6 +162,10 @@ class Board:
     @property
     def runs(self) -> int:
         return sum(len(row.records) for row in self.rows)
+
+    def repeats(self, row: Row) -> bool:
+        """Whether only its settings tell `row` from another one."""
+        return [(other.method, other.compared) for other in self.rows].count((row.method, row.compared)) > 1
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:
@@ -232,6 +250,9 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         if len(drawn) < len(records):
             notes.append(f"sees no mask: {len(records)} runs count as one for each repetition")
     shown = list(drawn.values()) or records
+    # Random starts and ImageNet's weights are told apart by the backbone already.
+    given = pretraining_of(first)
+    pretraining = f", pretraining {given}" if given == PRETRAINING[-1] else ""
     numbers = {metric: _number([value_of(record, metric) for record in shown], list(drawn)) for metric in metrics}
     draws = {draw: value_of(record, metrics[0]) for draw, record in drawn.items()}
     undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
@@ -244,7 +265,7 @@ def _row(records: list[Record], metrics: Sequence[str]) -> Row:
         numbers,
         draws,
         f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
-        f"{supervision_of(first)}",
+        f"{supervision_of(first)}{pretraining}",
         ranked_with(first),
         notes=notes,
     )
@@ -295,7 +316,7 @@ def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
 def _published(printed: pd.DataFrame, protocol: str, dataset: str, metric: str) -> list[Mapping[str, Any]]:
     here = printed["dataset"].eq(PRINTED_AS.get(dataset, dataset)) & printed["protocol"].eq(protocol)
     rows = printed[here & printed["metric"].eq(metric) & printed["group"].isin(["all", "All"])]
-    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition", "paper"])
+    rows = rows.drop_duplicates(["method", "printed", "backbone", "definition"])
     return rows.sort_values("value", ascending=False, kind="stable").to_dict("records")  # type: ignore[return-value]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 from markupsafe import Markup, escape
 
 #: Size of a chart and room for its labels, in SVG units.
@@ -92,9 +92,17 @@ class _Frame:
         return _LEFT + (value - self.left) / ((self.right - self.left) or 1) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        ticks = self._ticks(self.low, self.high)
-        low, high = min(ticks[0], self.low), max(ticks[-1], self.high)
+        low, high = self._shown
         return _HEIGHT - _BOTTOM - (value - low) / ((high - low) or 1) * (_HEIGHT - _BOTTOM - _TOP)
+
+    @cached_property
+    def _levels(self) -> list[float]:
+        return _ticks(self.low, self.high)
+
+    @cached_property
+    def _shown(self) -> tuple[float, float]:
+        """The lowest and the highest value that have a place; every point of every line asks."""
+        return min(self._levels[0], self.low), max(self._levels[-1], self.high)
 
     def path(self, points: Sequence[tuple[float, float | None]]) -> str:
         steps, pen = [], "M"
@@ -110,11 +118,11 @@ class _Frame:
         """Grid lines, tick labels and the names of both axes."""
         parts = []
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-        for tick in self._ticks(self.low, self.high):
+        for tick in self._levels:
             y = f"{self.y(tick):.1f}"
             parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".32em" text-anchor="end">{tick:g}</text>')
-        for tick in self._ticks(self.left, self.right):
+        for tick in _ticks(self.left, self.right):
             if self.left <= tick <= self.right and tick.is_integer():  # epochs or percent
                 parts.append(f'<text x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
         parts.append(
@@ -126,10 +134,10 @@ class _Frame:
         )
         return Markup("".join(parts))
 
-    @staticmethod
-    def _ticks(low: float, high: float) -> list[float]:
-        """Round numbers around `low` to `high`, four to nine of them."""
-        span = (high - low) or 1.0
-        step = 10 ** math.floor(math.log10(span))
-        step = next(step * f for f in (0.1, 0.2, 0.25, 0.5, 1, 2) if span / (step * f) <= 6)
-        return [float(tick) for tick in np.arange(math.floor(low / step), math.ceil(high / step) + 1) * step]
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers around `low` to `high`, four to nine of them."""
+    span = (high - low) or 1.0
+    step = 10 ** math.floor(math.log10(span))
+    step = next(step * f for f in (0.1, 0.2, 0.25, 0.5, 1, 2) if span / (step * f) <= 6)
+    return [float(tick * step) for tick in range(math.floor(low / step), math.ceil(high / step) + 1)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from mlbench.report.method_card import LEVELS, MethodCard, method_card
 from mlbench.report.paper_tables import load_layouts, paper_tables
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.site.boards import Board, Record, Row, make_boards
+from mlbench.report.site.cells import entries, number, number_rows, percent, raw
 from mlbench.report.site.charts import Line, line_chart, scatter_chart
 from mlbench.report.site.evidence import evidence
 from mlbench.report.site.side_by_side import attention_sheets
@@ -204,11 +204,8 @@ def _part(board: Board, row: Row) -> dict[str, Any]:
     ours = _class_means(row.records)
     others = [r for r in board.rows if r.method == _BASELINE != row.method and r.ranked == row.ranked]
     theirs = _class_means(others[0].records) if others else {}
-    classes: list[dict[str, Any]] = [
-        {"name": name, "ours": ap, "theirs": theirs.get(name, math.nan), "difference": ap - theirs.get(name, math.nan)}
-        for name, ap in ours.items()
-    ]
-    points = [(c["theirs"], c["ours"]) for c in classes if not math.isnan(c["difference"])]
+    difference = {name: ap - theirs.get(name, math.nan) for name, ap in ours.items()}
+    points = [(theirs[name], ours[name]) for name, gap in difference.items() if not math.isnan(gap)]
     figures.append(scatter_chart("Average precision by class", points, f"{_BASELINE} (%)", "this method (%)"))
     last = {
         (record["key"], kind): {"run": record["key"][:8], "kind": kind, "epoch": epoch["epoch"], **found}
@@ -221,8 +218,7 @@ def _part(board: Board, row: Row) -> dict[str, Any]:
         "row": row,
         "figures": [figure for figure in figures if figure],
         "forensics": list(last.values()),
-        "classes": classes,
-        "baseline": bool(theirs),
+        "classes": (ours, *((theirs, difference) if theirs else ())) if ours else (),
     }
 
 
@@ -252,10 +248,8 @@ def _judged(records: Sequence[Record], number: str) -> list[Line]:
 def _class_means(records: Sequence[Record]) -> dict[str, float]:
     """Average precision by class, mean over runs; NaN where a run has none."""
     every = [record["per_class"].get("AP", {}) for record in records]
-    return {
-        name: float(np.mean([math.nan if (ap := classes.get(name)) is None else ap for classes in every]))
-        for name in every[0]
-    }
+    values = [[math.nan if (ap := classes.get(name)) is None else ap for classes in every] for name in every[0]]
+    return dict(zip(every[0], np.mean(values, axis=1).tolist() if values else [], strict=True))
 
 
 def _run_page(record: Record, here: AtHand, pictures: bool, weights: Path | None) -> str:
@@ -293,7 +287,7 @@ def _latex(board: Board) -> str:
     for row in board.rows:
         own = row.identity
         numbers = [row.numbers[metric] for metric in board.metrics]
-        texts = [_percent(n.mean) + (f" ± {_percent(n.sd)}" if not math.isnan(n.sd) else "") for n in numbers]
+        texts = [percent(n.mean) + (f" ± {percent(n.sd)}" if not math.isnan(n.sd) else "") for n in numbers]
         first = Part(texts[0], bold=_first_group(row.tie))
         stubs = [Part(text) for text in (row.method, row.origin, own["track"], own["backbone"]["name"])]
         body.append(tuple((part,) for part in (*stubs, first, *map(Part, texts[1:]), Part(row.grid))))
@@ -316,30 +310,6 @@ def _first_group(tie: str) -> bool:
     return tie.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "1"
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or jinja2.is_undefined(value) or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _raw(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def _number(value: float | None, digits: int = 1) -> Markup:
-    """A cell of a sortable number; a function, since pages have thousands of them."""
-    missing = value is None or jinja2.is_undefined(value) or math.isnan(value)
-    given = "" if missing else f"{value:.6g}"
-    return Markup(f'<td class="number" data-value="{given}">{_percent(value, digits)}</td>')
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, entry in value.items():
-        if isinstance(entry, Mapping) and entry:
-            yield from _flat(entry, f"{prefix}{key}.")
-        else:
-            text = entry if isinstance(entry, str) else "none" if entry in ([], {}, None) else json.dumps(entry)
-            yield f"{prefix}{key}", text
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlbench.report.site"),
@@ -352,12 +322,11 @@ def _environment() -> jinja2.Environment:
         name = "style" if kind == "css" else "script"
         environment.globals[name] = Markup(text)
         environment.globals[f"{name}_hash"] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    environment.globals["generator"] = _GENERATOR
+    environment.globals |= {"generator": _GENERATOR, "number_rows": number_rows, "entries": entries}
     environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "raw": _raw,
-        "flat": _flat,
+        "percent": percent,
+        "number": number,
+        "raw": raw,
         "choices": _choices,
         "latex": _latex,
         "first_group": _first_group,

@@ -32,7 +32,8 @@ function sort(button) {
 
 function filter(tools) {
   const table = document.getElementById(tools.dataset.table);
-  const words = tools.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+  table.classList.toggle("brief", !tools.querySelector("[type=checkbox]").checked);
+  const words = tools.querySelector("[type=search]").value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = Array.from(tools.querySelectorAll("select"), (select) => [select.name, select.value]);
   const rows = Array.from(table.tBodies).flatMap((body) => Array.from(body.rows));
   let shown = 0;
@@ -68,6 +69,7 @@ document.addEventListener("click", (event) => {
 });
 for (const tools of document.querySelectorAll(".tools[data-table]")) {
   tools.hidden = false;
+  document.getElementById(tools.dataset.table).classList.add("brief");
   for (const kind of ["input", "change"]) tools.addEventListener(kind, () => filter(tools));
 }
 for (const time of document.querySelectorAll("time")) {

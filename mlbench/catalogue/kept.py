@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlbench.catalogue.source import module_file
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.methods.contract import Method
+    from mlbench.catalogue.declared import Declared
 
 
-def kept_tables(method: type[Method]) -> dict[str, Any]:
+def kept_tables(method: type[Declared]) -> dict[str, Any]:
     """The settings of all methods of the module of `method`, by their names.
 
     They are read from its `settings_file`, and without one from ``<module>.toml`` where that is there. MlbenchError
@@ -25,7 +27,7 @@ def kept_tables(method: type[Method]) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MlbenchError(
             f"method '{method.name}': its settings_file '{method.settings_file}' is not installed beside module "
@@ -35,11 +37,14 @@ def kept_tables(method: type[Method]) -> dict[str, Any]:
         raise MlbenchError(f"method '{method.name}': {path.name}: not valid TOML: {error}") from None
 
 
-def settings_path(method: type[Method]) -> Traversable | None:
-    """Where the settings of `method` are kept; None where none are declared and none lie beside its module."""
+def settings_path(method: type[Declared]) -> Traversable | None:
+    """Where the settings of `method` are kept; None where none are declared and none lie beside its module.
+
+    Its module need not be imported.
+    """
     module = sys.modules.get(method.__module__)
     package = getattr(getattr(module, "__spec__", None), "parent", None) or getattr(module, "__package__", "")
-    own = getattr(module, "__file__", None)
+    own = getattr(module, "__file__", None) if module is not None else module_file(method.__module__)
     if not package and own is None:
         return None
     folder: Traversable = files(package) if package else Path(str(own)).parent
@@ -47,3 +52,9 @@ def settings_path(method: type[Method]) -> Traversable | None:
         return folder / method.settings_file
     beside = folder / f"{method.__module__.rpartition('.')[2]}.toml"
     return beside if beside.is_file() else None
+
+
+@cache
+def _parsed(text: str) -> dict[str, Any]:
+    """The tables of a file's text, to be read only: a module's methods ask again and again."""
+    return tomllib.loads(text)

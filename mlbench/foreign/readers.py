@@ -1,7 +1,7 @@
 """Readers of submitted scores. Each knows beforehand which ids and classes there can be, and stops at the first fault.
 
 No format here can hold code: safetensors is a JSON header and raw numbers, CSV is text, and Parquet is decoded in a
-process of its own with limited memory (`mlbench.submit.parquet`).
+process of its own with limited memory (`mlbench.foreign.parquet`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlbench.errors import DataError, UsageError, nearest
-from mlbench.submit.files import parse_json, read_file, short
+from mlbench.foreign.files import parse_json, read_file, short
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 #: Longest text of one number: all digits of a float64 and room for a sign and an exponent.
@@ -34,25 +35,32 @@ class Submitted:
 
 
 def read_submission(path: Path, ids: Sequence[str], classes: Sequence[str]) -> tuple[Submitted, bytes]:
+    """`read_scores` of predictions."""
+    return read_scores(path, ids, classes, (".safetensors", ".csv", ".parquet"), "predictions", "test samples")
+
+
+def read_scores(
+    path: Path, ids: Sequence[str], classes: Sequence[str], endings: Sequence[str], what: str, samples: str
+) -> tuple[Submitted, bytes]:
     """Read the scores at `path`, which should be of `ids` and `classes`. Returns them and the bytes of the file.
+
+    `endings` are those of the formats allowed; `what` the file holds, and whose `samples`, is said in errors.
 
     Raises
     ------
     UsageError
-        For another ending than ``.safetensors``, ``.parquet`` or ``.csv``.
+        For another ending.
     DataError
         Naming the file and what is wrong with it.
     """
     readers: dict[str, Callable[..., Submitted]] = {
         ".safetensors": _read_safetensors,
-        ".csv": _read_csv,
+        ".csv": partial(_read_csv, samples=samples),
         ".parquet": _read_parquet,
     }
-    if path.suffix not in readers:
-        known = ", ".join(readers)
-        raise UsageError(
-            f"{path}: predictions end in {known}, not {short(path.suffix)}.{nearest(path.suffix, readers)}"
-        )
+    if path.suffix not in endings:
+        known = ", ".join(endings)
+        raise UsageError(f"{path}: {what} end in {known}, not {short(path.suffix)}.{nearest(path.suffix, endings)}")
     data = read_file(path, largest_file(ids, classes), path.suffix)
     try:
         return readers[path.suffix](data, ids, classes), data
@@ -122,7 +130,7 @@ def _json(raw: bytes, what: str) -> Any:
 # CSV
 
 
-def _read_csv(data: bytes, ids: Sequence[str], classes: Sequence[str]) -> Submitted:
+def _read_csv(data: bytes, ids: Sequence[str], classes: Sequence[str], samples: str) -> Submitted:
     """First row: ``id`` and the classes; then a row a sample. Lines end in LF or CRLF."""
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise DataError("begins with a byte order mark: save it as plain UTF-8")
@@ -144,7 +152,7 @@ def _read_csv(data: bytes, ids: Sequence[str], classes: Sequence[str]) -> Submit
     scores = np.empty((len(ids), width), dtype=np.float64)
     for line, row in rows:
         if len(found) == len(ids):
-            raise DataError(f"line {line}: more rows than the {len(ids)} test samples")
+            raise DataError(f"line {line}: more rows than the {len(ids)} {samples}")
         if len(row) != len(header):
             raise DataError(f"line {line}: {len(row)} fields, the header has {len(header)}")
         for column, value in enumerate(row[1:]):
@@ -183,7 +191,7 @@ def _rows(text: str, longest: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_parquet(data: bytes, ids: Sequence[str], classes: Sequence[str]) -> Submitted:
-    from mlbench.submit.parquet import decode
+    from mlbench.foreign.parquet import decode
 
     named, scores = decode(data, len(ids), len(classes))
     return Submitted(named["ids"], named["classes"], scores)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlbench.errors import DataError, MlbenchError
-from mlbench.submit.files import short
+from mlbench.foreign.files import short
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -47,7 +47,7 @@ def decode(data: bytes, rows: int, classes: int) -> tuple[dict[str, tuple[str, .
 
     if importlib.util.find_spec("pyarrow") is None:
         raise MlbenchError("reading .parquet needs pyarrow: pip install 'mlbench-multilabel[parquet]'")
-    command = [sys.executable, "-m", "mlbench.submit.parquet", str(rows), str(classes)]
+    command = [sys.executable, "-m", "mlbench.foreign.parquet", str(rows), str(classes)]
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, input=data, env=environment, capture_output=True, timeout=SECONDS, check=False)

@@ -1,0 +1,21 @@
+"""Reproduction cards: claims written down before their runs, and what the runs say about them."""
+
+from mlbench.report.cards.claims import Card, Claim, Setting, load_card
+from mlbench.report.cards.judge import Outcome, judge, runs_of, verdict_of
+from mlbench.report.cards.printed import published_gains
+from mlbench.report.cards.text import cards_text, order_agreement, reproduction_cards
+
+__all__ = [
+    "Card",
+    "Claim",
+    "Outcome",
+    "Setting",
+    "cards_text",
+    "judge",
+    "load_card",
+    "order_agreement",
+    "published_gains",
+    "reproduction_cards",
+    "runs_of",
+    "verdict_of",
+]
