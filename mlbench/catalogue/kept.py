@@ -31,7 +31,7 @@ def kept_tables(method: type[Declared]) -> dict[str, Any]:
     except FileNotFoundError:
         raise MlbenchError(
             f"method '{method.name}': its settings_file '{method.settings_file}' is not installed beside module "
-            f"{method.__module__}: make it package data of the package that holds the method"
+            f"{_declaring(method).__module__}: make it package data of the package that holds the method"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MlbenchError(f"method '{method.name}': {path.name}: not valid TOML: {error}") from None
@@ -42,15 +42,16 @@ def settings_path(method: type[Declared]) -> Traversable | None:
 
     Its module need not be imported.
     """
-    module = sys.modules.get(method.__module__)
+    name = _declaring(method).__module__
+    module = sys.modules.get(name)
     package = getattr(getattr(module, "__spec__", None), "parent", None) or getattr(module, "__package__", "")
-    own = getattr(module, "__file__", None) if module is not None else module_file(method.__module__)
+    own = getattr(module, "__file__", None) if module is not None else module_file(name)
     if not package and own is None:
         return None
     folder: Traversable = files(package) if package else Path(str(own)).parent
     if method.settings_file:
         return folder / method.settings_file
-    beside = folder / f"{method.__module__.rpartition('.')[2]}.toml"
+    beside = folder / f"{name.rpartition('.')[2]}.toml"
     return beside if beside.is_file() else None
 
 
@@ -58,3 +59,8 @@ def settings_path(method: type[Declared]) -> Traversable | None:
 def _parsed(text: str) -> dict[str, Any]:
     """The tables of a file's text, to be read only: a module's methods ask again and again."""
     return tomllib.loads(text)
+
+
+def _declaring(method: type[Declared]) -> type:
+    """The class that declares the `settings_file` of `method`, a base of it perhaps; without one, itself."""
+    return next((cls for cls in method.__mro__ if vars(cls).get("settings_file")), method)

@@ -167,7 +167,7 @@ class _Reader:
             case ast.Subscript(value=owner, slice=index):
                 return _plain(self.value(owner))[_plain(self.value(index))]
             case ast.Call(func=func, args=given, keywords=named):
-                return self._call(func, self._items(given), {k.arg: self.value(k.value) for k in named})
+                return self._call(func, self._items(given), named)
         return self._computed(node)
 
     def _computed(self, node: ast.expr) -> Any:
@@ -215,10 +215,12 @@ class _Reader:
                 break
         return found
 
-    def _call(self, func: ast.expr, given: list[Any], asked: Mapping[str | None, Any]) -> Any:
-        named = {name: value for name, value in asked.items() if name is not None}
-        if len(named) < len(asked):
-            raise Unread(f"** in {ast.unparse(func)}()")
+    def _call(self, func: ast.expr, given: list[Any], keywords: list[ast.keyword]) -> Any:
+        named: dict[str, Any] = {}
+        for keyword in keywords:
+            if keyword.arg is None:
+                raise Unread(f"** in {ast.unparse(func)}()")
+            named[keyword.arg] = self.value(keyword.value)
         if isinstance(func, ast.Attribute):
             owner = self.value(func.value)
             if type(owner) in (str, dict, tuple):

@@ -18,6 +18,7 @@ from mlbench.errors import MlbenchError, UsageError, unknown
 from mlbench.evaluation.selection import RULES
 from mlbench.locks import Busy, locked
 from mlbench.methods import Method
+from mlbench.models.head_choice import HEADS, LINEAR
 from mlbench.progress import Reporter
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, Run, resolve
@@ -71,8 +72,12 @@ class Found:
         return "\n".join([*lines, f'source = "{tried}: validation {self.metric} {best.score:.2f}"'])
 
 
-def search_space(method: type[Method], changed: Mapping[str, tuple] | None = None) -> dict[str, tuple]:
+def search_space(
+    method: type[Method], changed: Mapping[str, tuple] | None = None, head: str = LINEAR
+) -> dict[str, tuple]:
     """What is searched for `method`: its learning rate, and every hyperparameter that declares a `search`.
+
+    So of those of `head`, as ``head.KEY``.
 
     Parameters
     ----------
@@ -84,7 +89,7 @@ def search_space(method: type[Method], changed: Mapping[str, tuple] | None = Non
     UsageError
         If there is nothing to search, or a space is not ("log" | "linear", low, high) or ("choice", a, b, ...).
     """
-    declared = method.declared()
+    declared = method.declared() | {f"head.{key}": hyper for key, hyper in HEADS[head].hyperparameters.items()}
     space = {"train.lr": LEARNING_RATE} | {name: hyper.search for name, hyper in declared.items() if hyper.search}
     space |= {name: what for name, what in (changed or {}).items() if name in declared or name.startswith("train.")}
     space = {name: what for name, what in space.items() if what}
@@ -186,7 +191,7 @@ def _space_for(one: Run, changed: Mapping[str, tuple]) -> dict[str, tuple]:
             f"protocol '{one.protocol.name}' selects by '{one.selection}', without validation data to search on"
         )
     space = {}
-    for name, (kind, *values) in search_space(one.method, changed).items():
+    for name, (kind, *values) in search_space(one.method, changed, one.head.name).items():
         default = _default(one, name)
         if kind == "choice":
             space[name] = (kind, *values, *([] if default in values else [default]))
@@ -200,7 +205,7 @@ def _space_for(one: Run, changed: Mapping[str, tuple]) -> dict[str, tuple]:
 def _default(one: Run, name: str) -> Any:
     """What a plain run takes for `name`."""
     if not name.startswith("train."):
-        return one.hyper[name]
+        return {**one.hyper, **{f"head.{key}": value for key, value in one.head.hyper.items()}}[name]
     settings = to_plain(one.train)
     if name.removeprefix("train.") not in settings:
         raise unknown("training setting", name, [f"train.{key}" for key in settings], "--space")

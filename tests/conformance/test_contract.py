@@ -637,6 +637,13 @@ def test_declared_settings_that_are_not_installed_are_an_error(plugin: Path, mon
         method.settings_for("tiny", "full")
 
 
+def test_a_class_elsewhere_inherits_the_settings_file_with_its_place() -> None:
+    class Heir(load_method("try_lsep")):
+        """In another module than what it is of."""
+
+    assert Heir.settings_for("elsewhere", "head") == {"train.lr": 0.5}
+
+
 def test_settings_that_are_kept_and_not_declared_do_not_conform(monkeypatch: pytest.MonkeyPatch) -> None:
     method = load_method("try_lsep")
     _declarations(method)

@@ -164,7 +164,7 @@ def send(desk: Desk, mlbench: Callable[..., Any]) -> Send:
     """Return a function that calls ``mlbench submit`` as a person does: (exit code, stdout, stderr)."""
 
     def send(predictions: Path, card: Path | None = None, *more: object, **options: object) -> tuple[int, str, str]:
-        given = {"protocol": "single_positive", "dataset": desk.described, "output": desk.store, **options}
+        given = {"protocol": "single_positive", "dataset": desk.described, "store": desk.store, **options}
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
         return mlbench("submit", predictions, "--card", card or desk.write_card(), *words, *more)
 

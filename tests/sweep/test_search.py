@@ -43,6 +43,8 @@ def scored(score: Callable[[Request], float], calls: list[Request]) -> Callable[
 def test_the_space_is_what_the_method_declares() -> None:
     space = search_space(load_method("llr"))
     assert space == {"train.lr": ("log", 1e-5, 1e-2), "delta": ("log", 0.02, 2.0)}
+    assert space.keys() | {"head.residual"} == search_space(load_method("llr"), head="csra").keys()
+    assert search_space(load_method("llr"), {"head.residual": ("choice", 0.1)}) == space  # no such head, no such name
     changed = search_space(load_method("llr"), {"train.lr": (), "delta": ("choice", 0.1, 0.2), "gamma": ("log", 1, 2)})
     assert changed == {"delta": ("choice", 0.1, 0.2)}
 
