@@ -56,6 +56,10 @@ class Task(Protocol):
     def label_count(self) -> float:
         """Mean number of true positives of a training image: for methods that declare supervision "label_count"."""
 
+    @property
+    def class_counts(self) -> np.ndarray:
+        """int64 [C], true positives of each class in training: for methods that declare supervision "label_count"."""
+
     def used(self, name: str) -> Used:
         """How the run whose weights are in ``artefacts[name]`` was made."""
 

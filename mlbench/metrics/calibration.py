@@ -9,14 +9,17 @@ images.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
 from mlbench.errors import UsageError, unknown
 from mlbench.metrics.checks import bool_matrix, known_matrix, release
-from mlbench.metrics.scores import Scores, require_scores
+from mlbench.metrics.registered import Metric
+from mlbench.metrics.scores import Probabilities, Scores, require_scores
 
 BINS = 15
 BINNINGS = ("width", "size")
@@ -151,11 +154,17 @@ def _measured(columns: Iterator[Column], bins: int) -> tuple[ClassValues, np.nda
 def _columns(scores: Scores, targets: np.ndarray, known: np.ndarray | None) -> Iterator[Column]:
     """Probabilities and presence of each class's known entries, by ascending probability."""
     scores = require_scores(scores)
+    if scores.kind == "rank":
+        raise UsageError(
+            "scores of kind 'rank' have no probability, so that nothing can be said of its calibration: "
+            "expected 'logit' or 'probability'"
+        )
     rows, classes = scores.shape
     targets, known = bool_matrix("targets", targets, (rows, classes)), known_matrix(known, (rows, classes))
     for c in range(classes):
         kept = slice(None) if known is None else known[:, c]
-        yield _ordered(scores.probabilities(slice(None), c)[kept], targets[kept, c])
+        values = scores.values[kept, c].astype(np.float64)
+        yield _ordered(expit(values) if scores.kind == "logit" else values, targets[kept, c])
     release(scores.values)
 
 
@@ -188,3 +197,27 @@ def _error(values: np.ndarray, present: np.ndarray, bins: int, binning: str) -> 
 def _mean(values: np.ndarray) -> float:
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if len(kept) else math.nan
+
+
+def _metric(measure: Callable[..., ClassValues], over: Literal["micro", "macro"], summary: str) -> Metric:
+    def function(probabilities: np.ndarray, labels: np.ndarray, known: np.ndarray) -> float:
+        value: float = getattr(measure(Probabilities(probabilities), labels, known), over)
+        return value
+
+    return Metric(function, summary, takes="probabilities", better="lower")
+
+
+ECE_O = _metric(
+    expected_calibration_error,
+    "micro",
+    f"calibration error of all entries together, {BINS} bins of equal width (Guo et al., ICML 2017)",
+)
+ECE_C = _metric(expected_calibration_error, "macro", "mean over classes of their calibration errors, the same bins")
+ACE_O = _metric(
+    adaptive_calibration_error,
+    "micro",
+    f"adaptive calibration error of all entries together, {BINS} bins of equal size (Nixon et al., 2019)",
+)
+ACE_C = _metric(adaptive_calibration_error, "macro", "mean over classes of their adaptive calibration errors")
+BRIER_O = _metric(brier_score, "micro", "mean squared distance of probability and label over all entries")
+BRIER_C = _metric(brier_score, "macro", "mean over classes of their Brier scores (scikit-learn)")

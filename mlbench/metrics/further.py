@@ -7,13 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mlbench.metrics.calibration import (
-    BINS,
-    ClassValues,
-    adaptive_calibration_error,
-    brier_score,
-    expected_calibration_error,
-)
 from mlbench.metrics.label_metrics import accuracy
 from mlbench.metrics.ranking import (
     coverage_error,
@@ -24,7 +17,7 @@ from mlbench.metrics.ranking import (
     roc_auc,
 )
 from mlbench.metrics.registered import Metric
-from mlbench.metrics.scores import Probabilities, Ranks
+from mlbench.metrics.scores import Ranks
 
 Function = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
@@ -93,33 +86,3 @@ AUC_MACRO = Metric(
 AUC_MICRO = Metric(
     _ordered(lambda *given: roc_auc(*given).micro), "area under the ROC curve of all entries together (scikit-learn)"
 )
-
-
-def _calibration(measure: Callable[..., ClassValues], over: str, summary: str) -> Metric:
-    """A measure of probabilities, `over` all entries ("micro") or the mean of the classes' ("macro")."""
-    return Metric(
-        lambda values, labels, known: getattr(measure(Probabilities(values), labels, known), over),
-        summary,
-        takes="probabilities",
-        better="lower",
-    )
-
-
-ECE_O = _calibration(
-    expected_calibration_error,
-    "micro",
-    f"calibration error of all entries together, {BINS} bins of equal width (Guo et al. 2017)",
-)
-ECE_C = _calibration(
-    expected_calibration_error, "macro", "mean over classes of their calibration errors, the same bins"
-)
-ACE_O = _calibration(
-    adaptive_calibration_error,
-    "micro",
-    f"adaptive calibration error of all entries together, {BINS} bins of equal size (Nixon et al. 2019)",
-)
-ACE_C = _calibration(adaptive_calibration_error, "macro", "mean over classes of their adaptive calibration errors")
-BRIER_O = _calibration(
-    brier_score, "micro", "mean squared distance of probability and label, all entries (scikit-learn)"
-)
-BRIER_C = _calibration(brier_score, "macro", "mean over classes of their Brier scores")

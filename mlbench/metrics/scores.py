@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,14 +57,6 @@ class Scores(ABC):
         """Entries whose probability is `probability` or greater, which `above` leaves out where equal; bool [N, C]."""
         return self.values >= self.values.dtype.type(self._limit(probability))
 
-    def probabilities(self, rows: Any = slice(None), classes: Any = slice(None)) -> np.ndarray:
-        """Probabilities, float64, of the entries ``values[rows, classes]``; UsageError for Ranks."""
-        return self._probability(self.values[rows, classes].astype(np.float64))
-
-    @abstractmethod
-    def _probability(self, values: np.ndarray) -> np.ndarray:
-        """What `values`, float64, are on the scale of probabilities."""
-
     @abstractmethod
     def _limit(self, probability: float) -> float:
         """What `probability` is on the scale of `values`."""
@@ -75,9 +67,6 @@ class Logits(Scores):
     """Log-odds: the probability of an entry is sigmoid(value)."""
 
     kind: ClassVar[str] = "logit"
-
-    def _probability(self, values: np.ndarray) -> np.ndarray:
-        return np.exp(-np.logaddexp(0.0, -values))
 
     def _limit(self, probability: float) -> float:
         """log(p / (1 - p)); for p = 0.5 this is 0, exactly."""
@@ -95,9 +84,6 @@ class Probabilities(Scores):
         super().__post_init__()
         _refuse(self.kind, self.values, lambda values: (values < 0) | (values > 1), "outside [0, 1]")
 
-    def _probability(self, values: np.ndarray) -> np.ndarray:
-        return values
-
     def _limit(self, probability: float) -> float:
         return _open_unit(probability)
 
@@ -107,13 +93,6 @@ class Ranks(Scores):
     """Scores that only order the entries (distances, decoding orders): higher is better, no threshold is defined."""
 
     kind: ClassVar[str] = "rank"
-
-    def _probability(self, values: np.ndarray) -> np.ndarray:
-        """Always raises UsageError: such scores have no probability."""
-        raise UsageError(
-            "scores of kind 'rank' have no probability, so that nothing can be said of its calibration: "
-            "expected 'logit' or 'probability'"
-        )
 
     def _limit(self, probability: float) -> float:
         """Always raises UsageError: such scores have no probability."""

@@ -19,7 +19,7 @@ from mlbench.errors import MlbenchError, UsageError
 from mlbench.registry import load_method
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import resolve
-from mlbench.runner.task import Task
+from mlbench.runner.task import RunTask
 from mlbench.runner.world import World
 
 IMAGES = 50
@@ -112,7 +112,7 @@ def test_impossible_settings_are_refused(wrong):
 def test_the_method_counts_observed_positives_and_only_its_sibling_the_true_ones(name, tmp_path):
     run = resolve(make_request(load_method(name), "full", tmp_path, tiny_dataset()))
     world = World("cpu")
-    method = run.method(Task(run, world, Feed(run, world.device)))
+    method = run.method(RunTask(run, world, Feed(run, world.device)))
     part = run.parts["train"]
     seen = part.observed if name == "db" else part.labels
     assert method.counts.tolist() == count_states(seen, State.POSITIVE).tolist()
