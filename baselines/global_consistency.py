@@ -70,8 +70,8 @@ class PseudoLabelConsistency(Method):
     Faithful: both views through the network as one batch, assumed negatives on the plain view, hard targets with
     threshold 0.6, one mean over the entries used, strong view of Cutout, RandAugment and colour jitter. Substituted:
     the run's backbone and head (there Query2Label over ResNet-50 with frozen statistics; --head q2l comes closest);
-    torchvision's RandAugment, on the image at its final size. The published recipe (AdamW, one cycle, EMA 0.9997) is
-    asked for by train.KEY.
+    torchvision's RandAugment, on the image at its final size; images are normalised, there they are not. The published
+    recipe (AdamW, one cycle, EMA 0.9997) is asked for by train.KEY.
 
     Cost: one forward at inference; a training step has two views in one forward.
 
