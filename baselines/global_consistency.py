@@ -28,8 +28,8 @@ STRONG = Augmentation(cutout=0.5, randaugment=2, magnitude=9, jitter=(0.4, 0.4, 
 def plc_targets(logits: Tensor, observed: Tensor, *, threshold: float = 0.6) -> tuple[Tensor, Tensor]:
     """Hard targets bool [B, C] from the plain view, and the entries used, bool [B, C]. No gradient.
 
-    Target 1 where the probability is at least `threshold`, or the label is observed positive; 0 where it is below
-    ``1 - threshold``. Entries in between, and unspecified ones, are not used.
+    An observed label is its own target. That of an unknown one is 1 where the probability is at least `threshold`, 0
+    where it is below ``1 - threshold``; in between, and where unspecified, the entry is not used.
 
     Parameters
     ----------
@@ -39,9 +39,10 @@ def plc_targets(logits: Tensor, observed: Tensor, *, threshold: float = 0.6) -> 
     if not 0.5 <= threshold <= 1:
         raise UsageError(f"plc: threshold = {threshold!r}: expected a probability from 0.5 to 1")
     probability = torch.sigmoid(logits.detach())
-    positive = (probability >= threshold) | (observed == State.POSITIVE)
-    negative = (probability < 1 - threshold) & ~positive
-    return positive, (positive | negative) & (observed != State.UNSPECIFIED)
+    open_ = observed == State.UNKNOWN
+    positive = (observed == State.POSITIVE) | (open_ & (probability >= threshold))
+    negative = (observed == State.NEGATIVE) | (open_ & (probability < 1 - threshold))
+    return positive, positive | negative
 
 
 def plc(logits: Tensor, observed: Tensor, *, strong: Tensor, threshold: float = 0.6, eps: float = 0.0) -> Tensor:
@@ -54,7 +55,8 @@ def plc(logits: Tensor, observed: Tensor, *, strong: Tensor, threshold: float = 
     logits : float [B, C] of the plain view, which is taught nothing. observed : int8 [B, C] of `State` codes.
     strong : float [B, C] of the strong view. threshold : see `plc_targets`. eps : see `bce_entries`.
 
-    Source: Xie et al., NeurIPS 2022 (LAC); released code, first_stage.py, read for facts.
+    Source: Xie et al., NeurIPS 2022 (LAC); released code, first_stage.py, read for facts. Negatives and unknown labels
+    have one code there; here an observed negative is never a positive.
     """
     check_inputs(strong, observed)
     targets, used = plc_targets(logits, observed, threshold=threshold)
@@ -68,8 +70,8 @@ class PseudoLabelConsistency(Method):
     Faithful: both views through the network as one batch, assumed negatives on the plain view, hard targets with
     threshold 0.6, one mean over the entries used, strong view of Cutout, RandAugment and colour jitter. Substituted:
     the run's backbone and head (there Query2Label over ResNet-50 with frozen statistics; --head q2l comes closest);
-    torchvision's RandAugment, on the image at its final size. The published recipe (AdamW, one cycle, EMA 0.9997) is
-    asked for by train.KEY.
+    torchvision's RandAugment, on the image at its final size; images are normalised, there they are not. The published
+    recipe (AdamW, one cycle, EMA 0.9997) is asked for by train.KEY.
 
     Cost: one forward at inference; a training step has two views in one forward.
 

@@ -53,6 +53,7 @@ def gpr(
     clip: tuple[float, float] = (0.7, 0.5),
     share: float = 0.9,
     penalty: float = 0.001,
+    count_negatives: bool = True,
     eps: float = 0.0,
     reduction: str = "mean",
     **guess: Any,
@@ -69,7 +70,7 @@ def gpr(
     pseudo, negative : bool [B, C]; only unknown labels are looked up in them, in `pseudo` first.
     epoch, epochs : see `gr_schedule`. expected : mean number of positives of an image, at least 0.
     clip : (l1, l2) from 0 to 1, l1 at least l2. share : from 0 to 1. penalty : a finite weight, at least 0.
-    eps : see `bce_entries`, of observed and pseudo-labels (1e-7 in the released code).
+    count_negatives : see `gr`. eps : see `bce_entries`, of observed and pseudo-labels (1e-7 in the released code).
     reduction : "mean" over B*C, "sum" or "none". guess : `w`, `b`, `mu`, `sigma`, `linear_init`, `q2`, `q3` as in `gr`.
 
     Raises
@@ -88,7 +89,7 @@ def gpr(
         raise UsageError(f"gpr: penalty = {penalty!r}: expected a number from 0")
     powers = {name: guess.pop(name) for name in ("q2", "q3") if name in guess}
     parameters = gr_schedule(epoch, epochs, **guess)
-    entries = gr_entries(logits, observed, parameters, **powers, eps=eps)
+    entries = gr_entries(logits, observed, parameters, **powers, count_negatives=count_negatives, eps=eps)
     unknown, weight = observed == State.UNKNOWN, gr_weight(logits, parameters)
     if negative is not None:
         check_pseudo("gpr", negative, logits)

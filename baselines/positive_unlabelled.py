@@ -44,7 +44,7 @@ def pu_mlc_loss(
     UsageError : a value outside the ranges above.
 
     Source: Yuan et al., ICME 2024; released code (TAKELAMAG/PU-MLC @5c54d37, vpu_loss.py). There a class whose logits
-    are all the same, as in a batch of one, is divided by 0; here its s is 1.
+    are all the same, as in a batch of one, is divided by 0; here its s is 1, also where they differ by rounding alone.
     """
     check_inputs(logits, observed)
     if not 0 < alpha < math.inf:
@@ -70,14 +70,16 @@ def pu_mlc_loss(
 def _scale(logits: Tensor, counted: Tensor, alpha: float) -> Tensor:
     """``min(alpha * deviation, 1)`` of each class over the counted entries of the batch, [C]; 1 where they are equal.
 
-    Deviations are taken from one of the entries, so that those of equal logits are 0 exactly.
+    Equal up to rounding: what is left of it would be blown up to a loss of any size. Deviations are taken from one of
+    the entries, so that their own rounding is in proportion to them and not to the logits.
     """
     first = logits.gather(0, counted.to(torch.uint8).argmax(dim=0, keepdim=True))
     moved = (logits - first).masked_fill(~counted, 0.0)
     number = counted.sum(dim=0).clamp(min=1)
     centred = (moved - moved.sum(dim=0) / number).masked_fill(~counted, 0.0)
-    scale = alpha * torch.sqrt((centred**2).sum(dim=0) / number)
-    return scale.clamp(max=1.0).masked_fill(scale == 0, 1.0)
+    deviation = torch.sqrt((centred**2).sum(dim=0) / number)
+    rounding = 4 * torch.finfo(logits.dtype).eps * first[0].abs()
+    return (alpha * deviation).clamp(max=1.0).masked_fill(deviation <= rounding, 1.0)
 
 
 class PositiveUnlabelled(Method):

@@ -140,3 +140,10 @@ def test_a_run_says_what_it_was_given(train):
     assert record["supervision"]["extra"] == ["vl_scores", "label_count"]
     assert record["supervision"]["pretraining"] == "vision_language"
     assert record["epochs"][0]["forensics"]["corrected"]["entries"] > 0
+
+
+def test_observed_negatives_can_be_left_out_of_the_sum_as_in_gr():
+    x, observed = torch.tensor([[0.3, -1.0]], dtype=torch.float64), torch.tensor([[NEGATIVE, POSITIVE]])
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    found = gpr(x, observed, pseudo=nothing, **LATE, penalty=0.0, count_negatives=False)
+    assert found.item() == pytest.approx(math.log1p(math.e) / 2)

@@ -76,6 +76,21 @@ def test_equal_logits_have_temperature_1(rows):
     np.testing.assert_allclose(slope.numpy(), np.tile(wanted, (rows, 1)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [-3.0, 0.1, 20.0])
+def test_logits_that_differ_by_rounding_alone_have_temperature_1_too(level, dtype):
+    """Two copies of an image: one bit apart, the loss of a positive at -3 would be 10 million."""
+    x = torch.full((2, 1), level, dtype=dtype)
+    x[1] = torch.nextafter(x[0], torch.zeros(1, dtype=dtype))
+    y = torch.tensor([[POSITIVE], [UNKNOWN]])
+    equal = x[:1].expand(2, 1)
+    torch.testing.assert_close(pu_mlc_loss(x, y), pu_mlc_loss(equal, y))
+    apart = torch.stack([x[0], x[0] + 0.1 * abs(level)])
+    p = torch.sigmoid(apart.double() / apart.double().std(dim=0, unbiased=False))
+    wanted = p.mean() ** 0.55 * p.mean().log() - p[0, 0].log()
+    torch.testing.assert_close(pu_mlc_loss(apart.double(), y), wanted)
+
+
 @pytest.mark.parametrize("state", [NEGATIVE, UNKNOWN, POSITIVE, UNSPECIFIED])
 def test_classes_of_one_kind_give_numbers(state):
     logits, observed = uniform(state)

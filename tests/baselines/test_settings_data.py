@@ -44,6 +44,32 @@ def test_every_table_belongs_to_a_method_of_its_file_resolves_and_names_its_sour
             settings(method, dataset, track, protocol)
 
 
+@pytest.mark.parametrize(("file", "method", "dataset"), ROWS)
+def test_a_recipe_for_the_whole_network_is_not_that_of_a_head_on_kept_features(file, method, dataset):
+    """A rate made for a backbone leaves a new head untrained: such keys belong to one track or the other."""
+    recipe = {f"train.{key}" for key in ("epochs", "batch_size", "lr", "lr_multipliers", "image_size")}
+    if set(load_method(method).tracks) >= {"head", "full"}:
+        assert not recipe & TABLES[file][method][dataset].keys()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "batch_size"),
+    [("voc2012", 8, 8), ("coco2014", 8, 16), ("nuswide-spml", 10, 16), ("cub", 10, 8)],
+)
+def test_gr_and_gpr_have_the_recipe_of_their_configurations_on_the_full_track_alone(dataset, epochs, batch_size):
+    for method in ("gr", "gpr"):
+        hyper, train = settings(method, dataset)
+        assert (train.epochs, train.batch_size, train.lr, train.lr_multipliers) == (
+            epochs,
+            batch_size,
+            1e-5,
+            {"head": 10},
+        )
+        head_hyper, head_train = settings(method, dataset, "head")
+        assert head_hyper == hyper
+        assert head_train == settings("an", dataset, "head")[1]
+
+
 @pytest.mark.parametrize(
     ("method", "dataset", "track", "published"),
     [

@@ -141,13 +141,13 @@ def test_ignore_with_the_published_guard_inside_the_logarithm() -> None:
 
 
 def test_plc_trusts_what_is_sure_and_what_was_observed() -> None:
-    probabilities = torch.tensor([[0.6, 0.61, 0.59, 0.4, 0.41, 0.39, 0.01, 0.01, 0.99]], dtype=torch.float64)
+    probabilities = torch.tensor([[0.6, 0.61, 0.59, 0.4, 0.41, 0.39, 0.01, 0.99, 0.5, 0.99]], dtype=torch.float64)
     logits = probabilities.logit()
     logits[0, 0] += 1e-9  # rounding of the inverse
-    observed = labels([U, U, U, U, U, U, P, N, X])
+    observed = labels([U, U, U, U, U, U, P, N, N, X])
     targets, used = plc_targets(logits, observed, threshold=0.6)
-    assert targets.tolist() == [[True, True, False, False, False, False, True, False, True]]
-    assert used.tolist() == [[True, True, False, False, False, True, True, True, False]]
+    assert targets.tolist() == [[True, True, False, False, False, False, True, False, False, False]]
+    assert used.tolist() == [[True, True, False, False, False, True, True, True, True, False]]
 
 
 def test_plc_is_the_mean_over_the_entries_used_and_teaches_the_strong_view_alone() -> None:
@@ -155,7 +155,7 @@ def test_plc_is_the_mean_over_the_entries_used_and_teaches_the_strong_view_alone
     observed = labels([P, U, U, U], [U, N, U, X], [U, U, P, U])
     total, count = 0.0, 0
     for i, c in itertools.product(range(3), range(4)):
-        q = 1.0 if observed[i, c] == P else weak[i, c].sigmoid().item()
+        q = {P: 1.0, N: 0.0}.get(int(observed[i, c]), weak[i, c].sigmoid().item())
         if observed[i, c] != X and (q >= 0.7 or q < 1 - 0.7):
             total, count = total + entropy(strong[i, c].item(), float(q >= 0.7)), count + 1
     loss = plc(weak, observed, strong=strong, threshold=0.7)
