@@ -1,4 +1,4 @@
-"""MATLAB files of boxes, read in a process of their own: spoilt bytes can crash SciPy, and with it whoever called it."""
+"""MATLAB files of boxes, read in a process of their own: spoilt bytes can crash SciPy, and whoever called it."""
 
 from __future__ import annotations
 
