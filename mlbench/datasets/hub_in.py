@@ -137,7 +137,7 @@ def _shards(folder: Path, image: str, labels: str) -> Iterator[_Table]:
             with parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
                 features = json.loads(metadata.get(b"huggingface", b"{}"))
-        except (ArrowException, OSError, ValueError) as error:
+        except (ArrowException, OSError, ValueError, RecursionError) as error:
             raise _broken(path, error) from None
         for column in (image, labels):
             if column not in columns:
