@@ -36,11 +36,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def unknown(kind: str, name: str, choices: Iterable[str], where: str = "") -> UsageError:
     """Build the error for a name that is not one of `choices`.
 
-    `kind` says what was named ("method", "key"), `where` the file or option it stood in.
+    `kind` says what was named ("method", "key"), `where` the file or option it stood in. Choices that hold a comma are
+    shown in double quotes, as options take them.
     """
     known = sorted(str(c) for c in choices)
     place = f"{where}: " if where else ""
-    listed = ", ".join(known) if len(known) <= 40 else ", ".join(known[:40]) + ", ..."
+    shown = [f'"{name}"' if "," in name else name for name in known[:40]]
+    listed = ", ".join(shown) + (", ..." if len(known) > 40 else "")
     return UsageError(f"{place}unknown {kind} '{name}'.{nearest(name, known)} Known: {listed or 'none'}")
 
 

@@ -246,7 +246,7 @@ def parse_value(text: str) -> Any:
 
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested deep, is one of these
         return text
     return found["value"] if len(found) == 1 else text  # a line break could begin another key
 

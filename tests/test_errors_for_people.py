@@ -26,6 +26,8 @@ def test_an_unknown_name_is_told_with_place_and_choices() -> None:
     error = unknown("key", "epoch", ["lr", "epochs"], "file.toml: [train]")
     assert str(error) == "file.toml: [train]: unknown key 'epoch'. Did you mean 'epochs'? Known: epochs, lr"
     assert str(unknown("key", "a", [])) == "unknown key 'a'. Known: none"
+    error = unknown("class", "oak", ["oak, red", "ash"])
+    assert str(error) == "unknown class 'oak'. Did you mean 'oak, red'? Known: ash, \"oak, red\""
     many = str(unknown("class", "z", [f"c{i:03d}" for i in range(100)]))
     assert many.endswith("c039, ...")
 

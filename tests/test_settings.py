@@ -114,7 +114,10 @@ def test_training_settings_out_of_range_are_refused(key: str, value: Any, messag
         ("", ""),
         ("1/3", "1/3"),
         ("a=b", "a=b"),
+        ("9" * 5_000, "9" * 5_000),
+        ("[" * 10_000, "[" * 10_000),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_a_value_on_the_command_line_is_a_number_a_list_or_text(text: str, value: Any) -> None:
     found = parse_value(text)

@@ -155,5 +155,8 @@ def _unpack(archive: Path, root: Path, folder: str, reporter: Reporter) -> None:
 def _remember(root: Path, archive: str, facts: Mapping[str, Any]) -> None:
     """Note in ``ROOT/.mlbench/archives.json`` what was unpacked here."""
     path = root / OWN / "archives.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable ({error}); delete it if it is not needed") from None
     atomic_write(path, json.dumps(known | {archive: facts}, indent=2, sort_keys=True).encode())

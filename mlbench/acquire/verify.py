@@ -173,7 +173,7 @@ def _compare(dataset: Dataset, contents: dict[str, str], root: Path, remember: b
     found = {"fingerprint": dataset.fingerprint, **{f"content of {part}": value for part, value in contents.items()}}
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable ({error}); delete it if it is not needed") from None
     outdated = before.get("fingerprint") == dataset.legacy_fingerprint
     if outdated:  # kept before the content of images was part of it

@@ -106,7 +106,7 @@ def load_mask(path: str | Path, ids: Sequence[str] | None = None) -> Mask:
         mask = _mask(tensors, about | {"params": json.loads(metadata["params"]), "seed": int(metadata["seed"])})
     except FileNotFoundError:
         raise DataError(f"{path}: no such mask") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
         table = Path(path).suffix.lower() in (".csv", ".jsonl", ".ndjson")
         hint = "; a table is read by `mlbench data mask import`" if table else ""
         raise DataError(f"{path}: broken mask file ({error}){hint}") from None

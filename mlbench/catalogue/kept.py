@@ -33,7 +33,7 @@ def kept_tables(method: type[Declared]) -> dict[str, Any]:
             f"method '{method.name}': its settings_file '{method.settings_file}' is not installed beside module "
             f"{_declaring(method).__module__}: make it package data of the package that holds the method"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested deep
         raise MlbenchError(f"method '{method.name}': {path.name}: not valid TOML: {error}") from None
 
 

@@ -121,8 +121,8 @@ def _read_labels(path: Path, numbers: list[str], n_classes: int) -> np.ndarray:
             raise DataError(f"{path}, line {line_number}: '{line}', expected image, attribute and 0 or 1")
         row, column = rows.get(fields[0]), columns.get(fields[1])
         if row is None or column is None:
-            what = f"image '{fields[0]}'" if row is None else f"attribute '{fields[1]}'"
-            raise DataError(f"{path}, line {line_number}: unknown {what}")
+            kind, name = ("image", fields[0]) if row is None else ("attribute", fields[1])
+            raise DataError(f"{path}, line {line_number}: unknown {kind} '{name}'")
         if labels[row, column] != _UNSEEN:
             raise DataError(f"{path}, line {line_number}: image {fields[0]}, attribute {fields[1]} is listed twice")
         labels[row, column] = states[fields[2]]

@@ -144,7 +144,7 @@ def read_description(path: str | Path) -> Description:
         raise DataError(f"{path}: no such description")
     try:
         raw = tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested deep
         told = "nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"{path}: not readable as TOML ({told})") from None
     where = path.name

@@ -137,7 +137,7 @@ def _shards(folder: Path, image: str, labels: str) -> Iterator[_Table]:
             with parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
                 features = json.loads(metadata.get(b"huggingface", b"{}"))
-        except (ArrowException, OSError, ValueError) as error:
+        except (ArrowException, OSError, ValueError, RecursionError) as error:
             raise _broken(path, error) from None
         for column in (image, labels):
             if column not in columns:
@@ -184,13 +184,15 @@ def _declared(feature: Any) -> tuple[str, ...] | None:
 def _hub(repo: str, image: str, labels: str) -> Iterator[_Table]:
     try:
         import datasets
-    except ImportError:
+
+        load = datasets.load_dataset
+    except (ImportError, AttributeError):  # a folder of this name on the path is imported, too, and has nothing
         raise MlbenchError(
             f"'{repo}' is no folder, and for a data set of the Hugging Face hub the library datasets is needed: "
             "pip install datasets"
         ) from None
     try:
-        loaded = datasets.load_dataset(repo)
+        loaded = load(repo)
     except Exception as error:  # it has its own errors for each way in which a hub can fail
         told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"data set '{repo}' cannot be loaded by the library datasets: {told}") from None

@@ -292,6 +292,6 @@ def _read_about(text: str, where: str) -> dict[str, Any]:
         kinds = {"process": str, "params": dict, "seed": int, "sha256": str}
         if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
             raise ValueError(f"expected {', '.join(kinds)}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: the row that describes the mask is broken ({error})") from None
     return about

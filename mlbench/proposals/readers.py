@@ -11,6 +11,7 @@ import numpy as np
 
 from mlbench.datasets.base import Split
 from mlbench.errors import DataError, UsageError, unknown
+from mlbench.foreign.matlab import read_cells
 from mlbench.images.decode import first_few
 
 ORDERS = {"xyxy": [0, 1, 2, 3], "yxyx": [1, 0, 3, 2]}
@@ -66,30 +67,9 @@ def read_mat(path: Path, images: str = "images", boxes: str = "boxes", scores: s
     ------
     DataError : no such file, no MATLAB file, no such variables, or cells of different lengths.
     """
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        table = loadmat(path, variable_names=[images, boxes, scores])
-    except Exception as error:  # bytes that are no such file make SciPy raise nearly anything
-        raise DataError(f"{path}: no MATLAB file that SciPy reads ({error})") from None
-    if missing := [name for name in (images, boxes) if name not in table]:
-        raise DataError(f"{path}: no variable '{missing[0]}'; expected cells '{images}' and '{boxes}'")
-    named = [np.ravel(cell) for cell in table[images].ravel()]
-    if empty := [row for row, cell in enumerate(named, start=1) if not len(cell)]:
-        raise DataError(f"{path}: cell {empty[0]} of '{images}' is empty; expected the name of an image")
-    names = [str(cell[0]) for cell in named]
-    cells = [np.atleast_2d(cell) for cell in table[boxes].ravel()]
-    marks = [np.ravel(cell) for cell in table[scores].ravel()] if scores in table else None
-    if len(names) != len(cells) or (marks is not None and len(marks) != len(cells)):
-        raise DataError(f"{path}: {len(names)} images, {len(cells)} cells of boxes; expected as many")
     found: Found = {}
-    for at, (name, cell) in enumerate(zip(names, cells, strict=True)):
-        if cell.shape[1] != 4 or (marks is not None and len(marks[at]) != len(cell)):
-            raise DataError(f"{path}: boxes of '{name}' have shape {list(cell.shape)}; expected [m, 4], a score each")
-        falling = 1 - np.arange(len(cell)) / len(cell)
-        _add(found, name, np.column_stack([cell, falling if marks is None else marks[at]]), str(path))
+    for name, cell in zip(*read_cells(path, images, boxes, scores), strict=True):
+        _add(found, name, cell, str(path))
     return found
 
 

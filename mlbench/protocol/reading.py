@@ -142,7 +142,7 @@ def _read(name: str, chain: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
     where = name if name.endswith(".toml") else _place(name, path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested deep
         raise UsageError(f"{where}: not valid TOML: {error}") from None
     base = table.pop("extends", None)
     if base is not None:

@@ -113,7 +113,7 @@ def check_ties(predictions: Predictions) -> tuple[str, ...]:
     count, share = int(tied.sum()), float(tied.mean())
     if not count:
         return ()
-    told = f"{count:,} scores ({100 * share:.2g} %) equal that of another sample of their class"
+    told = f"{count:,} scores ({_percent(share)} %) equal that of another sample of their class"
     # float16 keeps 10 bits of the fraction and bfloat16 7, of the 23 here.
     if not (scores.view(np.uint32) & 0x1FFF).any():
         raise DataError(f"{told}, and all are 16-bit numbers: write them in 32 bits, as the model gave them")
@@ -124,6 +124,11 @@ def check_ties(predictions: Predictions) -> tuple[str, ...]:
             f"{100 * MOST_TIED:.0f} % may be tied. Write all digits"
         )
     return (f"{told}.",)
+
+
+def _percent(share: float) -> str:
+    """Two digits at least, and never as a power of ten."""
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:

@@ -109,7 +109,7 @@ class Plan:
                 rows.append([*row, *[""] * 4, cell.problem or "done"])
                 continue
             seconds, cost = self.seconds(cell), cell.cost
-            steps = " + ".join(f"{p.epochs} x {p.steps} x {1000 * p.step_seconds:.3g} ms" for p in cost.phases)
+            steps = " + ".join(f"{p.epochs} x {p.steps} x {_milliseconds(p.step_seconds)} ms" for p in cost.phases)
             gpu_hours = seconds * cell.todo * self.gpus / 3600
             row += [_time(seconds), f"{gpu_hours:.2f}", f"{cost.disk / _MIB:.1f}", f"{cost.memory_mib or 0:.0f}"]
             rows.append([*row, (steps or "no training") + _device(cost)])
@@ -224,6 +224,11 @@ def _on_gpu(cells: list[Cell]) -> bool:
 
 def _device(cost: Cost) -> str:
     return "" if cost.accelerator_mib is None else f"; {cost.accelerator_mib:.0f} MiB on the GPU"
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits at least, and never as a power of ten."""
+    return f"{1000 * seconds:.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
 
 
 def _time(seconds: float) -> str:

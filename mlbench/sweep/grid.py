@@ -162,7 +162,7 @@ def load_grid(path: Path, changes: Mapping[str, Any] | None = None) -> Grid:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the grid: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested deep
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     if isinstance(table.get("datasets"), list):
         table["datasets"] = {str(name): {} for name in table["datasets"]}

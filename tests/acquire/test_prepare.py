@@ -80,6 +80,14 @@ def mirror(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"{site.url}/mirror/"
 
 
+def test_a_spoilt_list_of_archives_is_named(mirror: str, tmp_path: Path) -> None:
+    kept = tmp_path / "voc" / ".mlbench" / "archives.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{")
+    with pytest.raises(DataError, match=r"archives\.json: not readable .*; delete it"):
+        prepare("voc2012", tmp_path / "voc", Options(mirror=mirror, images=False))
+
+
 def test_a_data_set_is_fetched_unpacked_verified_and_decoded(
     site: Site, mirror: str, tmp_path: Path, mlbench: Callable[..., Any]
 ) -> None:

@@ -164,6 +164,7 @@ WRONG_TABLES = {
     "test image": (HEAD + "test/000,cat,positive\n", "no sample 'test/000' in the training part"),
     "unspecified in the source": (HEAD + "train/005,cat,positive\n", "contradicts the data set in 1 labels"),
     "description": (HEAD + "# mlbench mask,{},\n", "line 2: the row that describes the mask is broken"),
+    "description nested deep": (HEAD + f"# mlbench mask,{'[' * 50_000},\n", "line 2: the row that describes the mask"),
     "description no JSON": (HEAD + "# mlbench mask,{,\n", "line 2: the row that describes the mask is broken"),
 }
 

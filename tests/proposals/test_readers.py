@@ -56,6 +56,19 @@ def test_matlab_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_mat(tmp_path / "e.mat")
 
 
+def test_a_spoilt_matlab_file_does_not_take_the_process_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "spoilt.mat"
+    savemat(path, {"images": cells(["a", "b"]), "boxes": cells([np.ones((1, 4)), np.ones((2, 4))])})
+    content = bytearray(path.read_bytes())
+    content[144] = 5  # the first variable says that it is another kind of array: SciPy 1.17 reads outside its memory
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"spoilt\.mat: no "):
+        read_mat(path)
+    savemat(path, {"images": cells(["a"]), "boxes": cells([np.array([list("1234")])])})
+    with pytest.raises(DataError, match="boxes of 'a'"):
+        read_mat(path)
+
+
 def test_the_list_of_the_released_code(tmp_path: Path) -> None:
     path = tmp_path / "train_672.txt"
     path.write_text("train2014/x_1.jpg 1 0 1 0 0 336 672 0.5 10 20 30 40 0.25\n\n")

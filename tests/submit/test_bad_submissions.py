@@ -267,7 +267,7 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
         "all are 16-bit numbers",
     ),
     "rounded to 2 digits": (scored(lambda s: np.round(squash(s), 2), kind="probability"), "rounded or quantised"),
-    "decisions for scores": (scored(lambda s: (s > 0).astype(np.float32)), "all are 16-bit numbers"),
+    "decisions for scores": (scored(lambda s: (s > 0).astype(np.float32)), r"360 scores \(100 %\).*all are 16-bit"),
     # ids and classes
     "wrong id": (changed(3, 0, "../../etc/passwd"), "1 ids are not of the test part: '../../etc/passwd'; 1 of 120"),
     "id of the training part": (changed(3, 0, "125.png"), "1 ids are not of the test part: '125.png'"),

@@ -30,6 +30,13 @@ def test_the_seconds_of_a_run() -> None:
     assert Cost([], once_seconds=3.0).seconds(30.0) == 3.0
 
 
+@pytest.mark.parametrize(("step", "shown"), [(0.00123456, "1.23 ms"), (1.234, "1234 ms"), (12.0, "12000 ms")])
+def test_the_time_of_a_step_is_no_power_of_ten(step: float, shown: str) -> None:
+    cell = Cell("a", 1, 1, Cost([PhaseCost("train", 5, 20, step, 1.0)]))
+    made = Plan(Sweep(Path(), "s", (), {"checkpoint_seconds": 30.0}), (cell,), workers=1, gpus=0, free=2000)
+    assert f"5 x 20 x {shown}" in made.text()
+
+
 def test_the_totals_of_a_plan() -> None:
     caches = {"pixels": (600.0, 1000), "features": (300.0, 500)}
     pixels = {"448 px, 900 images": "decoded on the fly", "224 px, 9 images": "there"}

@@ -23,11 +23,15 @@ PLANS = sorted(path for path in (ROOT / "benchmarks").glob("*.toml") if "methods
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_the_plans_of_the_benchmarks_are_grids(path: Path) -> None:
-    """One run for each method, pair of seed and mask, and varied value; the pairs with seed = mask come first.
+    """One run for each method, pair (or draw) of seed and mask, and varied value; those with seed = mask come first.
 
     Methods that are shown all labels, as all are under protocol full, have one run a seed.
     """
     grid, cells = load_grid(path), list(load_grid(path).cells())
+    if not (grid.seeds or grid.masks):  # draws
+        assert {(c["seed"], c["mask_seed"]) for c in cells} == {(i, i) for i in range(grid.draws or 9)}
+        assert len(cells) == len(grid.methods) * (grid.draws or 9) * len(grid.variants())
+        return
     seeds, masks = grid.seeds, grid.masks or (0,)
     blind = [m for m in grid.methods if grid.protocol == "full" or "full" in load_method(m).supervision]
     seeing = len(grid.methods) - len(blind)
