@@ -305,12 +305,14 @@ def test_a_finished_student_does_not_ask_for_its_teacher(train: Any, tmp_path: A
 
 
 def test_only_training_images_are_kept_at_the_teachers_size(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlbench.runner import feed
+    from mlbench.runner.probe import Probe
 
     record = train("wsddn", changes={"train.image_size": 32, "train.epochs": 1})
-    asked, load = [], feed.open_pixels
+    asked, load = [], Probe.open_pixels
     monkeypatch.setattr(
-        feed, "open_pixels", lambda split, side, *rest: asked.append((len(split), side)) or load(split, side, *rest)
+        Probe,
+        "open_pixels",
+        lambda self, split, side, *rest: asked.append((len(split), side)) or load(self, split, side, *rest),
     )
     train("kd", changes={"teacher.image_size": 32, "teacher.epochs": 1, "train.epochs": 1})
     split = record["identity"]["split"]

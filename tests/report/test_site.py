@@ -222,8 +222,8 @@ def test_a_run_page_has_provenance_settings_metrics_and_classes(built) -> None:
 
 def test_paper_tables_come_with_their_latex(built) -> None:
     page = built[1]["papers.html"]
-    assert len(page.all("table")) == len([b for b in page.all("button") if "data-copy" in b]) == 9
-    assert page.text.count(r"\begin{tabular}") == 9
+    assert len(page.all("table")) == len([b for b in page.all("button") if "data-copy" in b]) == 12
+    assert page.text.count(r"\begin{tabular}") == 12
 
 
 def test_every_column_of_a_board_is_sorted_by_a_button(built) -> None:
