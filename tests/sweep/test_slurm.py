@@ -35,7 +35,7 @@ echo "Submitted batch job $number"
 SRUN = """#!/bin/sh
 while [ $# -gt 0 ]; do
     case "$1" in
-        --store|--error) shift 2 ;;
+        --output|--error) shift 2 ;;
         -*) shift ;;
         *) break ;;
     esac
