@@ -57,7 +57,7 @@ def _moved(source: str, page: str) -> str:
 def definitions() -> str:
     """The definitions of metrics, as a page: every choice that a published code makes, and who makes it."""
     from mlbench.metrics.definitions import AXES, DEPENDS, Definition, users
-    from mlbench.metrics.further import FURTHER
+    from mlbench.metrics.registered import METRICS
 
     about = dict(
         re.findall(r"\n    (\w+) : (.*?)(?=\n    \w[\w, ]* : |\n    \"\"\"|\Z)", Definition.__doc__ or "", re.S)
@@ -100,5 +100,5 @@ def definitions() -> str:
         ]
         lines += [f"| `{choice}` | {users(axis, choice) or 'none of those read'} |" for choice in choices] + [""]
     lines += ["## Further measures", "", "| name | what |", "|---|---|"]
-    lines += [f"| {name} | {text} |" for name, text in FURTHER.items()]
+    lines += [f"| {name} | {METRICS[name].summary} |" for name in METRICS]
     return "\n".join(lines) + "\n"

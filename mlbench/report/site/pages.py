@@ -115,7 +115,7 @@ def run_link(record: Record) -> str:
 
 def _require_ours(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise UsageError(f"--store {output}: is a file, expected a folder")
+        raise UsageError(f"--output {output}: is a file, expected a folder")
     if not output.is_dir() or all(path.name.startswith(_HALF) for path in output.iterdir()):
         return
     index = output / "index.html"
