@@ -69,7 +69,7 @@ def test_a_description_of_ones_own_is_loaded_by_path_beside_its_files(tmp_path: 
 
 def test_every_official_distribution_has_its_reader() -> None:
     official = {name: entry for name, entry in vars(built_in_sets).items() if isinstance(entry, Official)}
-    assert len(official) == 16
+    assert len(official) == 17
     for entry in official.values():
         assert callable(pkgutil.resolve_name(entry.reader))
         assert DATASETS[entry.name] is entry
