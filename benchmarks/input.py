@@ -1,4 +1,4 @@
-"""Images a second into training: decoding, a DataLoader over JPEGs, and the decode-once cache, side by side.
+"""Images a second into training: a DataLoader over JPEGs, the decode-once cache, decoding on the fly, side by side.
 
 Every way gives the same tensors (asserted over an augmented epoch). The ways take turns, once in each repeat, so that
 whatever else the machine does falls on all of them. Files and cache are in the system's page cache: nothing here
@@ -26,6 +26,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mlbench.datasets.base import Split
 from mlbench.images.decode import FileImages
+from mlbench.inputs.augment import Augmentation, crop_box
+from mlbench.inputs.on_the_fly import OnTheFly
 from mlbench.inputs.pixels import load_pixels, pixel_file, squash
 from mlbench.inputs.sidecar import sidecar_file
 from mlbench.inputs.tensors import flip_some, normalise
@@ -38,6 +40,10 @@ SEED_NAMES = ("input benchmark", 0)
 CPU = torch.device("cpu")
 #: uint8 batches from the cache against a DataLoader over 500x375 JPEGs.
 TARGET = 6.0
+
+
+#: Share of an image's area that random crops have, as in ImageNet training.
+CROPS = Augmentation(crop=(0.08, 1.0))
 
 
 class JpegDataset(TorchDataset):
@@ -54,6 +60,23 @@ class JpegDataset(TorchDataset):
         if not self.floats:
             return pixels
         return flip_some(normalise(pixels[None], MEAN, STD), torch.tensor([self.flips[row]]))[0]
+
+
+class CroppedDataset(TorchDataset):
+    """A random part of each image, decoded anew whenever it is asked for, resized: uint8 [size, size, 3]."""
+
+    def __init__(self, images: FileImages, size: int, keys: np.ndarray) -> None:
+        self.images, self.size, self.keys = images, size, keys.tolist()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        image = self.images.load(row)
+        random = np.random.Generator(np.random.PCG64(self.keys[row]))
+        top, left, tall, wide = crop_box(*image.shape[:2], CROPS.crop, random)
+        part = squash(np.ascontiguousarray(image[top : top + tall, left : left + wide]), self.size)
+        return torch.from_numpy(np.array(part))
 
 
 def enlarged(images: FileImages, folder: Path) -> FileImages:
@@ -92,18 +115,33 @@ def measure(images: FileImages, size: int, batch: int, repeats: int) -> dict[str
     inputs = ImageInputs({size: pixels}, np.arange(count), split.ids, MEAN, STD, ("flip",), SEED_NAMES)
     flips = (keyed_bits(inputs.hashes, derive("flip", *SEED_NAMES, 0)) & np.uint64(1)).astype(bool)
 
-    def loader(floats: bool) -> DataLoader:
-        dataset = JpegDataset(images, size, flips, floats)
+    def loader(dataset: TorchDataset) -> DataLoader:
         return DataLoader(dataset, batch_sampler=index, num_workers=usable_cores(), persistent_workers=True)
 
-    jpeg_uint8, jpeg_float = loader(floats=False), loader(floats=True)
-    for rows, wanted, plain in zip(index, jpeg_float, jpeg_uint8, strict=True):  # starts the workers, too
-        assert torch.equal(inputs.load(rows, size, CPU, 0), wanted)
+    jpeg_uint8, jpeg_float = (loader(JpegDataset(images, size, flips, floats)) for floats in (False, True))
+    cropped = loader(CroppedDataset(images, size, keyed_bits(inputs.hashes, derive("crop", 0))))
+    decoded = OnTheFly(split, size)
+
+    def on_the_fly() -> Iterator[Tensor]:
+        decoded.expect(order)
+        return (torch.from_numpy(decoded[rows]) for rows in index)
+
+    def crops() -> Iterator[Tensor]:
+        return (torch.from_numpy(CROPS.crops(images, rows, inputs.hashes[rows], 0, size)) for rows in index)
+
+    ours = zip(on_the_fly(), crops(), strict=True)
+    for rows, wanted, plain, part, own in zip(index, jpeg_float, jpeg_uint8, cropped, ours, strict=True):
+        assert torch.equal(inputs.load(rows, size, CPU, 0), wanted)  # this pass starts the workers, too
         assert np.array_equal(pixels[rows], plain.numpy())
+        assert torch.equal(own[0], plain)
+        assert torch.equal(own[1], part)
     ways: dict[str, Callable[[], float]] = {
         "prepare (decode, hash, store)": prepare,
         "JPEG DataLoader, uint8": lambda: rate(count, jpeg_uint8),
         "JPEG DataLoader, float32": lambda: rate(count, jpeg_float),
+        "JPEG DataLoader, random crops": lambda: rate(count, cropped),
+        "decoded on the fly, uint8": lambda: rate(count, on_the_fly()),
+        "random crops": lambda: rate(count, crops()),
         "cache, uint8": lambda: rate(count, (torch.from_numpy(np.array(pixels[rows])) for rows in index)),
         "cache, float32": lambda: rate(count, (inputs.load(rows, size, CPU, 0) for rows in index)),
     }
@@ -111,8 +149,11 @@ def measure(images: FileImages, size: int, batch: int, repeats: int) -> dict[str
 
 
 def ratios(found: dict[str, list[float]]) -> dict[str, Any]:
-    """Cache against DataLoader, both taken in the same repeat."""
-    return {kind: ratio(found[f"cache, {kind}"], found[f"JPEG DataLoader, {kind}"]) for kind in ("uint8", "float32")}
+    """Ours against a DataLoader, both taken in the same repeat."""
+    pairs = {kind: (f"cache, {kind}", f"JPEG DataLoader, {kind}") for kind in ("uint8", "float32")}
+    pairs["on the fly"] = "decoded on the fly, uint8", "JPEG DataLoader, uint8"
+    pairs["crops"] = "random crops", "JPEG DataLoader, random crops"
+    return {name: ratio(found[ours], found[theirs]) for name, (ours, theirs) in pairs.items()}
 
 
 @click.command()
@@ -150,7 +191,8 @@ def main(data_root: Path, count: int, sizes: str, batch: int, repeats: int, outp
         aim = f" (target {TARGET:g})" if row["photographs"] == "500x375" else ""
         lines.append(
             f"* {row['photographs']}, {row['side']} px: cache to DataLoader, uint8 "
-            f"{spread(row['ratio']['uint8'])}{aim}, float32 {spread(row['ratio']['float32'])}"
+            f"{spread(row['ratio']['uint8'])}{aim}, float32 {spread(row['ratio']['float32'])}; decoded on the fly "
+            f"{spread(row['ratio']['on the fly'])}, random crops {spread(row['ratio']['crops'])}"
         )
     for row in rows:
         row["images_per_s"] = {name: summary(rates) for name, rates in row["images_per_s"].items()}
