@@ -35,10 +35,12 @@ def explain_cam_command(runs: tuple[str, ...], numbers: bool, **given: Any) -> N
     """Draw class activation maps of test images, one column a run [all runs of the store]."""
     if numbers:
         from mlbench.explain.attribution import attribution_table, attribution_text
+        from mlbench.progress import Reporter
 
         for name in ("images", "picture", "ids", "classes"):
             del given[name]
-        rows = attribution_table(runs, **given)
+        with Reporter() as reporter:
+            rows = attribution_table(runs, **given, advance=reporter.counter("maps", "runs"))
         answer(lambda: attribution_text(rows), rows)
         return
     from mlbench.explain.cam import draw_cams
@@ -212,6 +214,8 @@ def explain_corruptions_command(runs: tuple[str, ...], only: str | None, picture
 def explain_cost_command(runs: tuple[str, ...], **given: Any) -> None:
     """List parameters, operations and images a second at inference, training time, teachers beside [whole store]."""
     from mlbench.explain.cost import costs_text, measure_costs
+    from mlbench.progress import Reporter
 
-    costs = measure_costs(runs, **given)
+    with Reporter() as reporter:
+        costs = measure_costs(runs, **given, advance=reporter.counter("timing", "turns"))
     answer(lambda: costs_text(costs), costs)

@@ -101,9 +101,12 @@ def rescore_command(
     write: bool,
 ) -> None:
     """Compute the numbers of records again from the predictions in a store, and compare."""
+    from mlbench.progress import Reporter
     from mlbench.repository.results import rescore
 
-    report = rescore(folder, store, only, data_root, metrics, write)
+    with Reporter() as reporter:
+        counter = reporter.counter("scoring again", "records")
+        report = rescore(folder, store, only, data_root, metrics, write, counter)
     answer(report.text, report.rows(), counts=report.counts)
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")
