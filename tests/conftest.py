@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ("times",)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
 
 #: What a test may lack even in CI: data that may not be passed on, another kind of machine, a database server.

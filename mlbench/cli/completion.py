@@ -131,4 +131,4 @@ _NAMES: Mapping[str, Callable[[click.Context], Mapping[str, str]]] = {
     **dict.fromkeys(("data prepare", "data verify", "data describe"), _datasets),
 }
 #: Options that take several, separated by commas.
-_LISTS = ("methods", "datasets", "metric", "metrics")
+_LISTS = ("method", "methods", "datasets", "metric", "metrics")

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import echo
+from mlbench.cli.options import going_on
+from mlbench.cli.output import JSON, answer, echo
 from mlbench.errors import MlbenchError, UsageError
 
 # `mlbench run` and the messages about a missing folder call it --data-root.
@@ -23,11 +24,12 @@ def data_group() -> None:
 
 @data_group.command("list")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder to look for them in.")
+@JSON
 def list_command(root: Path | None) -> None:
     """List what can be fetched: size, licence, what takes a form, whether it is there."""
     from mlbench.acquire.overview import list_sources
 
-    echo(list_sources(root))
+    answer(lambda: list_sources(root))
 
 
 @data_group.command("prepare")
@@ -42,7 +44,7 @@ def prepare_command(name: str, root: Path, mirror: str | None, no_images: bool, 
     from mlbench.acquire.prepare import Options, prepare
     from mlbench.progress import Reporter
 
-    with Reporter(quiet) as reporter:
+    with going_on(""), Reporter(quiet) as reporter:
         told = prepare(name, root, Options(mirror, not no_images, size), reporter)
     echo(told)
 
@@ -52,6 +54,7 @@ def prepare_command(name: str, root: Path, mirror: str | None, no_images: bool, 
 @_ROOT
 @click.option("--remember", is_flag=True, help="Keep the hashes in ROOT/.mlbench, to compare with later.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@JSON
 def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) -> None:
     """Open every image, check counts, compare hashes with those kept; writes nothing unless asked to remember."""
     from mlbench.acquire.verify import verify
@@ -62,7 +65,7 @@ def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) ->
         raise UsageError("--remember keeps hashes in the data root: give it with --root")
     with Reporter(quiet) as reporter:
         report = verify(load_dataset(name, root), root, remember=remember, reporter=reporter)
-    echo(report.text())
+    answer(report.text, report.parts, **{name: value for name, value in vars(report).items() if name != "parts"})
     if report.problems:
         raise MlbenchError(f"{name}: {len(report.problems)} problems")
 
@@ -71,6 +74,7 @@ def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) ->
 @click.argument("name")
 @_ROOT
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it, as a PNG.")
+@JSON
 def describe_command(name: str, root: Path | None, picture: Path | None) -> None:
     """Counts, labels an image, classes, missing labels, co-occurrence."""
     from mlbench.datasets import load_dataset
@@ -78,7 +82,9 @@ def describe_command(name: str, root: Path | None, picture: Path | None) -> None
     from mlbench.inputs.duplicates import notes_of
 
     dataset = load_dataset(name, root)
-    echo(describe_dataset(dataset, notes=notes_of(dataset, most=_MOST_HASHED)))
+    notes = notes_of(dataset, most=_MOST_HASHED)
+    about = {"dataset": dataset.id, "version": dataset.version, "notes": notes}
+    answer(lambda: describe_dataset(dataset, notes=notes), **about)
     if picture is not None:
         echo(f"\nwrote {draw_dataset(dataset, picture)}")
 
@@ -142,11 +148,12 @@ def mask_make_command(
 @_DATASET
 @_ROOT
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it, as an SVG.")
+@JSON
 def mask_show_command(mask: Path, dataset: str, root: Path | None, picture: Path | None) -> None:
     """Tell what a mask leaves of the labels of a data set."""
     from mlbench.masks.files import show_mask
 
-    echo(show_mask(mask, dataset, data_root=root, picture=picture))
+    answer(lambda: show_mask(mask, dataset, data_root=root, picture=picture))
     if picture is not None:
         echo(f"\nwrote {picture}")
 

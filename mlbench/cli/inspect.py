@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import DATA, DATASET, STORE, echo
+from mlbench.cli.options import DATA, DATASET, STORE
+from mlbench.cli.output import echo
 from mlbench.errors import MlbenchError
 
 #: Options that only one of the two forms has.

@@ -44,10 +44,10 @@ def show(name: str, store: Path | None = None) -> str:
     found = [_method(name, store or store_dir())] if name in METHODS else []
     if name.endswith(".toml") or name in PROTOCOLS:
         found.append(_protocol(name))
-    return "\n\n".join(found) or _run_beginning(name, store)
+    return "\n\n".join(found) or _run(_record_beginning(name, store))
 
 
-def _run_beginning(name: str, store: Path | None) -> str:
+def _record_beginning(name: str, store: Path | None) -> dict[str, Any]:
     from mlbench.protocol import PROTOCOLS
     from mlbench.registry import METHODS
     from mlbench.store import find_records, summarise_records
@@ -60,7 +60,7 @@ def _run_beginning(name: str, store: Path | None) -> str:
         raise unknown("method, protocol or run", name, [*METHODS, *PROTOCOLS, *keys])
     if len(found) > 1:
         raise UsageError(f"'{name}' begins the keys of {len(found)} runs; give more characters")
-    return _run(found[0])
+    return found[0]
 
 
 def _method(name: str, store: Path) -> str:
@@ -125,7 +125,22 @@ def _named(kind: str) -> str:
     return grid(rows, headers=[kind, "where it is", _FROM], tablefmt="simple")
 
 
-def _runs(store: Path | None, conditions: Sequence[str]) -> str:
+def found_items(name: str, store: Path | None = None) -> list[dict[str, Any]]:
+    """What `show` shows, as data: a method's card, a protocol's keys, or a run's record."""
+    from mlbench.protocol import PROTOCOLS, load_protocol
+    from mlbench.registry import METHODS
+    from mlbench.report.method_card import method_card
+
+    found: list[dict[str, Any]] = []
+    if name in METHODS:
+        found.append({"method": name, **vars(method_card(name))})
+    if name.endswith(".toml") or name in PROTOCOLS:
+        found.append({"protocol": name, **vars(load_protocol(name))})
+    return found or [_record_beginning(name, store)]
+
+
+def run_items(store: Path | None = None, conditions: Sequence[str] = ()) -> tuple[list[dict[str, Any]], list[str]]:
+    """Summaries of the runs of a store that `conditions` choose, the oldest first; what is wrong with broken ones."""
     from mlbench.store import find_records, summarise_records
 
     runs, problems = summarise_records(store or store_dir())
@@ -135,12 +150,16 @@ def _runs(store: Path | None, conditions: Sequence[str]) -> str:
         chosen = choose(find_records(store or store_dir())[0], parse_where(conditions))
         keys = {record["key"] for record in chosen}
         runs = [run for run in runs if run["key"] in keys]
+    return sorted(runs, key=lambda run: run["started"]), problems
+
+
+def _runs(store: Path | None, conditions: Sequence[str]) -> str:
+    runs, problems = run_items(store, conditions)
     metrics = {run["metric"] for run in runs}
     columns = ["method", "dataset", "protocol", "track", "repetition", "mask_seed", *(["metric"] * (len(metrics) > 1))]
     headers = ["run", *_HEADERS, *(["metric"] * (len(metrics) > 1)), *(metrics if len(metrics) == 1 else ["value"])]
     rows = [
-        [run["key"][:16], *(str(run[name]) for name in columns), _percent(run["value"]), run["started"]]
-        for run in sorted(runs, key=lambda run: run["started"])
+        [run["key"][:16], *(str(run[name]) for name in columns), _percent(run["value"]), run["started"]] for run in runs
     ]
     right = ("right",) * 3 if len(metrics) == 1 else ("right", "right", "left", "right")
     sides = ("left",) * 5 + right + ("left",)

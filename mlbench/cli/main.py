@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ from mlbench.cli.completion import add_completion
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
-from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, parse_sides, to_read
+from mlbench.cli.machine import cache_group, doctor_command, env_command
+from mlbench.cli.options import DATA, DATASET, STORE, WHERE, to_read
+from mlbench.cli.output import JSON, Laid, answer, echo, plain, wants_json
 from mlbench.cli.results import results_group
+from mlbench.cli.run import run_command
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
 from mlbench.errors import MlbenchError, visible
@@ -31,78 +33,6 @@ def cli() -> None:
     """Benchmark multi-label image classification with missing, wrong or weak labels."""
 
 
-@cli.command("run")
-@click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
-@click.option("--method", required=True, help="Registered method.")
-@click.option("--dataset", help="Data set name, or path of a .toml description [scenes].")
-@DATA
-@click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
-@click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
-@HEAD
-@click.option("--track", help="head: frozen backbone, cached features; full: end to end.")
-@click.option("--pretraining", help="What --weights were trained on, if not ImageNet: random, vision_language.")
-@click.option(
-    "--side",
-    "sides",
-    multiple=True,
-    metavar="KIND=FILE",
-    help="File of a side input: vl_scores=FILE (.safetensors, .csv).",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Repetition.")
-@click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels.")
-@click.option(
-    "--mask", type=click.Path(path_type=Path), help="Stored mask (mask.safetensors of a run) instead of a draw."
-)
-@click.option("--epochs", type=int, help="Instead of the protocol's.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Hyperparameter, train.KEY or head.KEY.")
-@STORE
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of a run that was stopped.")
-@click.option("--again", is_flag=True, help="Train even if the store has this run.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
-@click.option(
-    "--keep",
-    default="auto",
-    show_default=True,
-    help="Predictions of which epochs stay: epochs (all), selected, or auto: all where they are small.",
-)
-@click.option(
-    "--log-to",
-    multiple=True,
-    metavar="TRACKER",
-    help="Also tell an experiment tracker of each epoch: tensorboard, wandb, mlflow, comet_ml, where installed.",
-)
-@click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
-def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Path | None, **given: Any) -> None:
-    """Train a method under a protocol, score it, and write a record."""
-    from mlbench.paths import store_dir
-    from mlbench.settings import parse_assignments
-
-    changes, side = parse_assignments(assignments), parse_sides(sides)
-    from mlbench.annotation import load_mask
-    from mlbench.runner.execute import Options, run
-    from mlbench.runner.plan import EMBEDDED, Request, default_dataset_note
-
-    if given["mask"] is not None:
-        given["mask"] = load_mask(given["mask"])
-    execution = {name: given.pop(name) for name in ("resume", "again", "device", "keep", "quiet", "log_to")}
-    debug = given.pop("debug")
-    if given["dataset"] is None:
-        given["dataset"] = EMBEDDED
-        if not execution["quiet"]:
-            click.echo(default_dataset_note(), err=True)
-    try:
-        run(
-            Request(**given, changes=changes, side=side),
-            Options(store=store or store_dir(), command=sys.argv, **execution),
-        )
-    except MlbenchError as error:
-        if debug:
-            error.add_note("".join(traceback.format_exception(error)))
-        raise
-
-
 @cli.command("score")
 @click.argument("run")
 @DATASET
@@ -112,12 +42,13 @@ def run_command(assignments: tuple[str, ...], sides: tuple[str, ...], store: Pat
 @click.option(
     "--metric", "metrics", multiple=True, help="Also this registered metric (`mlbench list metrics`); may be repeated."
 )
+@JSON
 def score_command(run: str, **given: Any) -> None:
     """Compute a run's numbers again from its stored predictions, and compare with its record."""
     from mlbench.evaluation.rescore import score
 
     outcome = score(run, **given)
-    echo(outcome.text())
+    answer(outcome.text, outcome.rows(), title=outcome.title)
     if outcome.differences:
         raise MlbenchError(f"{len(outcome.differences)} numbers differ from the record")
 
@@ -131,11 +62,14 @@ def score_command(run: str, **given: Any) -> None:
 @STORE
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition these predictions are of.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels they are of.")
+@JSON
 def submit_command(predictions: Path, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
-    echo(submit(predictions, **given).text())
+    taken = submit(predictions, **given)
+    rows = [{"metric": name, "value": value} for name, value in taken.record["results"]["test"].items()]
+    answer(taken.text, rows, key=taken.record["key"], known=taken.known, notes=taken.record["notes"])
 
 
 @cli.command("table")
@@ -175,6 +109,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     help="Also say how many paired runs would find so large a gap to the best.",
 )
 @DATA
+@JSON
 def table_command(
     store: Path | None,
     form: str,
@@ -210,7 +145,9 @@ def table_command(
         if len(tables) != 1 or paper is not None:
             raise click.UsageError("--diagram: does not go with --paper")
         atomic_write(diagram, rank_diagram(tables[0].cells).encode())
-    click.echo(render(tables, form, document))
+    rows = [{"table": shown.title, **cell} for shown in tables for cell in plain(shown.cells)]
+    notes = [{"title": shown.title, "notes": dict(shown.notes), "footer": shown.footer} for shown in tables]
+    answer(lambda: Laid(render(tables, form, document)), rows, tables=notes)
 
 
 @cli.command("compare")
@@ -223,11 +160,13 @@ def table_command(
 @click.option("--replicates", type=int, default=1000, show_default=True, help="Draws of the test images.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--metric", "metrics", multiple=True, help="Also by this registered metric; may be repeated.")
+@JSON
 def compare_command(first: str, second: str, **given: Any) -> None:
     """Compare two runs on the same test images: differences with paired bootstrap intervals."""
     from mlbench.significance.compare import compare
 
-    echo(compare(first, second, **given).text())
+    found = compare(first, second, **given)
+    answer(found.text, found.rows(), title=found.title, notes=found.notes)
 
 
 @cli.command("cards")
@@ -235,40 +174,51 @@ def compare_command(first: str, second: str, **given: Any) -> None:
 @click.option("--paper", default="boostlu", show_default=True, help="boostlu, vac, kd_wsd or kd_wsd_systems.")
 @WHERE
 @STORE
+@JSON
 def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
-    from mlbench.report.cards import reproduction_cards
+    from mlbench.report.cards import cards_text, load_card, order_agreement, outcomes_of, records_for
 
-    echo(reproduction_cards(paper, to_read(store), methods or None, conditions))
+    card, records = load_card(paper), records_for(to_read(store), conditions)
+    outcomes = outcomes_of(card, records, methods or None)
+    answer(lambda: cards_text(card, records, methods or None), outcomes, order=order_agreement(card, records))
 
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice([*INSTALLED, "runs"]))
 @WHERE
 @STORE
+@JSON
 def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """List what is installed, with the package it is from, or the runs of a store."""
-    from mlbench.cli.listing import list_items
+    from mlbench.cli.listing import list_items, run_items
 
     if conditions and kind != "runs":
         raise click.UsageError(f"--where: chooses among runs, not among {kind}")
-    echo(list_items(kind, to_read(store) if kind == "runs" else store, conditions))
+    read = to_read(store) if kind == "runs" else store
+    if kind == "runs" and wants_json():
+        runs, broken = run_items(read, conditions)
+        answer(str, runs, broken=broken)
+    else:
+        answer(lambda: list_items(kind, read, conditions))
 
 
 @cli.command("show")
 @click.argument("name")
 @STORE
+@JSON
 def show_command(name: str, store: Path | None) -> None:
     """Show a method's card, a protocol, or a run by the first characters of its key."""
-    from mlbench.cli.listing import show
+    from mlbench.cli.listing import found_items, show
 
-    echo(show(name, store))
+    answer(lambda: show(name, store), found_items(name, store) if wants_json() else ())
 
 
 @cli.command("check")
 @click.argument("kind", type=click.Choice([door.removesuffix("s") for door in INSTALLED]))
 @click.argument("name")
 @DATA
+@JSON
 def check_command(kind: str, name: str, data_root: Path | None) -> None:
     """Check that something registered keeps its contract; what ours must pass, too.
 
@@ -280,13 +230,14 @@ def check_command(kind: str, name: str, data_root: Path | None) -> None:
     from mlbench.conformance.doors import check
 
     report = check(kind, name, data_root)
-    echo(report.text())
+    answer(report.text, report.as_rows(), passed=report.passed)
     if not report.passed:
         raise MlbenchError(f"{kind} '{name}' does not conform")
 
 
 @cli.command("check-method")
 @click.argument("name")
+@JSON
 def check_method_command(name: str) -> None:
     """Run the conformance suite on a registered method (`check method`)."""
     _check_method(name)
@@ -298,12 +249,13 @@ def _check_method(name: str) -> None:
     from mlbench.registry import load_method
 
     report = check_method(name)
-    echo(report.text())
+    answer(report.text, report.as_rows(), passed=report.passed)
     if not report.passed:
         raise MlbenchError(f"method '{name}' does not conform")
     leave_badge(load_method(name), [outcome for _, _, outcome, _ in report.rows])
 
 
+cli.add_command(run_command)
 cli.add_command(data_group)
 cli.add_command(explain_group)
 cli.add_command(inspect_command)
@@ -312,6 +264,9 @@ cli.add_command(plan_command)
 cli.add_command(search_command)
 cli.add_command(results_group)
 cli.add_command(site_command)
+cli.add_command(doctor_command)
+cli.add_command(env_command)
+cli.add_command(cache_group)
 add_completion(cli)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from mlbench.errors import visible
+from mlbench.cli.output import echo as echo  # where other commands look for it
 from mlbench.paths import published_records, store_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,6 +48,25 @@ def STORE(command: F) -> F:  # as the other options
     return click.option("--store", type=kind, callback=_store, help="Run store [./runs or $MLBENCH_RUNS].")(command)
 
 
+@contextmanager
+def going_on(option: str = "--resume") -> Iterator[None]:
+    """Where a person stops what is done inside, say the command that goes on: the same, with `option`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            echo(f"stopped; go on with: {command_with(option)}", err=True)
+        sys.exit(1)
+
+
+def command_with(option: str = "") -> str:
+    """The command line of this process, and `option`, as a shell takes it."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    start = ["mlbench"] if processes == "1" else ["accelerate", "launch", "--num_processes", processes, "-m", "mlbench"]
+    words = [*start, *sys.argv[1:]]
+    return shlex.join([*words, *([option] if option and option not in words else [])])
+
+
 DATA = click.option("--data-root", type=click.Path(path_type=Path), help="Folder the data set was unpacked in.")
 WHERE = click.option(
     "--where",
@@ -66,6 +88,19 @@ def comma_list(text: str | None) -> list[str]:
     return [name.strip() for name in fields if name.strip()]
 
 
+def number_list(text: str, option: str) -> tuple[int, ...]:
+    """The numbers of "0-8", "0,3,5" or both mixed, in that order; UsageError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isdecimal() and (last.isdecimal() if dash else True)) or (dash and int(last) < int(first)):
+            raise click.UsageError(f"{option} {text}: expected whole numbers from 0, as 0-8 or 0,3,5")
+        if dash and int(last) - int(first) > 10_000:
+            raise click.UsageError(f"{option} {text}: more than ten thousand runs")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return tuple(found)
+
+
 def parse_sides(texts: Iterable[str]) -> dict[str, Path]:
     """Files by kind of ``("vl_scores=scores.csv",)``."""
     found: dict[str, Path] = {}
@@ -77,8 +112,3 @@ def parse_sides(texts: Iterable[str]) -> dict[str, Path]:
             raise click.UsageError(f"--side {kind}: given twice")
         found[kind.strip()] = Path(path)
     return found
-
-
-def echo(text: object, err: bool = False) -> None:
-    """Print `text` as a person may see it: what steers a terminal or hides in a line is written out."""
-    click.echo(visible(str(text)), err=err)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlbench.cli.options import echo
+from mlbench.cli.output import JSON, answer
 from mlbench.errors import MlbenchError
 
 _FOLDER = click.Path(path_type=Path)
@@ -20,12 +20,13 @@ def results_group() -> None:
 @results_group.command("verify")
 @click.argument("folder", type=_FOLDER, default=Path("results/runs"))
 @click.option("--against", type=_FOLDER, help="An earlier state of the folder: no score may have moved since.")
+@JSON
 def verify_command(folder: Path, against: Path | None) -> None:
     """Check records: schema, file names, that every method has code, that no score moved without a version bump."""
     from mlbench.repository.results import verify
 
     report = verify(folder, against)
-    echo(report.text())
+    answer(report.text, report.rows(), counts=report.counts)
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} problems")
 
@@ -33,12 +34,13 @@ def verify_command(folder: Path, against: Path | None) -> None:
 @results_group.command("merge")
 @click.argument("folder", type=_FOLDER)
 @click.argument("source", type=_FOLDER)
+@JSON
 def merge_command(folder: Path, source: Path) -> None:
     """Copy the records of SOURCE (a store or another such folder) into FOLDER; nothing is copied if any conflict."""
     from mlbench.repository.results import merge
 
     report = merge(folder, source)
-    echo(report.text())
+    answer(report.text, report.rows(), counts=report.counts)
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} conflicts, nothing was copied")
 
@@ -57,6 +59,7 @@ def merge_command(folder: Path, source: Path) -> None:
     "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@JSON
 def migrate_command(
     folder: Path, places: tuple[str, ...], known: tuple[Path, ...], store: Path | None, dry_run: bool
 ) -> None:
@@ -74,7 +77,7 @@ def migrate_command(
             raise click.UsageError(f"--data {text}: expected NAME=PLACE")
         data[name] = place
     report = migrate(folder, data, known, store, dry_run)
-    echo(report.text())
+    answer(report.text, report.rows(), counts=report.counts)
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records stay as they are")
 
@@ -88,6 +91,7 @@ def migrate_command(
 @click.option("--data-root", type=_FOLDER, help="Folder of that data set's files.")
 @click.option("--metric", "metrics", multiple=True, help="Also measure this registered metric; may be repeated.")
 @click.option("--write", is_flag=True, help="Put what --metric names into the records.")
+@JSON
 def rescore_command(
     folder: Path,
     store: Path | None,
@@ -97,9 +101,12 @@ def rescore_command(
     write: bool,
 ) -> None:
     """Compute the numbers of records again from the predictions in a store, and compare."""
+    from mlbench.progress import Reporter
     from mlbench.repository.results import rescore
 
-    report = rescore(folder, store, only, data_root, metrics, write)
-    echo(report.text())
+    with Reporter() as reporter:
+        counter = reporter.counter("scoring again", "records")
+        report = rescore(folder, store, only, data_root, metrics, write, counter)
+    answer(report.text, report.rows(), counts=report.counts)
     if report.problems:
         raise MlbenchError(f"{folder}: {len(report.problems)} records do not agree with their predictions")

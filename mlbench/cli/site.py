@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import DATA, echo
+from mlbench.cli.options import DATA
+from mlbench.cli.output import echo
 
 _FOLDER = click.Path(path_type=Path)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import HEAD, STORE, echo
+from mlbench.cli.options import HEAD, STORE, going_on
+from mlbench.cli.output import JSON, answer, echo, wants_json
 from mlbench.errors import MlbenchError
 
 _GRID = click.argument("grid", type=click.Path(path_type=Path))
@@ -70,14 +71,16 @@ def sweep_group() -> None:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options
 @STORE
+@JSON
 def run_command(grid: Path, store: Path | None, **given: Any) -> None:
     """Run every run of GRID that the store does not have; the name `run` may be left out."""
     from mlbench.paths import store_dir
     from mlbench.sweep.drive import sweep
 
     changes = _changes(given)
-    outcome = sweep(grid, store=store or store_dir(), changes=changes, **given)
-    echo(outcome.text())
+    with going_on():
+        outcome = sweep(grid, store=store or store_dir(), changes=changes, **given)
+    answer(outcome.text, outcome.rows())
     if outcome.failed:
         raise MlbenchError(f"{len(outcome.failed)} of {len(outcome.sweep.jobs)} runs failed")
 
@@ -86,12 +89,17 @@ def run_command(grid: Path, store: Path | None, **given: Any) -> None:
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Until the sweep ends.")
 @STORE
+@JSON
 def status_command(name: str | None, watch: bool, store: Path | None) -> None:
     """Show the runs of a sweep [the latest]: done, running, waiting, failed."""
     from mlbench.paths import store_dir
-    from mlbench.sweep.status import show_status
+    from mlbench.sweep.status import find_sweep, plain_rows, show_status
 
-    show_status(store or store_dir(), name, watch)
+    if wants_json():
+        found = find_sweep(store or store_dir(), name)
+        answer(str, plain_rows(found), sweep=found.name)
+    else:
+        show_status(store or store_dir(), name, watch)
 
 
 @click.command("plan")
@@ -101,13 +109,17 @@ def status_command(name: str | None, watch: bool, store: Path | None) -> None:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options
 @STORE
+@JSON
 def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
     """Time a few real steps of each cell of GRID, and print hours, GPU-hours, disk and memory; nothing is started."""
     from mlbench.paths import store_dir
     from mlbench.sweep.estimate import plan
 
     changes = _changes(given)
-    echo(plan(grid, store=store or store_dir(), changes=changes, **given).text())
+    found = plan(grid, store=store or store_dir(), changes=changes, **given)
+    rows = [{**vars(cell), "seconds": found.seconds(cell)} for cell in found.cells]
+    whole = {name: getattr(found, name) for name in ("workers", "hours", "gpu_hours", "disk", "free", "memory_mib")}
+    answer(found.text, rows, **whole)
 
 
 @click.command("search")
@@ -130,6 +142,7 @@ def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @STORE
+@JSON
 def search_command(
     methods: tuple[str, ...],
     trials: int,
@@ -148,13 +161,16 @@ def search_command(
     from mlbench.runner.plan import Request
     from mlbench.sweep.search import parse_space, search
 
-    search(
-        methods,
-        Request(method=methods[0], changes=changes, **given),
-        store=store or store_dir(),
-        trials=trials,
-        space=parse_space(space),
-        device=device,
-        quiet=quiet,
-        told=lambda found: echo(f"{found.text()}\n"),
-    )
+    with going_on(""):
+        found = search(
+            methods,
+            Request(method=methods[0], changes=changes, **given),
+            store=store or store_dir(),
+            trials=trials,
+            space=parse_space(space),
+            device=device,
+            quiet=quiet,
+            told=None if wants_json() else lambda found: echo(f"{found.text()}\n"),
+        )
+    if wants_json():
+        answer(str, [{"method": one.method, **vars(trial)} for one in found for trial in one.trials])

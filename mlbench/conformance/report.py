@@ -33,6 +33,10 @@ class Report:
             return False
         return True
 
+    def as_rows(self) -> list[dict[str, str]]:
+        """`rows` with names."""
+        return [dict(zip(("track", "check", "outcome", "remark"), row, strict=True)) for row in self.rows]
+
     def text(self) -> str:
         width = 5 if any(track for track, *_ in self.rows) else 0
         space = " " if width else ""

@@ -31,6 +31,21 @@ class Rescored:
     differences: dict[str, tuple[float | None, float | None]]
     measures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A metric a row: value, its unit, whether the record says something else, and then what."""
+        plain = {name: {"value": value, "unit": "percent"} for name, value in self.results.items()}
+        plain |= {name: {"value": found["value"], "unit": found["unit"]} for name, found in self.measures.items()}
+        nothing = (None, None)
+        return [
+            {
+                "metric": name,
+                **row,
+                "differs": name in self.differences,
+                "recorded": self.differences.get(name, nothing)[1],
+            }
+            for name, row in plain.items()
+        ]
+
     def text(self) -> str:
         lines = [self.title]
         for name, value in self.results.items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlbench.annotation import State
-from mlbench.datasets.base import Split, size_of
+from mlbench.datasets.base import Advance, Split, size_of
 from mlbench.errors import UsageError
 from mlbench.explain.cam import class_maps, has_maps
 from mlbench.grid import grid
@@ -119,11 +119,13 @@ def attribution_table(
     dataset: str | None = None,
     weights: Path | None = None,
     reference: str = "full",
+    advance: Advance | None = None,
 ) -> list[dict[str, Any]]:
     """`measure` of each run's maps on all test images with boxes; one dict a method, means over its runs.
 
     Without `runs`, those of the whole store that have maps. Each is held against the run of method `reference` with
-    the same repetition; UsageError where there is none. Test mAP stands beside the numbers.
+    the same repetition; UsageError where there is none. Test mAP stands beside the numbers. ``advance(done, total)``
+    is told of runs.
     """
     records = [find_run(prefix, store) for prefix in runs] or all_runs(store)
     beside = {record["identity"]["repetition"]: record for record in records if _method(record) == reference}
@@ -139,7 +141,9 @@ def attribution_table(
         return maps_of[record["key"]]
 
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for record in records:
+    for number, record in enumerate(records):
+        if advance is not None and number:
+            advance(number, len(records))
         partner = beside.get(record["identity"]["repetition"])
         if partner is None:
             raise UsageError(f"no run of '{reference}' with seed {record['identity']['repetition']} among the runs")

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlbench.datasets.base import Advance
 from mlbench.errors import DataError, UsageError
 from mlbench.explain.deployed import Deployed
 from mlbench.explain.sides import Record, Side, method_of, sides_of
@@ -99,7 +100,9 @@ def count_parameters(model: Deployed, batch: Batch) -> tuple[int, int]:
     return used, sum(sizes.values()) - used
 
 
-def time_inference(models: Sequence[Deployed], batches: Sequence[Batch], repeats: int) -> list[np.ndarray]:
+def time_inference(
+    models: Sequence[Deployed], batches: Sequence[Batch], repeats: int, advance: Advance | None = None
+) -> list[np.ndarray]:
     """Images a second of each of `models` on its batch, `repeats` times: float64 [repeats] each.
 
     The models take turns, so that what else the machine does meets all of them alike.
@@ -113,6 +116,8 @@ def time_inference(models: Sequence[Deployed], batches: Sequence[Batch], repeats
             _wait(model.device)
             if number >= 0:
                 rate[number] = len(batch.index) / (time.perf_counter() - started)
+        if advance is not None:
+            advance(number + WARM_UP + 1, WARM_UP + repeats)
     return rates
 
 
@@ -125,13 +130,14 @@ def measure_costs(
     batch_size: int = 16,
     repeats: int = FEWEST,
     device: str = "cpu",
+    advance: Advance | None = None,
 ) -> list[Cost]:
     """Cost of the deployed network of each of `runs`, each followed by the runs it was trained with (teachers).
 
     Each of `runs` is the first characters of a key, or of several keys joined by commas (seeds); without them, those of
     the whole store by method. The first run of a method is measured; times of training are means over its runs. On
     track "head" the frozen backbone belongs to the network. Decoding, resizing and normalising of pictures and the
-    making of region proposals are not in the numbers.
+    making of region proposals are not in the numbers. ``advance(done, total)`` is told of turns of all models.
 
     Raises
     ------
@@ -153,7 +159,7 @@ def measure_costs(
         batches.append(_with_side(model, model.batch(rows, pixels[rows])))
     flops = [count_flops(model, batch) for model, batch in zip(models, batches, strict=True)]
     parameters = [count_parameters(model, batch) for model, batch in zip(models, batches, strict=True)]
-    rates = time_inference(models, batches, repeats)
+    rates = time_inference(models, batches, repeats, advance)
     found = []
     for (side, students), model, work, (used, idle), rate in zip(sides, models, flops, parameters, rates, strict=True):
         low, middle, high = np.percentile(rate, [25, 50, 75])

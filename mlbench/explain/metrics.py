@@ -17,6 +17,7 @@ from mlbench.datasets.recorded import dataset_of, is_data_of
 from mlbench.errors import DataError, MlbenchError, UsageError, unknown
 from mlbench.evaluation.predictions import Predictions, read_predictions
 from mlbench.evaluation.scoring import align, targets_of
+from mlbench.grid import collect
 from mlbench.metrics import AXES, METRICS, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol, protocol_of
@@ -363,6 +364,7 @@ def _span(pair: Sequence[float]) -> str:
 
 
 def _grid(rows: list[dict[str, Any]], header: list[str]) -> str:
+    collect(rows)
     cells = [[row.get(name, "") for name in header] for row in rows]
     shown = [[f"{cell:.2f}" if isinstance(cell, float) else cell for cell in row] for row in cells]
     return tabulate(shown, header, tablefmt="github", disable_numparse=True)

@@ -74,6 +74,15 @@ class Robustness:
             ]
         return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self.notes)])
 
+    def rows(self) -> list[dict[str, object]]:
+        """Mean mAP in percent of each side, a corruption and severity a row; severity 0 is the clean picture."""
+        return [
+            {"method": side.name, "runs": len(side.records), "corruption": name, "severity": severity, "mAP": value}
+            for side in self.sides
+            for name, line in zip(self.corruptions, self.of(side).tolist(), strict=True)
+            for severity, value in enumerate(line)
+        ]
+
     def _by_severity(self) -> list[list[object]]:
         rows: list[list[object]] = []
         for side in self.sides:

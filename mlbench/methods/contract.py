@@ -203,11 +203,14 @@ class Method(Declared):
     # -- training -----------------------------------------------------------------------------------------------
 
     def loss(self, logits: Tensor, labels: Labels, step: Step) -> Tensor:
-        """The loss of logits float32 [B, C] (of the whole batch where `batch_global`)."""
+        """The loss, float32 [], of logits float32 [B, C] (of the whole batch where `batch_global`).
+
+        UsageError where a method defines neither this nor `training_step`.
+        """
         raise UsageError(f"method '{self.name}' defines neither loss nor training_step")
 
     def training_step(self, network: nn.Module, batch: Batch, step: Step) -> Tensor | dict[str, Tensor]:
-        """The loss of one batch; a dict of named terms is summed, and each term is logged.
+        """The loss of one batch, float32 []; a dict of named terms is summed, and each term is logged.
 
         Where `batch_global`, every tensor with a gradient must pass through `step.gather`, and `step.whole()` are
         the labels of the whole batch.
@@ -232,11 +235,11 @@ class Method(Declared):
         return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors the method itself must find again after a kill."""
+        """Tensors of any shape [...] that the method itself must find again after a kill, by name."""
         return {}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave, the same names and shapes [...]."""
 
     # -- inference ----------------------------------------------------------------------------------------------
 
@@ -259,7 +262,8 @@ class Method(Declared):
     def decide(cls, scores: Tensor, hyper: Mapping[str, Any]) -> Tensor:
         """Decisions bool [B, C] by `decision_rule` on scores [B, C] averaged over crops of the images.
 
-        To be given by methods that decide on scores alone; the others are refused where a protocol asks for crops.
+        To be given by methods that decide on scores alone; the others are refused (UsageError) where a protocol asks
+        for crops.
         """
         raise UsageError(f"method '{cls.name}' does not decide on scores alone")
 

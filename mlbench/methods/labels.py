@@ -27,6 +27,7 @@ class Change:
 
     @staticmethod
     def join(changes: list[Change]) -> Change:
+        """All of `changes` as one, in their order."""
         parts = [[getattr(c, name) for c in changes] for name in ("rows", "classes", "states", "values")]
         return Change(*(np.concatenate(p) for p in parts))
 
@@ -62,14 +63,17 @@ class Labels:
 
     @property
     def positive(self) -> Tensor:
+        """Entries that are shown as present, bool [B, C]."""
         return self.state == State.POSITIVE
 
     @property
     def negative(self) -> Tensor:
+        """Entries that are shown as absent, bool [B, C]."""
         return self.state == State.NEGATIVE
 
     @property
     def unknown(self) -> Tensor:
+        """Entries that are hidden, or that the source does not know, bool [B, C]."""
         return self.state == State.UNKNOWN
 
     @property
@@ -103,7 +107,8 @@ class Labels:
         """Report that the entries in bool `mask` [B, C] are treated in this step as `kind` says.
 
         "rejected": their loss is left out; "corrected": they count as positive for the step. The runner holds the
-        report against the hidden truth, for the record; the method learns nothing from it.
+        report against the hidden truth, for the record; the method learns nothing from it. UsageError for another
+        kind.
         """
         if kind not in NOTES:
             raise unknown("kind of note", kind, NOTES)

@@ -100,7 +100,10 @@ class Task(Protocol):
         """
 
     def change_labels(self, rows: Tensor, classes: Tensor, state: State, values: Tensor) -> None:
-        """Ask for label changes outside a step (`after_epoch`); every process must ask for the same."""
+        """Ask for label changes outside a step (`after_epoch`); every process must ask for the same.
+
+        Rows of the training part and classes int64 [K], the state that these entries get, and soft labels float32 [K].
+        """
 
     def generator(self, name: str) -> torch.Generator:
         """A generator for the method's own draws, different for each `name`, the same on every process."""

@@ -103,7 +103,11 @@ def average_precision_of_known(
 def average_precision_of_entries(
     values: np.ndarray, classes: np.ndarray, present: np.ndarray, n_classes: int, flavour: str = "step"
 ) -> np.ndarray:
-    """`average_precision_of_known` of M entries whose scores are taken out of their matrix: `values`, float [M]."""
+    """`average_precision_of_known` of M entries whose scores are taken out of their matrix: `values`, float [M].
+
+    Each of its class (`classes`, int [M], below `n_classes`) and present or not (bool [M]). float64 [n_classes], NaN
+    for a class without a positive. UsageError for an unknown flavour.
+    """
     if flavour not in _FLAVOURS:
         raise unknown("flavour of average precision", flavour, _FLAVOURS)
     order = np.argsort(classes, kind="stable")

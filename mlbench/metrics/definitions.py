@@ -193,7 +193,7 @@ class Lens:
         return (*DEPENDS, *top)
 
     def axes(self, metric: str) -> dict[str, tuple[str, ...]]:
-        """The axes that `metric` depends on, with the choices that these scores allow."""
+        """The axes that `metric` depends on, with the choices that these scores allow; UsageError if it is unknown."""
         if metric not in self.metrics:
             raise unknown("metric", metric, self.metrics)
         name = metric.rpartition("/")[2]
@@ -211,7 +211,7 @@ class Lens:
     def value(self, definition: Definition, metric: str) -> float:
         """`metric`, one of `metrics` or a registered one, under `definition`; NaN where it is undefined.
 
-        A fraction, but of a registered one whose unit is a number.
+        A fraction, but of a registered one whose unit is a number. UsageError for an unknown metric.
         """
         if metric not in self.metrics:
             if metric in METRICS:

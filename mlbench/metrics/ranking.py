@@ -42,7 +42,8 @@ def label_ranking_loss(scores: Scores, targets: np.ndarray, known: np.ndarray | 
     """Mean over images of the share of its (present, absent) pairs that are not ordered rightly.
 
     scikit-learn's `label_ranking_loss`: equal scores count as wrong, and an image whose known labels are all present
-    or all absent counts 0. Best is 0. Arguments and errors as for `average_precision`; NaN where no label is known.
+    or all absent counts 0. Best is 0. Arguments [N, C] and errors as for `average_precision`; NaN where no label
+    is known.
     """
     losses = []
     for values, present in _images(scores, targets, known):
@@ -56,7 +57,7 @@ def coverage_error(scores: Scores, targets: np.ndarray, known: np.ndarray | None
     """Mean over images of how many labels, from the best score down, it takes to have all that are present.
 
     scikit-learn's `coverage_error`: of equal scores all are taken, and an image without a present label counts 0. A
-    number of labels, not a fraction; best is the mean number of labels present. Arguments and errors as for
+    number of labels, not a fraction; best is the mean number of labels present. Arguments [N, C] and errors as for
     `average_precision`; NaN where no label is known.
     """
     return _mean(
@@ -71,7 +72,7 @@ def label_ranking_average_precision(scores: Scores, targets: np.ndarray, known: 
     """Mean over images of the mean, over its present labels, of the precision among labels scored as high or higher.
 
     scikit-learn's `label_ranking_average_precision_score` (LRAP): an image whose known labels are all present or all
-    absent counts 1. Arguments and errors as for `average_precision`; NaN where no label is known.
+    absent counts 1. Arguments [N, C] and errors as for `average_precision`; NaN where no label is known.
     """
     found = []
     for values, present in _images(scores, targets, known):
@@ -89,7 +90,8 @@ def one_error(scores: Scores, targets: np.ndarray, known: np.ndarray | None = No
     """Share of images whose best label is absent (Schapire and Singer 2000; scikit-learn has no such function).
 
     Equal scores go to the lower class index, as in `top_k`. An image without a known present label leaves the mean:
-    no order of its labels could be right. Arguments and errors as for `average_precision`; NaN where none is left.
+    no order of its labels could be right. Arguments [N, C] and errors as for `average_precision`; NaN where none
+    is left.
     """
     return _mean(
         [float(not present[values.argmax()]) for values, present in _images(scores, targets, known) if present.any()]
@@ -117,7 +119,7 @@ class AreaUnderCurve:
 def roc_auc(scores: Scores, targets: np.ndarray, known: np.ndarray | None = None) -> AreaUnderCurve:
     """Areas under the ROC curve: how often a present entry scores above an absent one, equal scores counting half.
 
-    Arguments and errors as for `average_precision`; NaN where a mean or an area is undefined.
+    Arguments [N, C] and errors as for `average_precision`; NaN where a mean or an area is undefined.
     """
     values, targets, known = _checked(scores, targets, known)
     columns = [

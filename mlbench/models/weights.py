@@ -105,11 +105,10 @@ def find_weights(backbone: str, path: Path | str | None = None) -> WeightsFile |
     """
     from mlbench.models.backbones import BACKBONES  # which loads weights
 
-    entry, expected = BACKBONES[backbone], hub_name(backbone)
-    if path is None and entry.cached is not None:
-        path = entry.cached()
-    elif path is None and expected is not None and (_hub_folder() / expected).is_file():
-        path = _hub_folder() / expected
+    expected = hub_name(backbone)
+    BACKBONES[backbone]  # refuses an unknown name
+    if path is None:
+        path = cached_weights(backbone)[0]
     if path is None:
         return None
     path = Path(path)
@@ -120,6 +119,20 @@ def find_weights(backbone: str, path: Path | str | None = None) -> WeightsFile |
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return WeightsFile(path, sha256, _origin(backbone, path, sha256, expected))
+
+
+def cached_weights(backbone: str) -> tuple[Path | None, str]:
+    """The weights file for `backbone` in the cache of its library, not opened; and the name that is looked for.
+
+    None where it is not there; "" where there is no such name.
+    """
+    from mlbench.models.backbones import BACKBONES  # which loads weights
+
+    entry, expected = BACKBONES[backbone], hub_name(backbone)
+    if entry.cached is not None:
+        return entry.cached(), ""
+    path = None if expected is None else _hub_folder() / expected
+    return path if path is not None and path.is_file() else None, expected or ""
 
 
 def load_weights(module: nn.Module, file: WeightsFile) -> StartWeights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ class Report:
 
     def count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+
+    def rows(self) -> list[dict[str, str]]:
+        """What is worth knowing, a line a row; `kind` is "note" or "problem"."""
+        told = [("note", line) for line in self.notes] + [("problem", line) for line in self.problems]
+        return [{"kind": kind, "line": line} for kind, line in told]
 
     def text(self) -> str:
         done = [f"{number} {what}" for what, number in self.counts.items()] or ["no records"]
@@ -127,13 +132,14 @@ def rescore(
     data_root: Path | None = None,
     metrics: Sequence[str] = (),
     write: bool = False,
+    advance: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score the records of `folder` again from the predictions that `store` has, and compare the test numbers.
 
     Records whose predictions or data are not here are counted, not failed. `data_root` holds one data set's files:
     name that data set with `dataset`, as it is loaded (a description's path, too). `metrics` are registered ones to
     measure besides; with `write` they are put into the records whose numbers are those of their predictions, all or
-    none.
+    none. ``advance(done, total)`` is told of records.
     """
     if write and not metrics:
         raise UsageError("--write adds metrics to the records: name them with --metric")
@@ -146,7 +152,9 @@ def rescore(
     records, problems = find_records(folder, dataset=own)
     report = Report(problems=list(problems))
     changed: list[Record] = []
-    for record in records:
+    for number, record in enumerate(records):
+        if advance is not None and number:
+            advance(number, len(records))
         stored = record["predictions"].get("test")
         path = run_dir(root, record["key"]) / stored["file"] if stored else None
         if path is None or not path.exists():

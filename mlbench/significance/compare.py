@@ -44,6 +44,22 @@ class Comparison:
     notes: tuple[str, ...]
     numbers: frozenset[str] = frozenset()  # metrics that are shown as they are, and not in percent
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A metric a row: both runs, the difference, its interval (in percent, unless a number as it is), and p."""
+        found = []
+        for name, seen in self.intervals.items():
+            unit = 1 if name in self.numbers else 100
+            shown = {
+                "first": seen.a,
+                "second": seen.b,
+                "difference": seen.difference,
+                "low": seen.low,
+                "high": seen.high,
+            }
+            row = {"metric": name, **{part: unit * value for part, value in shown.items()}, "p": seen.p}
+            found.append({**row, "p_holm": self.adjusted[name], "unit": "percent" if unit == 100 else ""})
+        return found
+
     def text(self) -> str:
         rows = []
         for name, found in self.intervals.items():

@@ -11,7 +11,10 @@ from mlbench.store.runs import find_records, is_submitted
 
 
 def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
-    """Every finished run in `store`, oldest first, without submissions; DataError if one of its records is broken."""
+    """Every finished run in `store`, oldest first, without submissions.
+
+    DataError if one of its records is broken, UsageError if there is none.
+    """
     root = store or store_dir()
     records, problems = find_records(root)
     if problems:
@@ -23,7 +26,10 @@ def all_runs(store: Path | None = None) -> list[dict[str, Any]]:
 
 
 def find_run(prefix: str, store: Path | None = None) -> dict[str, Any]:
-    """The one finished run in `store` whose key begins with `prefix`; DataError if its record is broken."""
+    """The one finished run in `store` whose key begins with `prefix`.
+
+    DataError if its record is broken, UsageError if there is none or more than one.
+    """
     root = store or store_dir()
     found, problems = find_records(root, key=prefix)
     if len(found) == 1:

@@ -39,6 +39,15 @@ class Outcome:
     failed: Mapping[Job, str]
     elsewhere: tuple[Job, ...] = ()
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A run a row: its key, title, whether it was done "before", "now", "elsewhere" or "failed", and why."""
+        ends = (("before", self.before), ("now", self.done), ("elsewhere", self.elsewhere), ("failed", self.failed))
+        return [
+            {"key": job.key, "run": job.title, "done": how, "why": self.failed.get(job, "")}
+            for how, jobs in ends
+            for job in jobs
+        ]
+
     def text(self) -> str:
         beside = f"{len(self.elsewhere)} done elsewhere, " if self.elsewhere else ""
         lines = [
@@ -75,8 +84,9 @@ def sweep(
     quiet: bool = False,
     changes: Mapping[str, Any] | None = None,
     together: int = 1,
+    grid: Grid | None = None,
 ) -> Outcome:
-    """Run the grid file at `path` into `store`.
+    """Run the grid file at `path` into `store`; or `grid`, called `path` in what is said.
 
     Parameters
     ----------
@@ -99,7 +109,7 @@ def sweep(
     if together < 1 or (together > 1 and executor != "local"):
         raise UsageError(f"--together {together} --executor {executor}: expected 1, or more with local")
     with Reporter(quiet) as reporter:
-        made = make_sweep(load_grid(path, changes), path, store, name, threads)
+        made = make_sweep(grid or load_grid(path, changes), path, store, name, threads)
         with driving(made):
             if together > 1 and made.settings["processes"] > 1:
                 raise UsageError(f"--together {together}: a run of several processes is trained by itself")
@@ -138,7 +148,7 @@ class _Driver:
                 self._collect()
                 time.sleep(_PAUSE)
         except KeyboardInterrupt:
-            self.reporter.say(f"stopping {len(self.flying)} runs; --resume goes on from their checkpoints")
+            self.reporter.say(f"stopping {len(self.flying)} runs")
             raise
         return Outcome(self.sweep, tuple(self.before), tuple(self.done), self.failed, tuple(self.elsewhere))
 

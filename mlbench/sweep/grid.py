@@ -32,7 +32,8 @@ class Grid:
     methods, draws : every method with `draws` draws, draw i being of seed i and mask i. Each has its own seed and mask,
         so that as many runs say more than a grid of both. With neither `draws` nor `seeds` and `masks`: `DRAWS`.
     seeds, masks : instead of draws, every pair of seed and mask, to tell their two variances apart; one that is left
-        out is 0. A method that sees no mask (protocol "full", supervision "full" or none) has one run a seed.
+        out is 0; with `paired` seed i with mask i alone. A method that sees no mask (protocol "full", supervision
+        "full" or none) has one run a seed.
     protocol or protocols, dataset or datasets : one or several; ``[datasets.NAME]`` may hold the keys of `BY_DATASET`.
     vary : hyperparameters, ``train.KEY`` or ``annotation.KEY`` with lists of values: one run for each value, one key
         at a time. set : the same with one value, for all runs.
@@ -58,6 +59,7 @@ class Grid:
     draws: int = 0
     seeds: tuple[int, ...] = ()
     masks: tuple[int, ...] = ()
+    paired: bool = False
     vary: Mapping[str, Any] = field(default_factory=dict)
     set: Mapping[str, Any] = field(default_factory=dict)
     epochs: int | None = None
@@ -82,8 +84,7 @@ class Grid:
                 raise UsageError(f"{name} = {list(values)}: one stands there twice")
         if not self.methods:
             raise UsageError("methods = []: expected at least one")
-        if self.draws and (self.seeds or self.masks):
-            raise UsageError(f"draws = {self.draws} beside seeds or masks: expected either draws or a grid of both")
+        self._check_pairs()
         for name, least in (("draws", 0), ("retries", 0), ("checkpoint_seconds", 0), ("processes", 1), ("gpus", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected at least {least}")
@@ -97,12 +98,20 @@ class Grid:
             if not isinstance(values, list) or not values:
                 raise UsageError(f"vary.{key} = {values!r}: expected a list of values")
 
+    def _check_pairs(self) -> None:
+        if self.draws and (self.seeds or self.masks):
+            raise UsageError(f"draws = {self.draws} beside seeds or masks: expected either draws or a grid of both")
+        if self.paired and (self.masks or not self.seeds):
+            raise UsageError("paired: expected seeds, each to be paired with the mask of its number, and no masks")
+
     def variants(self) -> list[dict[str, Any]]:
         """The changes of each run beside seed and mask: one value of one key of `vary`, or none."""
         return [{key: value} for key, values in self.vary.items() for value in values] or [{}]
 
     def pairs(self) -> list[tuple[int, int]]:
         """(seed, mask) of the runs of a method that sees the mask."""
+        if self.paired:
+            return [(seed, seed) for seed in self.seeds]
         if self.seeds or self.masks:
             grid = itertools.product(self.seeds or (0,), self.masks or (0,))
             return sorted(grid, key=lambda pair: (pair[0] != pair[1], pair))

@@ -60,6 +60,17 @@ def status_table(sweep: Sweep, rows: list[Row], limit: int | None = None) -> Tab
     return table
 
 
+def plain_rows(sweep: Sweep) -> list[dict[str, object]]:
+    """The jobs of `sweep` now: key, run, state, try, seconds, and what was heard last."""
+    return [
+        {
+            **{"key": row.job.key, "run": row.job.title, "state": row.state, "try": row.attempt},
+            **{"seconds": row.seconds, "heard": row.remark},
+        }
+        for row in rows_of(sweep)
+    ]
+
+
 def show_status(store: Path, name: str | None = None, watch: bool = False) -> None:
     """Print the table; with `watch` again and again until the sweep has no driver."""
     sweep, console = find_sweep(store, name), Console(highlight=False, markup=False)

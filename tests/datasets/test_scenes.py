@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,6 @@ from scipy.ndimage import map_coordinates
 
 from mlbench.annotation import State
 from mlbench.datasets import scenes
-from mlbench.errors import DataError
 
 SMALL = {"train": 5, "val": 3, "test": 4}
 
@@ -41,7 +41,7 @@ def pixels(dataset):
 
 
 def test_built_data_set_has_the_recorded_bytes_and_shapes(full):
-    # load_scenes would have raised had the sums differed.
+    # Another version would have told that the sums differ.
     assert (full.id, full.version, full.flippable) == ("scenes", "1", False)
     assert full.classes == tuple("0123456789")
     for name, count in {"train": 4000, "val": 1000, "test": 2000}.items():
@@ -216,17 +216,58 @@ def test_failed_write_leaves_no_partial_file(small, monkeypatch, caplog):
     assert list(small.parent.iterdir()) == []
 
 
-def test_other_input_is_refused_by_name(small, monkeypatch):
-    monkeypatch.setitem(scenes.INPUT_SHA256, "flower.jpg", "0" * 64)
-    with pytest.raises(DataError, match=r"flower\.jpg as given by scikit-learn .* expected 0000"):
-        scenes.load_scenes()
+def other_flower(monkeypatch):
+    """A Pillow that decodes one photograph a little differently."""
+    inputs = scenes._inputs()
+    inputs["flower.jpg"] = inputs["flower.jpg"] ^ np.uint8(1)
+    monkeypatch.setattr(scenes, "_inputs", lambda: inputs)
 
 
-def test_other_result_is_refused_and_not_cached(small, monkeypatch):
-    monkeypatch.setitem(scenes.SPLIT_SHA256, "val", "0" * 64)
-    with pytest.raises(DataError, match="split val has SHA-256"):
-        scenes.load_scenes()
-    assert not small.exists()
+def test_other_bytes_are_another_version_that_says_what_differs(small, monkeypatch):
+    recorded = scenes.load_scenes()
+    assert recorded.notes == ()
+    small.unlink()
+    other_flower(monkeypatch)
+    other = scenes.load_scenes()
+    assert re.fullmatch("1-[0-9a-f]{8}", other.version)
+    assert other.fingerprint != recorded.fingerprint
+    assert other.splits["test"].images.describe(0).startswith(f"scenes-{other.version}/test/00000@")
+    [note] = other.notes
+    for told in (f"this is version {other.version}", "other inputs: flower.jpg;", f"NumPy {np.__version__}", "val has"):
+        assert told in note
+
+
+def test_other_bytes_are_kept_apart_and_read_again(small, monkeypatch):
+    other_flower(monkeypatch)
+    first = scenes.load_scenes()
+    [kept] = small.parent.iterdir()
+    assert kept != small
+    assert np.__version__ in kept.name
+    monkeypatch.setattr(scenes, "build_split", lambda *_: pytest.fail("built again"))
+    again = scenes.load_scenes()
+    assert (again.version, again.fingerprint, again.notes) == (first.version, first.fingerprint, first.notes)
+
+
+def test_recorded_bytes_in_the_cache_are_version_1_whatever_is_installed(small, monkeypatch):
+    scenes.load_scenes()
+    other_flower(monkeypatch)
+    assert scenes.load_scenes().version == "1"
+
+
+def test_damaged_copy_of_other_bytes_is_built_again(small, monkeypatch, caplog):
+    other_flower(monkeypatch)
+    first = scenes.load_scenes()
+    [kept] = small.parent.iterdir()
+    with np.load(kept) as store:
+        arrays = dict(store)
+    arrays["val_images"][1, 2, 3, 0] ^= 1
+    np.savez(kept, **arrays)
+    assert scenes.load_scenes().version == first.version
+    assert "built again" in caplog.text
+
+
+def test_recorded_inputs_are_those_here():
+    assert {name: scenes._input_digest(values) for name, values in scenes._inputs().items()} == scenes.INPUT_SHA256
 
 
 def test_two_processes_can_build_at_once(small, tmp_path):

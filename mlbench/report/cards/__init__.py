@@ -3,7 +3,7 @@
 from mlbench.report.cards.claims import Card, Claim, Setting, load_card
 from mlbench.report.cards.judge import Outcome, judge, runs_of, verdict_of
 from mlbench.report.cards.printed import published_gains
-from mlbench.report.cards.text import cards_text, order_agreement, reproduction_cards
+from mlbench.report.cards.text import cards_text, order_agreement, outcomes_of, records_for
 
 __all__ = [
     "Card",
@@ -14,8 +14,9 @@ __all__ = [
     "judge",
     "load_card",
     "order_agreement",
+    "outcomes_of",
     "published_gains",
-    "reproduction_cards",
+    "records_for",
     "runs_of",
     "verdict_of",
 ]

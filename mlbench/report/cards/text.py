@@ -13,7 +13,7 @@ from tabulate import tabulate
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.grid import grid
 from mlbench.paths import store_dir
-from mlbench.report.cards.claims import DRAWS, POWER, Card, load_card
+from mlbench.report.cards.claims import DRAWS, POWER, Card
 from mlbench.report.cards.judge import Outcome, Record, judge, runs_of, values_by_draw
 from mlbench.report.cards.printed import agreement, published_gains
 from mlbench.significance.describe import spread
@@ -21,10 +21,8 @@ from mlbench.significance.where import choose, parse_where
 from mlbench.store import find_records, is_submitted
 
 
-def reproduction_cards(
-    paper: str, store: Path | None = None, methods: Sequence[str] | None = None, conditions: Sequence[str] = ()
-) -> str:
-    """`cards_text` of a paper's claims over the runs in `store`; DataError for a broken record.
+def records_for(store: Path | None = None, conditions: Sequence[str] = ()) -> list[Record]:
+    """The runs in `store` that claims can be held against; DataError for a broken record.
 
     `conditions`, as "precision=fp32", choose among the runs; see `mlbench.significance.where`.
     A store that is not named and not there is an empty one.
@@ -33,13 +31,11 @@ def reproduction_cards(
     records, problems = find_records(root) if store is not None or root.is_dir() else ([], [])
     if problems:
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
-    chosen = choose([r for r in records if not is_submitted(r)], parse_where(conditions), others=True)
-    return cards_text(load_card(paper), chosen, methods)
+    return choose([r for r in records if not is_submitted(r)], parse_where(conditions), others=True)
 
 
-def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> str:
-    """Claims with their verdicts, our numbers with both spreads, and the agreement of the orders, as Markdown."""
-    records = list(records)
+def outcomes_of(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> list[Outcome]:
+    """What the runs say of each claim about `methods` [all]; UsageError where there is none."""
     claimed = [method for method, _ in card.pairs]
     for method in methods or ():
         if method not in claimed:
@@ -47,6 +43,13 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
     outcomes = [outcome for outcome in judge(card, records) if methods is None or outcome.method in methods]
     if not outcomes:
         raise UsageError(f"no claim of '{card.paper}' is about these methods")
+    return outcomes
+
+
+def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> str:
+    """Claims with their verdicts, our numbers with both spreads, and the agreement of the orders, as Markdown."""
+    records = list(records)
+    outcomes = outcomes_of(card, records, methods)
     share = f"{100 * card.confidence:g} %"
     lines = [
         f"# Claims of {card.paper}{f', {card.title}' if card.title else ''}: {', '.join(card.tables)}",
