@@ -55,6 +55,11 @@ class Augmentation:
         """Whether what is in the image may lie elsewhere afterwards."""
         return bool(self.crop or self.randaugment)
 
+    @property
+    def draws_from_torch(self) -> bool:
+        """Whether `change` uses torch's own generator, which is left as it was: no other thread may draw meanwhile."""
+        return bool(self.randaugment or any(self.jitter))
+
     def crops(self, images: ImageSource, rows: np.ndarray, hashes: np.ndarray, seed: int, size: int) -> np.ndarray:
         """Random crops uint8 [B, size, size, 3] of the decoded images `rows`, whose sample ids hash to `hashes` [B]."""
 

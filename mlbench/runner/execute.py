@@ -43,7 +43,7 @@ from mlbench.runner.recording import Outcome, compose_record, predictions_of
 from mlbench.runner.rescored import rescore_alike
 from mlbench.runner.task import RunTask
 from mlbench.runner.training import Course, PhaseTrainer, best_file, epoch_file, keeps_all, rule_of, title_of
-from mlbench.runner.world import World
+from mlbench.runner.world import World, peer_lost
 from mlbench.store import RECORD_FILE, read_record, run_dir, write_record
 
 __all__ = ["Options", "run"]
@@ -60,8 +60,17 @@ def run(request: Request, options: Options | None = None) -> dict[str, Any]:
     """
     options = options or Options()
     world = World(options.device, request.precision)
-    with Reporter(options.quiet or not world.main) as reporter:
-        return Execution(request, options, world, reporter).execute()
+    try:
+        with Reporter(options.quiet or not world.main) as reporter:
+            return Execution(request, options, world, reporter).execute()
+    except (RuntimeError, MethodError) as error:
+        if world.size == 1 or not peer_lost(error):
+            raise
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise MlbenchError(
+            f"another process of this run is gone or does not answer: start all {world.size} again with --resume "
+            f"({reason})"
+        ) from error
 
 
 class Execution:

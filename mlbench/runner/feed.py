@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ class Feed:
 
     `settings` are the training settings in force (image size, augmentation): the run's, or those of its present phase.
     Feeds that were given the same `opened` share the features in it, and the batch that was last read of each. `probe`
-    is what the images are looked at through.
+    is what the images are looked at through. `ahead` says whether `begin` does anything: not where the same cores
+    compute the step.
     """
 
     def __init__(
@@ -66,6 +68,9 @@ class Feed:
         self.probe = probe or Probe()
         self._shared, self._opened = opened is not None, {} if opened is None else opened
         self._trunk: nn.Module | None = None
+        self.ahead = device.type != "cpu"
+        self._begun: tuple[Any, Future[Batch]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
         self.views = run.method.views_for(run.hyper)
         if len({view.name for view in self.views}) < len(self.views):
             raise MlbenchError(f"method '{run.method.name}' has two views of one name")
@@ -96,6 +101,8 @@ class Feed:
     def expect(self, name: str, index: np.ndarray) -> None:
         """Tell that the images of rows `index` of part `name` will be asked for in this order, without augmentation or
         with: those that are decoded on the fly are decoded ahead."""
+        if self._begun is not None:
+            self._begun[1].result()
         for (part, *_), inputs in self._images.items():
             if part == name:
                 inputs.expect(index)
@@ -142,6 +149,42 @@ class Feed:
         self, name: str, index: np.ndarray, epoch: int | None, pooled: bool = False, source: str = "images"
     ) -> Batch:
         """Rows `index` of part `name`; augmented for `epoch` (None: not), pooled where maps are not needed."""
+        if self._begun is not None:
+            made = self._begun[1].result()  # whichever it is: two threads never read the same source
+            if self._begun[0] == self._asked(name, index, epoch, pooled, source):
+                self._begun = None
+                return made
+        return self._batch(name, index, epoch, pooled, source)
+
+    def begin(
+        self, name: str, index: np.ndarray, epoch: int | None, pooled: bool = False, source: str = "images"
+    ) -> None:
+        """Make the batch that `batch` will be asked for next, on a thread, while the present step is under way.
+
+        It is the same to the bit. Nothing is begun where making it draws from generators that the step draws from, too
+        (torchvision's transforms), where other runs read the same features, and for pooled features, which are read
+        faster than a thread is woken.
+        """
+        small = source == "pooled" or (pooled and self.run.track == "head")
+        if not self.ahead or small or self._shared or self._draws_from_torch():
+            return
+        self._thread = self._thread or ThreadPoolExecutor(1, "mlbench-batch", self._enter_thread)
+        made = self._thread.submit(self._batch, name, index, epoch, pooled, source)
+        self._begun = self._asked(name, index, epoch, pooled, source), made
+
+    def _enter_thread(self) -> None:
+        """A thread begins on the first GPU, whatever the others are on."""
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
+
+    def _asked(self, name: str, index: np.ndarray, epoch: int | None, pooled: bool, source: str) -> Any:
+        return name, index.tobytes(), epoch, pooled, source, self.settings
+
+    def _draws_from_torch(self) -> bool:
+        views = (view.augment for view in self.views if view.augment is not None)
+        return any(changes.draws_from_torch for changes in (Augmentation.of(self.settings), *views))
+
+    def _batch(self, name: str, index: np.ndarray, epoch: int | None, pooled: bool, source: str) -> Batch:
         run, size = self.run, self.settings.image_size
         rows = on_device(torch.from_numpy(np.asarray(index, dtype=np.int64)), self.device)
         side = self._side_inputs(name, index, epoch, source)

@@ -206,8 +206,8 @@ class PhaseLoop:
         set_training_mode(self.network, self.phase.roles, self.settings.frozen_stages)
         self.feed.expect("train", self._own_rows(order[here.batch * size :]))
         while here.batch < self.steps:
-            rows = order[here.batch * size : (here.batch + 1) * size]
-            self._step(rows)
+            rows, rest = np.split(order[here.batch * size :], [size])
+            self._step(rows, rest[:size])
             here.batch += 1
             if self.world.device.type == "cpu" or here.batch % 32 == 0:  # elsewhere to look is to wait for the device
                 self._check_terms()
@@ -298,17 +298,26 @@ class PhaseLoop:
         batches = (order[start : start + size] for start in range(0, len(order), size))
         return np.concatenate([self.world.share(piece)[0] for batch in batches for piece in self._pieces(batch)])
 
-    def _step(self, rows: np.ndarray) -> None:
+    def _own_index(self, piece: np.ndarray) -> np.ndarray:
+        """The rows of `piece` that this process loads; one without rows takes part with weight zero."""
+        local, _ = self.world.share(piece)
+        return local if len(local) else piece[:1]
+
+    def _step(self, rows: np.ndarray, following: np.ndarray) -> None:
+        """Train on `rows`; those of the step after it, `following`, are loaded meanwhile."""
         run = self.feed.run
         pieces = self._pieces(rows)
+        coming = [*pieces[1:], *self._pieces(following)[:1]]
         changes: list[Change] = []
         notes: list[Note] = []
         for number, piece in enumerate(pieces):
             local, sizes = self.world.share(piece)
-            dummy = not len(local)
-            index = piece[:1] if dummy else local  # a process without rows takes part with weight zero
+            dummy, index = not len(local), self._own_index(piece)
             pooled = not takes_maps(self.network)
             batch = self.feed.batch("train", index, self.position.epoch, pooled, self.phase.source)
+            if number < len(coming):
+                after = self._own_index(coming[number])
+                self.feed.begin("train", after, self.position.epoch, pooled, self.phase.source)
             batch = self.feed.with_labels(batch, index, self.task.labels)
             whole: list[Labels] = []
             step = self._context(len(rows), sizes, piece, whole)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor, nn
 
 from mlbench.errors import UsageError
@@ -36,7 +43,7 @@ class World:
         self.accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
-            kwargs_handlers=[DistributedDataParallelKwargs()],
+            kwargs_handlers=[DistributedDataParallelKwargs(), *_patience()],
         )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
@@ -123,6 +130,25 @@ class World:
         if self.device.type == "cuda" and "cuda" in states[self.rank]:
             torch.cuda.set_rng_state(states[self.rank]["cuda"], self.device)
         return True
+
+
+def _patience() -> list[Any]:
+    """What tells how long a process waits for the others; nothing where ``$MLBENCH_PEER_SECONDS`` does not say."""
+    text = os.environ.get("MLBENCH_PEER_SECONDS")
+    if not text:
+        return []
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise UsageError(f"MLBENCH_PEER_SECONDS={text}: expected a whole number of seconds")
+    return [InitProcessGroupKwargs(timeout=timedelta(seconds=int(text)))]
+
+
+def peer_lost(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that another process is gone or does not answer."""
+    cause = error.__cause__
+    told = isinstance(error, RuntimeError) and (
+        isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+    )
+    return told or (cause is not None and peer_lost(cause))
 
 
 def leave() -> None:
