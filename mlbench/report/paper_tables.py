@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.datasets import list_datasets
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available
 from mlbench.report.method_card import level_of
@@ -120,6 +121,7 @@ def paper_tables(
     table: str | None = None,
     where: Mapping[str, str] | None = None,
     datasets: Sequence[str] = (),
+    miniatures: bool = False,
 ) -> list[Table]:
     """The tables of `paper` (a file of ``results/papers/``, or "all"), or its one table `table`, with our runs.
 
@@ -131,6 +133,8 @@ def paper_tables(
         that has no such entry where it is a row's (another method's hyperparameter) is kept.
     datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, under the
         layout's protocol `elsewhere`, shown without a difference.
+    miniatures : take runs on miniatures (`mlbench data miniature`) and no others: for rehearsals, whose tables say so.
+        Otherwise they are left out and counted, as they only bear the names of the paper's data sets.
 
     A cell of ours is mean ± sample deviation (ddof 1) over its runs and, where the images are or may be the same and
     the definitions are not known to differ, the difference to the printed number. Ours are scored by the definition of
@@ -154,7 +158,7 @@ def paper_tables(
             raise unknown("data set", dataset, known)
     settings = rows_of(every)
     asked = choose(every, where or {}, others=True)
-    return [_table(layout, asked, datasets, settings) for layout in chosen]
+    return [_table(layout, asked, datasets, settings, miniatures) for layout in chosen]
 
 
 def our_metric(definition: str, column: Column) -> tuple[str, bool]:
@@ -179,6 +183,7 @@ def _table(
     every: Sequence[Record],
     datasets: Sequence[str],
     settings: Mapping[str, str],
+    miniatures: bool = False,
 ) -> Table:
     printed = load_published(layout.paper)
     printed = printed[printed["table"] == layout.printed]
@@ -198,6 +203,8 @@ def _table(
     asked = {(column.data, column.protocol) for column in columns}
     methods = {str(row["method"]) for row in rows}
     runs = [r for r in every if _dataset_protocol(r) in asked and r["identity"]["method"]["name"] in methods]
+    other = sum(is_of_miniature(record) != miniatures for record in runs)
+    runs = [record for record in runs if is_of_miniature(record) == miniatures]
     left_out = sum(not as_written(record) for record in runs)
     runs = [record for record in runs if as_written(record)]
     marks = Marks()
@@ -228,9 +235,9 @@ def _table(
         tuple(header),
         tuple(body),
         tuple((mark, text) for text, mark in marks.items()),
-        _footer(layout, datasets, cells, left_out),
+        (*_footer(layout, datasets, cells, left_out), *_told_apart(other, miniatures)),
         cells,
-        title=f"{layout.paper}, {layout.printed}: {layout.title}",
+        title=f"{'REHEARSAL ON MINIATURES: ' if miniatures else ''}{layout.paper}, {layout.printed}: {layout.title}",
         over=over,
         rules=frozenset(2 * rule for rule in layout.rules),
         stubs=len(layout.stubs) + 1,
@@ -378,6 +385,15 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame, left_o
     if (cells["n"] == 0).any():
         lines.append("A dash in a line of ours: no run.")
     return tuple(lines)
+
+
+def _told_apart(other: int, miniatures: bool) -> list[str]:
+    if miniatures:
+        kept = (
+            "Rehearsal: our runs are on miniatures, made-up copies of the data sets' layouts, and say nothing of them."
+        )
+        return [kept, *([f"Left out: {other} runs that are not on a miniature."] if other else [])]
+    return [f"Left out: {other} runs on miniatures, which only bear a data set's name."] if other else []
 
 
 def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
