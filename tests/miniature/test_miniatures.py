@@ -245,7 +245,7 @@ def test_the_command_line_makes_describes_and_verifies_one(mlbench: Callable[...
 
 
 def test_wrong_calls_are_told(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(UsageError, match="unknown miniature 'coco214'. Did you mean 'coco2014'"):
+    with pytest.raises(UsageError, match=r"unknown miniature 'coco214'\. Did you mean 'coco2014'"):
         make("coco214", tmp_path / "x")
     with pytest.raises(UsageError, match="--images 5: expected"):
         make("cub", tmp_path / "x", images=5)
