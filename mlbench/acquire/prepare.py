@@ -15,6 +15,7 @@ from mlbench.acquire.extract import extract, merge
 from mlbench.acquire.sources import Source, SourceFile, find_source, missing_by_hand, tell_by_hand
 from mlbench.acquire.verify import Verification, compare_decoded, verify
 from mlbench.datasets import Dataset, load_dataset
+from mlbench.datasets.miniature import find_marker
 from mlbench.errors import DataError, UsageError
 from mlbench.files import atomic_write, sha256_file
 from mlbench.locks import locked
@@ -50,6 +51,8 @@ def prepare(name: str, root: Path, options: Options | None = None, reporter: Rep
     options, reporter = options or Options(), reporter or Reporter(quiet=True)
     if options.size is not None and options.size < 0:
         raise UsageError(f"--size {options.size}: expected pixels, or 0 for no cache")
+    if find_marker(root) is not None:
+        raise UsageError(f"{root}: a miniature; prepare the data set in a folder of its own")
     lines: list[str] = []
     source = find_source(name)
     if source is not None:

@@ -18,7 +18,7 @@ _ROOT = click.option("--root", "--data-root", "root", type=click.Path(path_type=
 
 @click.group("data")
 def data_group() -> None:
-    """Fetch, check and describe data sets; make masks; read FiftyOne."""
+    """Fetch, check, describe and rehearse data sets; make masks; read FiftyOne."""
 
 
 @data_group.command("list")
@@ -45,6 +45,22 @@ def prepare_command(name: str, root: Path, mirror: str | None, no_images: bool, 
     with Reporter(quiet) as reporter:
         told = prepare(name, root, Options(mirror, not no_images, size), reporter)
     echo(told)
+
+
+@data_group.command("miniature")
+@click.argument("name")
+@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder to make it in.")
+@click.option("--images", type=int, help="Pictures, all parts together [400].")
+@click.option(
+    "--photographs", type=click.Path(path_type=Path), help="Pictures to cut backgrounds from [two of scikit-learn's]."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
+def miniature_command(name: str, folder: Path, **given: Any) -> None:
+    """Make a small made-up copy of a data set in its official layout, to try things on before the download."""
+    from mlbench.miniature import make
+
+    made = make(name, folder, **given)
+    echo(f"made {made}: no data set, but a copy of its layout. Take it with --dataset {name} --data-root {made}")
 
 
 @data_group.command("verify")

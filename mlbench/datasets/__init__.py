@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlbench.datasets.base import ArrayImages, Dataset, Split
 from mlbench.datasets.entries import Described, Entry, as_entry, needed, summary_of
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, UsageError
 from mlbench.registry import Registry
 
 __all__ = ["DATASETS", "ArrayImages", "Dataset", "Described", "Split", "list_datasets", "load_dataset", "needed"]
@@ -43,9 +43,12 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
 
     Returns
     -------
-    Dataset. UsageError for an unknown name or a missing root, DataError for data that are missing or broken,
-    MlbenchError where another package's code fails or gives something else.
+    Dataset; where `root` is a miniature (`mlbench.datasets.miniature`), one that says so. UsageError for an unknown
+    name or a missing root, DataError for data that are missing or broken, MlbenchError where another package's code
+    fails or gives something else.
     """
+    from mlbench.datasets.miniature import as_miniature, find_marker, refuse_hidden
+
     if name.endswith(".toml"):
         from mlbench.datasets.files import load_files
 
@@ -55,14 +58,22 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
     known = whole if partial else name
     entry, folder = DATASETS[known], None if root is None else Path(root)
     what = f"data set '{name}' ({DATASETS.point(known).value})"
+    marker = None if folder is None or not hasattr(entry, "load_partial") else find_marker(folder)
+    if marker is not None and partial:
+        raise UsageError(f"{folder}: a miniature, which has no parts: load it as '{whole}'")
     try:
-        found = entry.load_partial(folder) if partial else entry.load(folder)  # type: ignore[attr-defined]
+        part = partial or marker is not None
+        found = entry.load_partial(folder) if part else entry.load(folder)  # type: ignore[attr-defined]
     except (MlbenchError, OSError, MemoryError):
         raise
     except Exception as error:  # anybody's code
         raise MlbenchError(f"{what}: load failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, Dataset):
         raise MlbenchError(f"{what}: load gave a {type(found).__name__}, expected a mlbench.datasets.Dataset")
+    if marker is not None:
+        found = as_miniature(found, DATASETS.point(known).name, marker)
+    elif folder is not None:
+        refuse_hidden(found, folder)
     expected = DATASETS.point(known).name + (_PARTIAL if partial else "")
     if found.id not in (expected, DATASETS.point(known).name + _PARTIAL):
         raise MlbenchError(f"{what}: load gave a data set with id '{found.id}', expected '{expected}'")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Told how many images of how many are done.
 Advance = Callable[[int, int], None]
 
+#: Ends the version of a miniature, a made-up small copy of a data set's layout (`mlbench.datasets.miniature`).
+MINIATURE = "-miniature"
+
 _AT_ONCE = 64  # images of one task of a thread
 
 
@@ -279,6 +282,11 @@ class Dataset:
     source: str = ""
     owner: str = field(default="", compare=False)
     _cached: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether this only bears the name of the data set that it copies the layout of."""
+        return self.version.endswith(MINIATURE)
 
     @property
     def fingerprint(self) -> str:

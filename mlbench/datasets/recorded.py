@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlbench.datasets import list_datasets
-from mlbench.datasets.base import Dataset
+from mlbench.datasets.base import MINIATURE, Dataset
 from mlbench.errors import UsageError
 
 
@@ -14,6 +14,11 @@ def is_data_of(data: Dataset, record: Mapping[str, Any]) -> bool:
     """Whether `data` has the fingerprint that `record` names; that of harness 1 has file names in place of content."""
     recorded = record["identity"]["dataset"]["fingerprint"]
     return bool(recorded == (legacy_fingerprint(data) if record["identity"]["harness"] == 1 else data.fingerprint))
+
+
+def is_of_miniature(record: Mapping[str, Any]) -> bool:
+    """Whether a run was made on a miniature, which bears the name of a data set that it is not."""
+    return str(record["identity"]["dataset"]["version"]).endswith(MINIATURE)
 
 
 def legacy_fingerprint(data: Dataset) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.datasets import list_datasets
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available
 from mlbench.report.layouts import Column, Layout, columns_of, load_layouts
@@ -82,6 +83,7 @@ def paper_tables(
     where: Mapping[str, str] | None = None,
     datasets: Sequence[str] = (),
     chosen: Chosen | None = None,
+    miniatures: bool = False,
 ) -> list[Table]:
     """The tables of `paper` (a file of ``results/papers/``, or "all"), or its one table `table`, with our runs.
 
@@ -94,6 +96,8 @@ def paper_tables(
     datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, under the
         layout's protocol `elsewhere`, shown without a difference.
     chosen : the runs of each row by their keys, data sets in place of others, and why cells are empty.
+    miniatures : take runs on miniatures (`mlbench data miniature`) and no others: for rehearsals, whose tables say so.
+        Otherwise they are left out and counted, as they only bear the names of the paper's data sets.
 
     A cell of ours is mean ± sample deviation (ddof 1) over its runs and, where the images are or may be the same and
     the definitions are not known to differ, the difference to the printed number. Ours are scored by the definition of
@@ -117,7 +121,7 @@ def paper_tables(
             raise unknown("data set", dataset, known)
     settings = rows_of(every)
     asked = choose(every, where or {}, others=True)
-    return [_table(layout, asked, datasets, settings, chosen) for layout in layouts]
+    return [_table(layout, asked, datasets, settings, chosen, miniatures) for layout in layouts]
 
 
 def our_metric(definition: str, column: Column) -> tuple[str, bool]:
@@ -143,6 +147,7 @@ def _table(
     datasets: Sequence[str],
     settings: Mapping[str, str],
     chosen: Chosen | None = None,
+    miniatures: bool = False,
 ) -> Table:
     printed = load_published(layout.paper)
     printed = printed[printed["table"] == layout.printed]
@@ -163,6 +168,8 @@ def _table(
     methods = {str(row["method"]) for row in rows}
     runs = [r for r in every if _dataset_protocol(r) in asked]
     runs = [r for r in runs if chosen is not None or r["identity"]["method"]["name"] in methods]
+    other = sum(is_of_miniature(record) != miniatures for record in runs)
+    runs = [record for record in runs if is_of_miniature(record) == miniatures]
     left_out = sum(not as_written(record) for record in runs)
     runs = [record for record in runs if as_written(record)]
     marks = Marks()
@@ -196,9 +203,9 @@ def _table(
         tuple(header),
         tuple(body),
         tuple((mark, text) for text, mark in marks.items()),
-        _footer(layout, datasets, cells, left_out),
+        (*_footer(layout, datasets, cells, left_out), *_told_apart(other, miniatures)),
         cells,
-        title=f"{layout.paper}, {layout.printed}: {layout.title}",
+        title=f"{'REHEARSAL ON MINIATURES: ' if miniatures else ''}{layout.paper}, {layout.printed}: {layout.title}",
         over=over,
         rules=frozenset(2 * rule for rule in layout.rules),
         stubs=len(layout.stubs) + 1,
@@ -253,7 +260,8 @@ def _place(
     published: dict[str, Any] | None = next(found, None)
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
-    same = same and not column.stands_for
+    made_up = any(is_of_miniature(record) for record in runs)
+    same = same and not column.stands_for and not made_up
     runs = [record for record in runs if _dataset_protocol(record) == (column.data, column.protocol)]
     runs = of_kind(runs, column.kind)
     place = {"method": row["method"], "column": ", ".join([column.data, *column.kind])}
@@ -272,6 +280,8 @@ def _place(
     remarks = [describe_runs(runs), cell["remark"], "" if metric == column.ours else f"scored as {metric}"]
     if column.stands_for:
         remarks.append(f"on {column.data} in place of {column.stands_for}: other images, never held against the print")
+    elif made_up:
+        remarks.append("on a miniature: never held against the print")
     elif published and not same:
         remarks.append("images or definition known to differ from the printed number's: no difference")
     return _Place(cell, published, "; ".join(filter(None, remarks)), (metric, *ranked_with(runs[0])), values)
@@ -359,3 +369,12 @@ def _footer(layout: Layout, datasets: Sequence[str], cells: pd.DataFrame, left_o
     if (cells["n"] == 0).any():
         lines.append("A dash in a line of ours: no run.")
     return tuple(lines)
+
+
+def _told_apart(other: int, miniatures: bool) -> list[str]:
+    if miniatures:
+        kept = (
+            "Rehearsal: our runs are on miniatures, made-up copies of the data sets' layouts, and say nothing of them."
+        )
+        return [kept, *([f"Left out: {other} runs that are not on a miniature."] if other else [])]
+    return [f"Left out: {other} runs on miniatures, which only bear a data set's name."] if other else []

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mlbench.datasets import list_datasets
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError, UsageError, unknown
 from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.metrics import METRICS
@@ -209,7 +210,8 @@ def _method(record: Record) -> str:
 
 
 def _dataset(record: Record) -> str:
-    return str(record["identity"]["dataset"]["id"])
+    name = str(record["identity"]["dataset"]["id"])
+    return f"{name} (miniature)" if is_of_miniature(record) else name
 
 
 def _kind(record: Record) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.report.cards.claims import Card, load_card
 from mlbench.report.cards.judge import Outcome, judge
 from mlbench.report.layouts import Column, columns_of
@@ -101,6 +102,8 @@ def distance(
     mine = np.array([value_of(record, column.ours) for record in drawn.values()])
     by_theirs = np.array([value_of(record, theirs) for record in drawn.values()])
     base = _with(base, draws=len(mine), ours=float(mine.mean()), sd=_sd(mine))
+    if any(is_of_miniature(record) for record in runs):
+        return _with(base, why="on a miniature: not held against the print")
     if column.stands_for:
         return _with(base, why=f"on {column.data} in place of {column.stands_for}: not held against the print")
     if not same:

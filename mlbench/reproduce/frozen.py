@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlbench.datasets.miniature import find_marker
+from mlbench.errors import UsageError
 from mlbench.paths import published_records
 from mlbench.report.paper_tables import Chosen
 from mlbench.reproduce.runs import Asked, Entry, entries_of
@@ -48,6 +50,7 @@ class Frozen:
 
 def freeze_plans(asked: Asked, store: Path, only_missing: bool = False) -> Frozen:
     """Resolve every run of the plans asked for. With `only_missing`, of rows that have no run yet on a data set."""
+    on_miniatures(asked)
     entries = tuple(entries_of(asked))
     budget = {key: value for plan in asked.plans for key, value in plan.budget(asked.budget).set.items()}
     cells = [(n, cell) for n, entry in enumerate(entries) if not entry.reason for cell in entry.requests()]
@@ -69,6 +72,16 @@ def freeze_plans(asked: Asked, store: Path, only_missing: bool = False) -> Froze
     return Frozen(
         asked, entries, tuple(map(tuple, keys)), tuple(reasons), jobs, records, _to_do(jobs, jobs_left, records, store)
     )
+
+
+def on_miniatures(asked: Asked) -> bool:
+    """Whether the data given are miniatures; UsageError where some are and others are not."""
+    places = {data: place for data, place in asked.data.items() if place.root is not None}
+    made_up = [data for data, place in places.items() if find_marker(place.root) is not None]  # type: ignore[arg-type]
+    if made_up and len(made_up) < len(asked.data):
+        others = [data for data in asked.data if data not in made_up]
+        raise UsageError(f"--data {made_up[0]}: is a miniature and {others[0]} is none: one table cannot have both")
+    return bool(made_up)
 
 
 def records_of(keys: set[str], store: Path) -> dict[str, Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlbench.files import atomic_write
 from mlbench.report.paper_tables import paper_tables
 from mlbench.report.render import Cell, Part, Table, html_document, latex_document
 from mlbench.reproduce.distance import CONFIDENCE, Distance, distances, verdicts
-from mlbench.reproduce.frozen import Frozen
+from mlbench.reproduce.frozen import Frozen, on_miniatures
 from mlbench.reproduce.listing import settings_rows
 from mlbench.reproduce.plans import Plan
 
@@ -25,7 +26,9 @@ def tables_of(frozen: Frozen, records: Sequence[Record]) -> list[Table]:
     found = []
     for plan in frozen.asked.plans:
         own = distances(frozen, plan)
-        (printed,) = paper_tables(frozen.records.values(), plan.paper, plan.table, chosen=frozen.chosen(plan.table))
+        chosen, made_up = frozen.chosen(plan.table), on_miniatures(frozen.asked)
+        (printed,) = paper_tables(frozen.records.values(), plan.paper, plan.table, chosen=chosen, miniatures=made_up)
+        printed = replace(printed, footer=(*said(frozen, plan), *printed.footer))
         found += [printed, _distance_table(frozen, plan, own), _claims_table(frozen, plan, records)]
         found += [_missing_table(frozen, plan), _settings_table(frozen, plan)]
     return [table for table in found if table.body]

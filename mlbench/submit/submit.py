@@ -154,6 +154,8 @@ def _check_dataset(card: Card, path: Path, data: Dataset, rules: Protocol) -> No
     for name, value in here.items():
         if card.dataset[name] != value:
             raise DataError(f"{path}: dataset.{name} = {card.dataset[name][:70]!a}; the data set here has '{value}'")
+    if data.is_miniature:  # whose counts its loader has compared with its own
+        return
     # What the protocol expects of the other parts does not matter to numbers of the test part.
     expected = rules.datasets[data.id].expect if data.id in rules.datasets else {}
     counts = {**expected, "classes": len(data.classes), "test": len(data.splits["test"])}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.catalogue import resolving
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError
 from mlbench.protocol import load_protocol
 from mlbench.report.cards.claims import POWER, Card, Setting
@@ -163,7 +164,7 @@ def _definitional(card: Card, method: str, over: str, pairs: Sequence[tuple[Reco
 def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]) -> dict[tuple[int, int], Record]:
     """The card's runs of `method` by (seed, mask): those made with the settings the method has here now.
 
-    Their labels were hidden as the card's protocol is written.
+    Their labels were hidden as the card's protocol is written, and none is of a miniature.
     """
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
     version, hyper, train = _present_settings(
@@ -179,6 +180,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or identity["method"]["version"] != version
             or identity["method"]["hyperparameters"] != hyper
             or identity["dataset"]["id"] != setting.dataset
+            or is_of_miniature(record)
             or identity["backbone"]["name"] != setting.backbone
             or identity.get("head", {}).get("name", _LINEAR)
             != (setting.head or identity["method"].get("head", _LINEAR))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import UsageError
 from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
 from mlbench.protocol import protocol_named
@@ -213,7 +214,11 @@ def _known(place: _Place) -> _Place:
 
 def _titles(firsts: Sequence[Record]) -> list[str]:
     """A title for each board, given by one of its runs: with the annotation where that is not the protocol's own."""
-    plain = [f"{r['identity']['protocol']} on {r['identity']['dataset']['id']}" for r in firsts]
+    plain = [
+        f"{r['identity']['protocol']} on {r['identity']['dataset']['id']}"
+        + (" (miniature, not the data set)" if is_of_miniature(r) else "")
+        for r in firsts
+    ]
     several = {title for title in plain if plain.count(title) > 1}
     return [
         f"{title}, labels: {annotation_text(record)}" if title in several or not as_written(record) else title
@@ -232,7 +237,11 @@ def _board(number: int, groups: list[list[Record]], printed: pd.DataFrame, title
         f"Data set version {dataset['version']}, fingerprint {dataset['fingerprint'][:12]}; protocol "
         f"{identity['protocol_sha256'][:12]}; labels: {annotation_text(first)}; harness {identity['harness']}."
     )
-    found = _published(printed, protocol, dataset["id"], metrics[0]) if as_written(first) else []
+    found = (
+        _published(printed, protocol, dataset["id"], metrics[0])
+        if as_written(first) and not is_of_miniature(first)
+        else []
+    )
     return Board(number, protocol, dataset, about, metrics, rows, found, _rank(rows, metrics[0]), title)
 
 
