@@ -81,7 +81,7 @@ def reproduce_command(paper: str, store: Path | None, **given: Any) -> None:
     plans = load_plans(paper, given["table"])
     asked = Asked(
         plans,
-        data=parse_data(given["data"], data_of(plans)),
+        data=parse_data(given["data"], data_of(plans), data_of(load_plans("all"))),
         weights=parse_weights(given["weights"]),
         side=parse_sides(given["sides"]),
         rows=comma_list(given["rows"]),

@@ -82,7 +82,8 @@ def reproduce(
             if steps:
                 check(plan_sweep(made, how.workers, steps, reporter), told)
             outcome = drive(made, how, reporter)
-        frozen = freeze_plans(asked, store)
+        why = {job.key: reason for job, reason in outcome.failed.items()}
+        frozen = freeze_plans(asked, store).with_failures(why)
     tables = tables_of(frozen, list(_judged(frozen, store).values()))
     folder = output or store / "reports" / name_of(asked).removeprefix("reproduce-")
     return Reproduced(frozen, outcome, tables, write_report(tables, folder))

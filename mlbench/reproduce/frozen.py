@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ class Frozen:
     jobs: tuple[Job, ...]
     records: Mapping[str, Record]
     to_do: tuple[Job, ...]
+
+    def with_failures(self, why: Mapping[str, str]) -> Frozen:
+        """Itself, runs having failed for a reason by their key, which is that of an entry without any run."""
+
+        def reason(own: Sequence[str], known: str) -> str:
+            failed = [why[key] for key in own if key in why]
+            return f"its run failed: {failed[0]}" if failed and not known else known
+
+        return replace(self, reasons=tuple(map(reason, self.keys, self.reasons)))
 
     def chosen(self, table: str) -> Chosen:
         """For `mlbench.report.paper_tables`: what stands in the rows of one table."""

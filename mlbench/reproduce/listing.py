@@ -71,7 +71,7 @@ def on_paper(entry: Entry) -> Needs | None:
     counts = counts_of(protocol_of(entry.protocol), entry.dataset)
     if entry.train is None or network is None or counts is None:
         return None
-    factor = factor_of(entry.method)
+    factor = factor_of(entry.method) or 1.0
     return needs_of(counts, network, entry.train, track=entry.track, factor=factor, precision=entry.precision)
 
 
@@ -157,12 +157,23 @@ def _schedule(entry: Entry) -> str:
     return f"{train.optimizer} {train.lr:g} {train.schedule}, {train.epochs} epochs"
 
 
+def _once(entries: Sequence[Entry]) -> list[Entry]:
+    """`entries`, of those that are the same runs for several tables the one with most draws."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        head = entry.head, sorted(entry.changes.items())
+        runs = repr((entry.dataset, entry.protocol, entry.method, entry.track, entry.backbone, *head))
+        if runs not in found or found[runs].draws < entry.draws:
+            found[runs] = entry
+    return list(found.values())
+
+
 def scale_text(entries: Sequence[Entry]) -> str:
     """What the runs of `entries` take together, a row for each data set, size and network, by published counts."""
     head = ["data set", "protocol", "network", "images", "px", "decoded", "features (maps)", "predictions a run"]
     head += ["checkpoint", "runs", "one A100", "eight A100"]
     groups: dict[tuple[str, ...], list[tuple[Entry, Needs]]] = {}
-    for entry in entries:
+    for entry in _once(entries):
         needs = on_paper(entry)
         if needs is not None and entry.train is not None:
             key = entry.dataset, entry.protocol, entry.backbone, str(entry.train.image_size)
@@ -171,15 +182,14 @@ def scale_text(entries: Sequence[Entry]) -> str:
     for (dataset, protocol, backbone, size), found in groups.items():
         needs = found[0][1]
         runs = sum(len(entry.requests()) for entry, _ in found)
-        told = [(len(entry.requests()), one.seconds) for entry, one in found if one.seconds is not None]
-        seconds = sum(count * one for count, one in told if one is not None)
-        mark = "" if len(told) == len(found) else f" (without {len(found) - len(told)} rows)"
+        seconds = sum(len(entry.requests()) * one.seconds for entry, one in found)
+        mark = "" if all(factor_of(entry.method) for entry, _ in found) else "from "
         features = f"{gigabytes(needs.pooled)} ({gigabytes(needs.maps)})"
         rows.append(
             [
                 *(dataset, protocol, backbone, f"{needs.images:,}", size, gigabytes(needs.decoded), features),
                 *(gigabytes(needs.predictions), gigabytes(needs.checkpoint), str(runs)),
-                *(hours(seconds) + mark, hours(seconds / min(8, max(runs, 1)))),
+                *(mark + hours(seconds), mark + hours(seconds / min(8, max(runs, 1)))),
             ]
         )
         if needs.decoded > LARGE:
@@ -188,6 +198,8 @@ def scale_text(entries: Sequence[Entry]) -> str:
     if not rows:
         text = "Nothing of this has published counts and a network of published size: `mlbench plan` measures it."
     lines = ["## What it takes, on paper", text]
+    if any("from" in row[-1] for row in rows):
+        lines.append("from: a row's method has no measured step, and is counted as a plain one.")
     if large:
         listed = "; ".join(dict.fromkeys(large))
         lines.append(

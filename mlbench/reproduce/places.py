@@ -34,22 +34,26 @@ class Place:
         return self.dataset != data
 
 
-def parse_data(texts: Iterable[str], asked: Iterable[str]) -> dict[str, Place]:
+def parse_data(texts: Iterable[str], asked: Iterable[str], others: Iterable[str] = ()) -> dict[str, Place]:
     """Places by data set of ``NAME=DIR`` or, for another data set in its place, ``NAME=OTHER:DIR``.
 
-    `asked` are the data sets of the tables. NAME is one of them, or the name that several have in print: "coco2014"
-    is all of them on COCO 2014, unless one is named by itself. OTHER is any data set's name or description.
+    `asked` are the data sets of the tables, `others` those of further ones, whose places are left aside. NAME is one
+    of them, or the name that several have in print: "coco2014" is all of them on COCO 2014, unless one is named by
+    itself. OTHER is any data set's name or description.
     """
     asked = list(dict.fromkeys(asked))
     printed: dict[str, list[str]] = {}
     for data in asked:
         printed.setdefault(PRINTED_AS.get(data, data), []).append(data)
+    elsewhere = {text for data in others for text in (data, PRINTED_AS.get(data, data))}
     found: dict[str, Place] = {}
     general: dict[str, Place] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
         if not equals or not name or not rest:
             raise UsageError(f"--data {text}: expected NAME=DIR, or NAME=OTHER:DIR for data set OTHER in its place")
+        if name not in asked and name not in printed and name in elsewhere:
+            continue
         if name not in asked and name not in printed:
             raise unknown("data set", name, {*asked, *printed}, "--data, of the tables asked for")
         other, colon, folder = rest.partition(":")

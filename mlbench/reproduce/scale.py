@@ -73,7 +73,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Needs:
-    """What one run takes. Bytes, but for `images` and seconds; `seconds` is None where it cannot be told on paper.
+    """What one run takes. Bytes, but for `images` and seconds.
 
     decoded : of all its images, kept once for all runs. pooled, maps : features of the frozen network (track head),
     kept once too. predictions : of the selected epoch. weights : that stay. checkpoint : while it trains.
@@ -87,8 +87,8 @@ class Needs:
     predictions: int
     weights: int
     checkpoint: int
-    seconds: float | None
-    eight: float | None
+    seconds: float
+    eight: float
 
 
 def counts_of(protocol: Protocol, dataset: str) -> Counts | None:
@@ -123,7 +123,10 @@ def _measured() -> Mapping[str, float]:
 
 
 def factor_of(method: str) -> float | None:
-    """How many steps of `an` a step of `method` takes, the longest of its phases; None where none was measured."""
+    """How many steps of `an` a step of `method` takes, the longest of its phases; None where none was measured.
+
+    Of methods that look at regions it is a guess: it was measured on a tiny network, which makes their own work large.
+    """
     found = [value for name, value in _measured().items() if name.partition(":")[0] == method]
     return max(1.0, *found) if found else None
 
@@ -134,7 +137,7 @@ def needs_of(
     train: TrainSettings,
     *,
     track: str = "full",
-    factor: float | None = 1.0,
+    factor: float = 1.0,
     precision: str = "fp32",
 ) -> Needs:
     """What a run of `train` settings takes on `network`; `factor` is that of its method (`factor_of`).
@@ -149,7 +152,7 @@ def needs_of(
     size, speed = train.image_size, A100[precision]
     positions = (-(-size // network.stride)) ** 2
     passes = (
-        train.epochs * (_STEP * counts.train * (factor or 0.0) + _PASS * (counts.val + counts.test))
+        train.epochs * (_STEP * counts.train * factor + _PASS * (counts.val + counts.test))
         if track == "full"
         else _PASS * counts.images
     )
@@ -164,8 +167,8 @@ def needs_of(
         predictions=4 * counts.classes * (counts.val + counts.test),
         weights=kept,
         checkpoint=kept * (3 if train.optimizer in ("adam", "adamw") else 2),
-        seconds=None if factor is None else steps / speed.one,
-        eight=None if factor is None else steps / speed.eight,
+        seconds=steps / speed.one,
+        eight=steps / speed.eight,
     )
 
 
@@ -182,10 +185,8 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def hours(seconds: float | None) -> str:
+def hours(seconds: float) -> str:
     """`seconds` as hours, days or minutes."""
-    if seconds is None:
-        return "?"
     if seconds >= 48 * 3600:
         return f"{seconds / 86400:.1f} days"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"

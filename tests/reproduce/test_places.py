@@ -45,6 +45,12 @@ def test_another_data_set_in_its_place() -> None:
     assert part.stands_in("wider")
 
 
+def test_places_of_other_tables_are_left_aside() -> None:
+    assert parse_data(["voc2012=/v", "wider=/w"], ASKED, ["voc2012"]) == {"wider": Place("wider", Path("/w"))}
+    with pytest.raises(UsageError, match="Did you mean 'wider'"):
+        parse_data(["wder=/w"], ASKED, ["voc2012"])
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [

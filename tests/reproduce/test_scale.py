@@ -73,7 +73,6 @@ def test_hours_by_hand() -> None:
     assert seconds / 3600 == pytest.approx(1.0, abs=0.01)
     assert needs.eight == pytest.approx(seconds * 938 / 7248)
     assert needs_of(COCO, resnet, settings(), precision="bf16").seconds == pytest.approx(seconds * 938 / 2470)
-    assert needs_of(COCO, resnet, settings(), factor=None).seconds is None
     twice = needs_of(COCO, resnet, settings(), factor=2.0).seconds
     assert twice == pytest.approx(10 * (2 * 65665 + (16416 + 40137) / 3) * 4 / 938)
     head = needs_of(COCO, resnet, settings(), track="head").seconds
@@ -110,4 +109,14 @@ def test_the_published_speeds() -> None:
 
 def test_sizes_and_times_in_words() -> None:
     assert [gigabytes(size) for size in (5e6, 73.6e9, 1.4e12)] == ["5 MB", "73.6 GB", "1.4 TB"]
-    assert [hours(seconds) for seconds in (294, 3600, 48 * 3600, None)] == ["5 min", "1.0 h", "2.0 days", "?"]
+    assert [hours(seconds) for seconds in (294, 3600, 48 * 3600)] == ["5 min", "1.0 h", "2.0 days"]
+
+
+def test_the_page_has_the_table_as_it_is_computed() -> None:
+    """docs/at-scale.md is what `mlbench reproduce all --dry-run` ends with."""
+    from mlbench.reproduce.listing import scale_text
+    from mlbench.reproduce.plans import load_plans
+    from mlbench.reproduce.runs import Asked, entries_of
+
+    page = (Path(__file__).parents[2] / "docs" / "at-scale.md").read_text(encoding="utf-8")
+    assert scale_text(entries_of(Asked(load_plans("all")))) in page
