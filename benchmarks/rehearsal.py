@@ -23,7 +23,7 @@ from mlbench.models.backbones import build_backbone
 from mlbench.reproduce.distance import distances
 from mlbench.reproduce.execute import Reproduced, Settings, reproduce
 from mlbench.reproduce.places import parse_data, parse_weights
-from mlbench.reproduce.plans import Plan, load_plans
+from mlbench.reproduce.plans import Plan, load_plan, load_plans
 from mlbench.reproduce.runs import Asked, data_of
 from mlbench.sweep.drive import How
 
@@ -90,15 +90,16 @@ def compiles(report: Path) -> bool | None:
 
 @click.command()
 @click.option("--images", default=60, show_default=True, help="Of each miniature.")
+@click.option("--tables", multiple=True, help="Only these, as kd_wsd.coco; may be repeated [all].")
 @click.option("--workers", default=1, show_default=True, help="Runs at a time.")
 @click.option("--folder", type=click.Path(path_type=Path), help="For miniatures, runs and reports [a temporary one].")
 @OUTPUT
-def main(images: int, workers: int, folder: Path | None, output: Path) -> None:
+def main(images: int, tables: tuple[str, ...], workers: int, folder: Path | None, output: Path) -> None:
     """Rehearse all tables, and write what became of each printed number."""
     with tempfile.TemporaryDirectory() as place:
         root = folder or Path(place)
         found = []
-        for plan in load_plans("all"):
+        for plan in [load_plan(name) for name in tables] or load_plans("all"):
             begun = time.perf_counter()
             done = rehearse(plan, root, images, workers)
             row = counted(plan, done) | {"seconds": time.perf_counter() - begun}

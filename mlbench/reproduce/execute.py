@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlbench.errors import MlbenchError, UsageError
+from mlbench.inputs.on_the_fly import LARGE
 from mlbench.progress import Reporter
 from mlbench.provenance import memory_bytes
 from mlbench.report.render import Table
@@ -16,7 +17,6 @@ from mlbench.reproduce.frozen import Frozen, freeze_plans
 from mlbench.reproduce.listing import listing
 from mlbench.reproduce.report import tables_of, write_report
 from mlbench.reproduce.runs import Asked
-from mlbench.reproduce.scale import LARGE
 from mlbench.sweep.drive import How, Outcome, drive
 from mlbench.sweep.estimate import Plan, plan_sweep
 from mlbench.sweep.jobs import Sweep

@@ -8,10 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from mlbench.inputs.on_the_fly import LARGE
 from mlbench.reproduce.frozen import Frozen
 from mlbench.reproduce.plans import SETTINGS, Plan
 from mlbench.reproduce.runs import Asked, Entry, protocol_of
-from mlbench.reproduce.scale import LARGE, Needs, counts_of, factor_of, gigabytes, hours, needs_of, network_of
+from mlbench.reproduce.scale import Needs, counts_of, factor_of, gigabytes, hours, needs_of, network_of
 
 
 def listing(frozen: Frozen) -> str:

@@ -19,8 +19,6 @@ from mlbench.models.weights import TORCHVISION
 from mlbench.protocol import Protocol
 from mlbench.settings import TrainSettings
 
-#: Bytes of decoded images above which a person is told before they are written, and offered to decode on the fly.
-LARGE = 10 * 2**30
 #: A training step is three forward passes of arithmetic; inference is one.
 _STEP, _PASS = 3.0, 1.0
 
