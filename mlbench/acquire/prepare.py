@@ -86,9 +86,12 @@ def _cache_size(dataset: Dataset, options: Options) -> int:
 
 
 def _decode(dataset: Dataset, size: int, reporter: Reporter) -> str:
+    from mlbench.inputs.on_the_fly import warning
     from mlbench.inputs.pixels import load_pixels
 
     for part, split in dataset.splits.items():
+        if told := warning(split, size):
+            reporter.say(f"note: {told}")
         try:
             load_pixels(split, size, reporter.counter(f"decoding {part}"))
         except DataError as error:

@@ -17,6 +17,7 @@ from mlbench.cli.inspect import inspect_command
 from mlbench.cli.machine import cache_group, doctor_command, env_command
 from mlbench.cli.options import DATA, DATASET, STORE, WHERE, to_read
 from mlbench.cli.output import JSON, Laid, answer, echo, plain, wants_json
+from mlbench.cli.reproduce import reproduce_command
 from mlbench.cli.results import results_group
 from mlbench.cli.run import run_command
 from mlbench.cli.site import site_command
@@ -261,6 +262,7 @@ cli.add_command(explain_group)
 cli.add_command(inspect_command)
 cli.add_command(sweep_group)
 cli.add_command(plan_command)
+cli.add_command(reproduce_command)
 cli.add_command(search_command)
 cli.add_command(results_group)
 cli.add_command(site_command)

@@ -23,6 +23,9 @@ from mlbench.provenance import usable_cores
 #: Bytes of images that are decoded ahead.
 AHEAD = 2**27
 
+#: Bytes of decoded images above which a person is told before they are written, and offered to decode on the fly.
+LARGE = 10 * 2**30
+
 #: Share of the free disk that one cache of pixels may take.
 _SHARE = 0.9
 _CHOICES = ("auto", "cache", "decode")
@@ -110,6 +113,17 @@ def storage(split: Split, size: int) -> Storage:
         return Storage("ready", needed, free)
     begun = file.with_suffix(".part").exists()  # its room is claimed already
     return Storage("cache" if wanted == "cache" or begun or needed <= _SHARE * free else "decode", needed, free)
+
+
+def warning(split: Split, size: int) -> str:
+    """What to say before the images of `split` at `size` are written to the cache; empty if that is not much."""
+    found = storage(split, size)
+    if found.kind != "cache" or found.size <= LARGE:
+        return ""
+    return (
+        f"{found.size / 1e9:,.0f} GB of decoded images ({len(split):,} at {size} px) are about to be written to "
+        f"{cache_dir()}, once for all runs: MLBENCH_PIXELS=decode decodes them on the fly instead, the same pixels"
+    )
 
 
 def open_pixels(split: Split, size: int, advance: Advance | None = None) -> Rows | OnTheFly:

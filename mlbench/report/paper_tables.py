@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
-from importlib.resources import files
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from mlbench.datasets import list_datasets
 from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available
+from mlbench.report.layouts import Column, Layout, columns_of, load_layouts
 from mlbench.report.method_card import level_of
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.tables import (
@@ -39,6 +37,8 @@ from mlbench.store.papers import load_published
 
 #: What stands in a cell that is empty in print, or without a run.
 EMPTY = (Part("-"),)
+#: Which printed row: its label, method and backbone, as in ``results/papers/``.
+Place = tuple[str, str, str]
 #: A printed row: its label, our method and its backbone ("" where the table does not tell).
 _Row = Mapping[Any, Any]
 
@@ -53,38 +53,16 @@ _EVIDENCE = {
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of values; see the head of ``paper_layouts.toml``. `metric` is empty for one that the paper has not.
+class Chosen:
+    """What stands in a paper's tables where it is not looked for by method, track and backbone.
 
-    kind : only runs of this track and backbone, see `kinds_of`.
+    runs : keys of the runs of each printed row. in_place : by data set of the layouts, the one that is run instead.
+    reasons : why a row has no run on a data set of the layouts.
     """
 
-    title: str
-    data: str
-    ours: str
-    over: str = ""
-    dataset: str = ""
-    group: str = "all"
-    metric: str = ""
-    images: tuple[str, ...] = ()
-    protocol: str = ""
-    kind: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one printed table is laid out; see the head of ``paper_layouts.toml``."""
-
-    paper: str
-    name: str
-    printed: str
-    title: str
-    protocol: str
-    stubs: tuple[str, ...]
-    rules: frozenset[int]
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...] = ()
-    elsewhere: str = ""
+    runs: Mapping[Place, Collection[str]]
+    in_place: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[tuple[Place, str], str] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,29 +76,13 @@ class _Place:
     runs: dict[Draw, float] | None = None
 
 
-@cache
-def load_layouts() -> tuple[Layout, ...]:
-    """The layouts of all tables, in the papers' order."""
-    text = (files("mlbench.report") / "paper_layouts.toml").read_text(encoding="utf-8")
-    layouts = []
-    for entry in tomllib.loads(text)["tables"]:
-        shared = {
-            field.name: entry.pop(field.name) for field in fields(Column) if field.name in entry.keys() - {"title"}
-        }
-        entry["protocol"] = shared["protocol"]
-        columns = tuple(Column(**_tuples(shared | column)) for column in entry.pop("columns"))
-        rows = tuple(map(tuple, entry.pop("rows", ())))
-        rules = frozenset(entry.pop("rules"))
-        layouts.append(Layout(**_tuples(entry), columns=columns, rows=rows, rules=rules))
-    return tuple(layouts)
-
-
 def paper_tables(
     records: Iterable[Mapping[str, Any]],
     paper: str,
     table: str | None = None,
     where: Mapping[str, str] | None = None,
     datasets: Sequence[str] = (),
+    chosen: Chosen | None = None,
     miniatures: bool = False,
 ) -> list[Table]:
     """The tables of `paper` (a file of ``results/papers/``, or "all"), or its one table `table`, with our runs.
@@ -133,6 +95,7 @@ def paper_tables(
         that has no such entry where it is a row's (another method's hyperparameter) is kept.
     datasets : further data sets of ours, in columns to the right of the paper's: numbers on other images, under the
         layout's protocol `elsewhere`, shown without a difference.
+    chosen : the runs of each row by their keys, data sets in place of others, and why cells are empty.
     miniatures : take runs on miniatures (`mlbench data miniature`) and no others: for rehearsals, whose tables say so.
         Otherwise they are left out and counted, as they only bear the names of the paper's data sets.
 
@@ -145,12 +108,12 @@ def paper_tables(
     papers = sorted({layout.paper for layout in load_layouts()})
     if paper not in (*papers, "all"):
         raise unknown("paper", paper, (*papers, "all"))
-    chosen = [layout for layout in load_layouts() if paper in (layout.paper, "all")]
+    layouts = [layout for layout in load_layouts() if paper in (layout.paper, "all")]
     if table is not None:
-        found = [layout for layout in chosen if table in (layout.name, layout.printed)]
+        found = [layout for layout in layouts if table in (layout.name, layout.printed)]
         if not found:
-            raise unknown("table", table, [layout.name for layout in chosen], f"paper '{paper}'")
-        chosen = found
+            raise unknown("table", table, [layout.name for layout in layouts], f"paper '{paper}'")
+        layouts = found
     every = check_records(records)
     known = {*list_datasets(), *(record["identity"]["dataset"]["id"] for record in every)}
     for dataset in datasets:
@@ -158,7 +121,7 @@ def paper_tables(
             raise unknown("data set", dataset, known)
     settings = rows_of(every)
     asked = choose(every, where or {}, others=True)
-    return [_table(layout, asked, datasets, settings, miniatures) for layout in chosen]
+    return [_table(layout, asked, datasets, settings, chosen, miniatures) for layout in layouts]
 
 
 def our_metric(definition: str, column: Column) -> tuple[str, bool]:
@@ -183,6 +146,7 @@ def _table(
     every: Sequence[Record],
     datasets: Sequence[str],
     settings: Mapping[str, str],
+    chosen: Chosen | None = None,
     miniatures: bool = False,
 ) -> Table:
     printed = load_published(layout.paper)
@@ -199,10 +163,11 @@ def _table(
         for kind in _kinds(every, dataset, under, [str(row["method"]) for row in rows])
         for metric in dict.fromkeys(column.ours for column in layout.columns)
     ]
-    columns = [*layout.columns, *extra]
+    columns = [*(columns_of(layout, chosen.in_place) if chosen else layout.columns), *extra]
     asked = {(column.data, column.protocol) for column in columns}
     methods = {str(row["method"]) for row in rows}
-    runs = [r for r in every if _dataset_protocol(r) in asked and r["identity"]["method"]["name"] in methods]
+    runs = [r for r in every if _dataset_protocol(r) in asked]
+    runs = [r for r in runs if chosen is not None or r["identity"]["method"]["name"] in methods]
     other = sum(is_of_miniature(record) != miniatures for record in runs)
     runs = [record for record in runs if is_of_miniature(record) == miniatures]
     left_out = sum(not as_written(record) for record in runs)
@@ -210,9 +175,12 @@ def _table(
     marks = Marks()
     grid = []
     for row in rows:
-        own, beside = _runs_of(runs, row, rows)
+        own, beside = _chosen_runs(runs, row, chosen) if chosen else _runs_of(runs, row, rows)
         numbers = [number for number in entries if all(number[name] == row[name] for name in row)]
-        line = [_place(column, row, numbers, own, settings) for column in layout.columns]
+        line = [_place(column, row, numbers, own, settings) for column in columns[: len(layout.columns)]]
+        if chosen:
+            for place, column in zip(line, layout.columns, strict=True):
+                place.remark = place.remark or chosen.reasons.get((_which(row), column.data), "")
         grid.append(line + [_place(column, row, numbers, beside, settings) for column in extra])
     for places in zip(*grid, strict=True):
         digits = max((len(p.published["printed"].partition(".")[2]) for p in places if p.published), default=1)
@@ -274,6 +242,16 @@ def _runs_of(runs: Sequence[Record], row: _Row, rows: Sequence[_Row]) -> tuple[l
     return fits, [record for record in own if on(record, [row]) or not on(record, same)]
 
 
+def _chosen_runs(runs: Sequence[Record], row: _Row, chosen: Chosen) -> tuple[list[Record], list[Record]]:
+    keys = chosen.runs.get(_which(row), ())
+    own = [record for record in runs if record["key"] in keys]
+    return own, own
+
+
+def _which(row: _Row) -> Place:
+    return str(row["row"]), str(row["method"]), str(row["backbone"])
+
+
 def _place(
     column: Column, row: _Row, numbers: Sequence[_Row], runs: Sequence[Record], settings: Mapping[str, str]
 ) -> _Place:
@@ -282,6 +260,8 @@ def _place(
     published: dict[str, Any] | None = next(found, None)
     metric, same = our_metric(published["definition"], column) if published else (column.ours, False)
     same = same and (not column.images or (published or {})["dataset_version"] in column.images)
+    made_up = any(is_of_miniature(record) for record in runs)
+    same = same and not column.stands_for and not made_up
     runs = [record for record in runs if _dataset_protocol(record) == (column.data, column.protocol)]
     runs = of_kind(runs, column.kind)
     place = {"method": row["method"], "column": ", ".join([column.data, *column.kind])}
@@ -298,7 +278,11 @@ def _place(
     if published and same:
         cell["difference"] = cell["mean"] - published["value"]
     remarks = [describe_runs(runs), cell["remark"], "" if metric == column.ours else f"scored as {metric}"]
-    if published and not same:
+    if column.stands_for:
+        remarks.append(f"on {column.data} in place of {column.stands_for}: other images, never held against the print")
+    elif made_up:
+        remarks.append("on a miniature: never held against the print")
+    elif published and not same:
         remarks.append("images or definition known to differ from the printed number's: no difference")
     return _Place(cell, published, "; ".join(filter(None, remarks)), (metric, *ranked_with(runs[0])), values)
 
@@ -330,7 +314,7 @@ def _printed(place: _Place, marks: Marks) -> Cell:
 def _ours(place: _Place, column: Column, marks: Marks) -> Cell:
     cell, digits = place.cell, place.cell["digits"]
     if not cell["n"]:
-        return EMPTY
+        return (Part("-", mark=marks(f"no run: {place.remark}")),) if place.remark else EMPTY
     mark = marks(f"ours: {place.remark}")
     if math.isnan(cell["mean"]):
         return (Part("undefined", mark=mark),)
@@ -394,7 +378,3 @@ def _told_apart(other: int, miniatures: bool) -> list[str]:
         )
         return [kept, *([f"Left out: {other} runs that are not on a miniature."] if other else [])]
     return [f"Left out: {other} runs on miniatures, which only bear a data set's name."] if other else []
-
-
-def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}

@@ -20,6 +20,7 @@ from mlbench.evaluation.consistency import contradictions
 from mlbench.evaluation.predictions import read_predictions, write_predictions
 from mlbench.evaluation.scoring import score_predictions
 from mlbench.files import atomic_write, sha256_file
+from mlbench.inputs.on_the_fly import warning
 from mlbench.locks import locked
 from mlbench.methods import Method, Phase
 from mlbench.progress import Reporter
@@ -107,6 +108,9 @@ class Execution:
             self.reporter.say(f"note: {note}")
         if run.weights is None and run.backbone != "scenes":
             self.reporter.say(f"note: {run.start.note}")
+        for source in sorted({part.source for part in run.parts.values()}) if run.track == "full" else ():
+            if told := warning(run.dataset.splits[source], run.train.image_size):
+                self.reporter.say(f"note: {told}")
         with contextlib.ExitStack() as held:
             held.callback(self.world.release)
             problem: Any = None

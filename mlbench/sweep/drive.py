@@ -63,12 +63,13 @@ def make_sweep(grid: Grid, path: Path, store: Path, name: str | None = None, thr
     name = name or path.stem
     if not name or set(name) & set("/\\") or name.startswith("."):
         raise UsageError(f"--name {name}: expected a plain name")
-    settings = {
-        key: getattr(grid, key)
-        for key in ("device", "retries", "checkpoint_seconds", "processes", "gpus", "memory_gib")
-    }
-    settings |= {"slurm": dict(grid.slurm), "threads": threads}
-    return Sweep(store.resolve(), name, freeze(grid, str(path)), settings)
+    return Sweep(store.resolve(), name, freeze(grid, str(path)), settings_of(grid, threads))
+
+
+def settings_of(grid: Grid, threads: int | None = None) -> dict[str, Any]:
+    """How the runs of a grid are to be executed, as a `Sweep` has it."""
+    keys = ("device", "retries", "checkpoint_seconds", "processes", "gpus", "memory_gib")
+    return {key: getattr(grid, key) for key in keys} | {"slurm": dict(grid.slurm), "threads": threads}
 
 
 def sweep(
@@ -104,23 +105,42 @@ def sweep(
     MlbenchError
         If the sweep has a driver already.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: expected at least 1")
-    if together < 1 or (together > 1 and executor != "local"):
-        raise UsageError(f"--together {together} --executor {executor}: expected 1, or more with local")
+    how = How(executor, workers, resume, address, together)
     with Reporter(quiet) as reporter:
-        made = make_sweep(grid or load_grid(path, changes), path, store, name, threads)
-        with driving(made):
-            if together > 1 and made.settings["processes"] > 1:
-                raise UsageError(f"--together {together}: a run of several processes is trained by itself")
-            made.save()
-            launcher = make_executor(executor, made, workers, address)
-            previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-            try:
-                return _Driver(made, launcher, resume, reporter, together).drive()
-            finally:
-                launcher.stop()
-                signal.signal(signal.SIGTERM, previous)
+        return drive(make_sweep(grid or load_grid(path, changes), path, store, name, threads), how, reporter)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a sweep is driven; see `sweep`."""
+
+    executor: str = "local"
+    workers: int | None = None
+    resume: bool = False
+    address: str | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers {self.workers}: expected at least 1")
+        if self.together < 1 or (self.together > 1 and self.executor != "local"):
+            given = f"--together {self.together} --executor {self.executor}"
+            raise UsageError(f"{given}: expected 1, or more with local")
+
+
+def drive(made: Sweep, how: How, reporter: Reporter) -> Outcome:
+    """Run the frozen runs of `made` that its store does not have."""
+    with driving(made):
+        if how.together > 1 and made.settings["processes"] > 1:
+            raise UsageError(f"--together {how.together}: a run of several processes is trained by itself")
+        made.save()
+        launcher = make_executor(how.executor, made, how.workers, how.address)
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return _Driver(made, launcher, how.resume, reporter, how.together).drive()
+        finally:
+            launcher.stop()
+            signal.signal(signal.SIGTERM, previous)
 
 
 class _Driver:

@@ -144,29 +144,34 @@ def plan(
 
     `workers` cells are timed at a time, with the threads that each of so many local runs would have.
     """
-    if steps < 1:
-        raise UsageError(f"--steps {steps}: expected at least 1")
     with Reporter(quiet) as reporter:
         begun = time.perf_counter()
-        made = make_sweep(load_grid(path, changes), path, store)
-        processes = made.settings["processes"]
-        workers = workers or max(1, usable_cores() // processes)
-        threads = max(1, usable_cores() // workers)
-        _preload(threads)
-        start = time.perf_counter() - begun
-        by_cell: dict[str, list[Job]] = {}
-        for job in made.jobs:
-            by_cell.setdefault(job.cell, []).append(job)
-        todo = {name: [job for job in jobs if not finished(made.store, job.key)] for name, jobs in by_cell.items()}
-        found = _measure_all([jobs[0] for jobs in todo.values() if jobs], made, workers, steps, threads, reporter)
-        cells = []
-        for name, jobs in by_cell.items():
-            cost = found.get(todo[name][0].key) if todo[name] else None
-            problem = cost if isinstance(cost, str) else ""
-            cells.append(Cell(name, len(jobs), len(todo[name]), None if isinstance(cost, str) else cost, problem))
-        existing = next(folder for folder in (made.store, *made.store.parents) if folder.exists())
-        gpus = max(made.settings["gpus"], processes if _on_gpu(cells) else 0)
-        return Plan(made, tuple(cells), workers, gpus, shutil.disk_usage(existing).free, start)
+        return plan_sweep(make_sweep(load_grid(path, changes), path, store), workers, steps, reporter, begun)
+
+
+def plan_sweep(made: Sweep, workers: int | None, steps: int, reporter: Reporter, begun: float | None = None) -> Plan:
+    """As `plan`, of frozen runs; `begun` is when their making began (`time.perf_counter`), which a sweep does too."""
+    if steps < 1:
+        raise UsageError(f"--steps {steps}: expected at least 1")
+    begun = time.perf_counter() if begun is None else begun
+    processes = made.settings["processes"]
+    workers = workers or max(1, usable_cores() // processes)
+    threads = max(1, usable_cores() // workers)
+    _preload(threads)
+    start = time.perf_counter() - begun
+    by_cell: dict[str, list[Job]] = {}
+    for job in made.jobs:
+        by_cell.setdefault(job.cell, []).append(job)
+    todo = {name: [job for job in jobs if not finished(made.store, job.key)] for name, jobs in by_cell.items()}
+    found = _measure_all([jobs[0] for jobs in todo.values() if jobs], made, workers, steps, threads, reporter)
+    cells = []
+    for name, jobs in by_cell.items():
+        cost = found.get(todo[name][0].key) if todo[name] else None
+        problem = cost if isinstance(cost, str) else ""
+        cells.append(Cell(name, len(jobs), len(todo[name]), None if isinstance(cost, str) else cost, problem))
+    existing = next(folder for folder in (made.store, *made.store.parents) if folder.exists())
+    gpus = max(made.settings["gpus"], processes if _on_gpu(cells) else 0)
+    return Plan(made, tuple(cells), workers, gpus, shutil.disk_usage(existing).free, start)
 
 
 def _measure_all(

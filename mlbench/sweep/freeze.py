@@ -44,6 +44,25 @@ def freeze(grid: Grid, where: str) -> tuple[Job, ...]:
     return tuple(freezer.jobs.values())
 
 
+def freeze_each(
+    cells: Iterable[Mapping[str, Any]], common: Mapping[str, Any]
+) -> tuple[tuple[Job, ...], list[str | MlbenchError]]:
+    """As `freeze` of a grid's cells, but what cannot be resolved stops nothing.
+
+    Returns the jobs, and for each cell the key of its run or the reason why there is none. `common` are the changes
+    that all cells share, which their titles leave out.
+    """
+    freezer = _Freezer(common)
+    found: list[str | MlbenchError] = []
+    for cell in cells:
+        try:
+            found.append(freezer.add(cell, asked=True))
+        except MlbenchError as error:
+            found.append(error)
+    needed = {key for job in freezer.jobs.values() for key in job.needs}
+    return tuple(job for job in freezer.jobs.values() if job.asked or job.key in needed), found
+
+
 def resolve_each(requests: Iterable[Mapping[str, Any]]) -> list[Run]:
     """The runs of plain requests that build on no others, reading each data set and drawing each mask once."""
     freezer = _Freezer({})

@@ -80,3 +80,16 @@ def test_the_size_of_an_image_file_takes_no_decoding(split: Split, monkeypatch: 
     expected = [split.images.load(row).shape[1::-1] for row in range(12)]
     monkeypatch.setattr("mlbench.images.decode.decode_image", lambda path: pytest.fail("decoded"))
     assert [size_of(split.images, row) for row in range(12)] == expected
+
+
+def test_a_large_cache_is_told_before_it_is_written_and_decoding_offered(split: Split, monkeypatch) -> None:
+    assert on_the_fly.warning(split, 8) == ""
+    monkeypatch.setattr(on_the_fly, "LARGE", 12 * 3 * 8 * 8 - 1)
+    said = on_the_fly.warning(split, 8)
+    assert "12 at 8 px" in said
+    assert "MLBENCH_PIXELS=decode" in said
+    monkeypatch.setenv("MLBENCH_PIXELS", "decode")
+    assert on_the_fly.warning(split, 8) == ""
+    monkeypatch.delenv("MLBENCH_PIXELS")
+    load_pixels(split, 8)
+    assert on_the_fly.warning(split, 8) == ""  # it is there

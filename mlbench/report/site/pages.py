@@ -23,8 +23,9 @@ from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
 from mlbench.report.cards import judge, load_card, published_gains
+from mlbench.report.layouts import load_layouts
 from mlbench.report.method_card import LEVELS, MethodCard, method_card
-from mlbench.report.paper_tables import load_layouts, paper_tables
+from mlbench.report.paper_tables import paper_tables
 from mlbench.report.render import Cell, Part, Table
 from mlbench.report.site.boards import Board, Record, Row, make_boards
 from mlbench.report.site.cells import entries, number, number_rows, percent, raw
