@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --store $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs setup mongod clean
+.PHONY: demo test lint docs setup mongod packs clean
 
 setup: $(VENV)/ready
 
@@ -55,6 +55,14 @@ lint: setup
 docs: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# Test scores of the published runs: seed and mask 0 of each method, an archive a data set in build/packs for the release, its
+# index in results/packs to be committed. STORES are the stores of the runs, URL the address the archives will have.
+STORES ?= runs
+URL ?=
+packs: setup
+	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes corel5k-199 ccp) \
+		$(addprefix --protocol ,single_positive full) --draw 0 --to build/packs --index results/packs --url "$(URL)"
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,6 +42,39 @@ def merge_command(folder: Path, source: Path) -> None:
     echo(report.text())
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} conflicts, nothing was copied")
+
+
+@results_group.command("pack")
+@click.option("--store", "stores", type=_FOLDER, multiple=True, help="Run store that has scores; may be repeated.")
+@click.option("--dataset", "datasets", multiple=True, help="This data set; may be repeated [all].")
+@click.option("--protocol", "protocols", multiple=True, help="Runs of this protocol; may be repeated [all].")
+@click.option("--draw", type=click.IntRange(0), default=0, show_default=True, help="Runs of this seed and mask.")
+@click.option("--to", type=_FOLDER, required=True, help="Folder that gets DATASET.zip.")
+@click.option("--index", type=_FOLDER, help="Folder that gets DATASET.json, what is in the pack [that of --to].")
+@click.option(
+    "--records", "published", type=_FOLDER, help="Folder of the published records [those that came with mlbench]."
+)
+@click.option("--url", default="", help="Address under which the packs will lie; the index keeps it.")
+def pack_command(**given: Any) -> None:
+    """Make a pack a data set: published records with their test scores, for `results fetch`."""
+    from mlbench.repository.packs import pack
+
+    report = pack(**given)
+    echo(report.text())
+    if report.problems:
+        raise MlbenchError(f"{len(report.problems)} problems")
+
+
+@results_group.command("fetch")
+@click.argument("source")
+def fetch_command(source: str) -> None:
+    """Take in the test scores of a pack: SOURCE is a file, an address, or the name of a published pack.
+
+    `compare`, `score`, `explain metrics` then know published:METHOD@DATASET, and `table --replicates` has its scores.
+    """
+    from mlbench.repository.packs import fetch
+
+    echo(fetch(source).text())
 
 
 @results_group.command("migrate")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,15 @@ from mlbench.metrics import METRICS
 from mlbench.paths import store_dir
 from mlbench.protocol import protocol_of
 from mlbench.registry import available, load_method
+from mlbench.repository.report import Report
 from mlbench.significance.comparability import place_of
-from mlbench.store import find_records, is_submitted, published_name, run_dir, run_key, seal, write_record
+from mlbench.store import find_records, is_submitted, published_name, run_key, seal, write_record
 from mlbench.store.journal import change_together, finish
+from mlbench.store.published import find_scores
 from mlbench.store.replications import predictions_of, same_circumstances, spread_text, with_replications
 from mlbench.store.schema import dump_record
 
 Record = dict[str, Any]
-
-
-@dataclass
-class Report:
-    """What was done, counted, a line for each thing worth knowing, and one for each problem."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
-
-    def text(self) -> str:
-        done = [f"{number} {what}" for what, number in self.counts.items()] or ["no records"]
-        notes, problems = (f"note: {line}" for line in self.notes), (f"problem: {line}" for line in self.problems)
-        return "\n".join([", ".join(done), *notes, *problems])
 
 
 def verify(folder: Path, against: Path | None = None) -> Report:
@@ -147,9 +131,8 @@ def rescore(
     report = Report(problems=list(problems))
     changed: list[Record] = []
     for record in records:
-        stored = record["predictions"].get("test")
-        path = run_dir(root, record["key"]) / stored["file"] if stored else None
-        if path is None or not path.exists():
+        path = find_scores(root, record)
+        if path is None:
             report.count("without predictions here")
             continue
         try:
