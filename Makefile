@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --store $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs setup mongod packs clean
+.PHONY: demo test lint docs setup mongod packs reports clean
 
 setup: $(VENV)/ready
 
@@ -63,6 +63,12 @@ URL ?=
 packs: setup
 	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes corel5k-199 ccp) \
 		$(addprefix --protocol ,single_positive full) --draw 0 --to build/packs --index results/packs --url "$(URL)"
+
+# The reports on the board's questions, from the published records. DATA, as "ccp=DIR corel5k-199=DIR", is where data sets lie
+# whose labels a report needs.
+DATA ?=
+reports: setup
+	$(BIN)/mlbench report --store results/runs --to results/reports $(addprefix --data ,$(DATA))
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

@@ -16,6 +16,7 @@ from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
 from mlbench.cli.inspect import inspect_command
 from mlbench.cli.options import DATA, DATASET, HEAD, STORE, WHERE, echo, parse_sides, to_read
+from mlbench.cli.report import report_command
 from mlbench.cli.results import results_group
 from mlbench.cli.site import site_command
 from mlbench.cli.sweep import plan_command, search_command, sweep_group
@@ -310,6 +311,7 @@ cli.add_command(inspect_command)
 cli.add_command(sweep_group)
 cli.add_command(plan_command)
 cli.add_command(search_command)
+cli.add_command(report_command)
 cli.add_command(results_group)
 cli.add_command(site_command)
 add_completion(cli)
