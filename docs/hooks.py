@@ -31,9 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of the guide's own pages to files outside of it lead to the pages made of these, or become text: a reader of
-    the site has no checkout.
-    """
+    """Links to files outside of the guide lead to the pages made of these, or become text: a reader has no checkout."""
     return _LINK.sub(lambda match: _inside(match, Path(page.file.src_uri).parent), markdown)
 
 

@@ -132,11 +132,21 @@ def score_command(run: str, **given: Any) -> None:
 @STORE
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition these predictions are of.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels they are of.")
-def submit_command(predictions: Path, **given: Any) -> None:
+@click.option(
+    "--pack", "to", type=click.Path(path_type=Path), help="Also write the archive and text of a pull request there."
+)
+def submit_command(predictions: Path, to: Path | None, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
-    echo(submit(predictions, **given).text())
+    receipt = submit(predictions, **given)
+    echo(receipt.text())
+    if to is not None:
+        from mlbench.paths import store_dir
+        from mlbench.repository.hand_in import hand_in
+
+        archive, text = hand_in([receipt.record["key"]], to, given["store"] or store_dir())
+        echo(f"wrote {archive} and {text}")
 
 
 @cli.command("table")
@@ -175,6 +185,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     metavar="POINTS",
     help="Also say how many paired runs would find so large a gap to the best.",
 )
+@click.option("--ages", "aged", is_flag=True, help="Also list each row's age: days of its runs, versions of the code.")
 @DATA
 def table_command(
     store: Path | None,
@@ -183,10 +194,14 @@ def table_command(
     paper: str | None,
     name: str | None,
     diagram: Path | None,
+    aged: bool,
     **given: Any,
 ) -> None:
     """Print the store as a table: methods by data sets, mean and deviation over runs; or as a paper prints it."""
-    from mlbench.report.board import papers, render, table
+    from mlbench.report.board import ages, papers, render, table
+
+    if aged and (paper is not None or form != "markdown"):
+        raise click.UsageError("--ages: goes with --format markdown, and does not go with --paper")
 
     store = to_read(store)
     if paper is not None:
@@ -212,6 +227,9 @@ def table_command(
             raise click.UsageError("--diagram: does not go with --paper")
         atomic_write(diagram, rank_diagram(tables[0].cells).encode())
     click.echo(render(tables, form, document))
+    if aged:
+        same = ("protocol", "methods", "datasets", "track", "backbone", "conditions")
+        click.echo(ages(store, **{option: given[option] for option in same}))
 
 
 @cli.command("compare")

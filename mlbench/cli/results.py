@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import echo
+from mlbench.cli.options import STORE, echo
 from mlbench.errors import MlbenchError
 
 _FOLDER = click.Path(path_type=Path)
@@ -33,12 +33,20 @@ def verify_command(folder: Path, against: Path | None) -> None:
 
 @results_group.command("merge")
 @click.argument("folder", type=_FOLDER)
-@click.argument("source", type=_FOLDER)
-def merge_command(folder: Path, source: Path) -> None:
-    """Copy the records of SOURCE (a store or another such folder) into FOLDER; nothing is copied if any conflict."""
+@click.argument("source")
+@click.option(
+    "--dataset", help="Data set of an archive's records, to score them again: a name, or a .toml description."
+)
+@click.option("--data-root", type=_FOLDER, help="Folder of that data set's files.")
+def merge_command(folder: Path, source: str, dataset: str | None, data_root: Path | None) -> None:
+    """Copy the records of SOURCE (a store, another such folder, or an archive that was handed in: its file or address)
+    into FOLDER; nothing is copied if any conflict.
+
+    Of an archive every hash is checked, and its records are scored again where their data are at hand.
+    """
     from mlbench.repository.results import merge
 
-    report = merge(folder, source)
+    report = merge(folder, source if source.startswith(("http://", "https://")) else Path(source), dataset, data_root)
     echo(report.text())
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} conflicts, nothing was copied")
@@ -63,6 +71,19 @@ def pack_command(**given: Any) -> None:
     echo(report.text())
     if report.problems:
         raise MlbenchError(f"{len(report.problems)} problems")
+
+
+@results_group.command("hand-in")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--to", type=_FOLDER, required=True, help="Folder that gets the archive and the text.")
+@STORE
+def hand_in_command(runs: tuple[str, ...], to: Path, store: Path | None) -> None:
+    """Pack RUNS for a pull request: one archive of records and test scores, and the request's text."""
+    from mlbench.paths import store_dir
+    from mlbench.repository.hand_in import hand_in
+
+    archive, text = hand_in(runs, to, store or store_dir())
+    echo(f"wrote {archive} and {text}")
 
 
 @results_group.command("fetch")

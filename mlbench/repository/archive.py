@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlbench.acquire.archives import CHUNK, Limits, Member, opened
 from mlbench.errors import DataError, MlbenchError
 from mlbench.evaluation.predictions import read_predictions
@@ -193,6 +195,9 @@ def _require_test(scores: Path, record: Record, where: str) -> None:
     identity = record["identity"]
     says = {"dataset": found.meta["dataset"], "split": found.meta["split"], "samples": len(found.ids)}
     expected = {"dataset": identity["dataset"]["id"], "split": "test", "samples": identity["split"]["test"]}
+    if "scores" in identity:  # of a submission, whose scores are part of what it is
+        says["content"] = hashlib.sha256(np.ascontiguousarray(found.scores).tobytes()).hexdigest()
+        expected["content"] = identity["scores"].get("sha256")
     for name, value in expected.items():
         if says[name] != value:
             raise DataError(f"{where}: its scores say {name} = {short(says[name])}, expected {short(value)}")

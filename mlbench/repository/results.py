@@ -10,11 +10,12 @@ from mlbench.canonical import canonical_json
 from mlbench.datasets import load_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.consistency import contradictions
-from mlbench.evaluation.rescore import differing, score_record
+from mlbench.evaluation.rescore import Rescored, differing, score_record
 from mlbench.metrics import METRICS
 from mlbench.paths import store_dir
 from mlbench.protocol import protocol_of
 from mlbench.registry import available, load_method
+from mlbench.repository.packs import brought
 from mlbench.repository.report import Report
 from mlbench.significance.comparability import place_of
 from mlbench.store import find_records, is_submitted, published_name, run_key, seal, write_record
@@ -53,8 +54,12 @@ def verify(folder: Path, against: Path | None = None) -> Report:
     return report
 
 
-def merge(folder: Path, source: Path) -> Report:
-    """Bring the records of `source`, a store or a folder of records, into `folder`, all or none.
+def merge(folder: Path, source: Path | str, dataset: str | None = None, data_root: Path | None = None) -> Report:
+    """Bring the records of `source`, a store, a folder of records or a pack, into `folder`, all or none.
+
+    Of a pack (a ``.zip``, an address, see `mlbench.repository.archive`) every hash is checked, each record must be of
+    the protocol it holds, and is scored again from its scores where its data set is at hand: `dataset` and `data_root`
+    as for `rescore`. Numbers that are not those of the scores are conflicts.
 
     A record that is there with the same numbers stays as it is. A rerun of its key under other circumstances (threads,
     processes, machine, libraries) is a replication: the record that is there stays and lists it. Broken records,
@@ -62,9 +67,44 @@ def merge(folder: Path, source: Path) -> Report:
     and other scores under one version of a submission are conflicts: they are reported and nothing is changed. A
     process that is killed leaves the old folder or the new one (`mlbench.store.journal`).
     """
-    new, broken = find_records(source)
+    if str(source).startswith(("http://", "https://")) or Path(source).suffix == ".zip":
+        with brought(str(source)) as pack:
+            report = Report()
+            own = dataset and (load_dataset(dataset, data_root).id if dataset.endswith(".toml") else dataset)
+            for record in pack.records:
+                given = (dataset, data_root) if record["identity"]["dataset"]["id"] == own else (None, None)
+                report.problems += [f"{_name(record)}: {line}" for line in _of_its_protocol(record)]
+                _score_again(report, record, pack.scores[record["key"]], *given)
+            return _merged(folder, pack.records, [], report)
+    return _merged(folder, *find_records(source), Report())
+
+
+def _score_again(
+    report: Report,
+    record: Record,
+    path: Path,
+    dataset: str | None,
+    data_root: Path | None,
+    metrics: Sequence[str] = (),
+) -> Rescored | None:
+    """Score a record from its file of scores, where its data set is at hand; differences are problems."""
+    try:
+        found = score_record(record, path, data_root, dataset=dataset, metrics=metrics)
+    except UsageError as error:  # a data set that needs files, or that the catalogue does not have
+        report.count(f"not scored ({error})")
+        return None
+    except MlbenchError as error:
+        report.problems.append(f"{_name(record)}: {error}")
+        return None
+    report.count("scored again")
+    report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
+    return found
+
+
+def _merged(folder: Path, new: Sequence[Record], broken: Sequence[str], report: Report) -> Report:
+    """`merge` of the records `new`."""
     old, problems = find_records(folder) if folder.exists() else ([], [])
-    report = Report(problems=[*broken, *problems])
+    report.problems += [*broken, *problems]
     here = {_slot(record): record for record in old}
     brought = {key for record in old for key in record["provenance"].get("migrated", {}).get("from", [])}
     changed: dict[str, Record] = {}
@@ -135,16 +175,9 @@ def rescore(
         if path is None:
             report.count("without predictions here")
             continue
-        try:
-            found = score_record(record, path, data_root, dataset=dataset, metrics=metrics)
-        except UsageError as error:  # a data set that needs files, or that the catalogue does not have
-            report.count(f"not scored ({error})")
+        found = _score_again(report, record, path, dataset, data_root, metrics)
+        if found is None:
             continue
-        except MlbenchError as error:
-            report.problems.append(f"{_name(record)}: {error}")
-            continue
-        report.count("scored again")
-        report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
         if not write:
             report.notes += [f"{_name(record)}: {name} {_number(m['value'])}" for name, m in found.measures.items()]
         elif not found.differences and record.get("measures", {}) != (new := _measures(record) | found.measures):
