@@ -67,7 +67,24 @@ def test_a_method_without_masks_stands_under_each_mask_of_its_seed(board) -> Non
     (column,) = columns_of(board({"an": [1, 2], "full": [8, 9]}))
     methods, draws, values = column.block("mAP")
     assert (methods, draws) == (["an", "full"], [(0, 0), (1, 1)])
-    assert values.tolist() == [[1, 8], [2, 9]]
+    assert values.tolist() == [[[1, 8], [2, 9]]]
+
+
+def test_named_methods_are_kept_where_they_share_a_draw(board, make_record) -> None:
+    (column,) = columns_of([*board({"an": [1, 2, 3], "em": [4, 5, 6]}), make_record("llr", 9.0, 1)])
+    assert column.block("mAP")[0] == ["an", "em"]
+    assert column.block("mAP", of=["an", "llr"])[:2] == (["an", "llr"], [(1, 1)])
+
+
+def test_of_two_metrics_a_block_has_both(board) -> None:
+    records = board({"an": [1, 2], "em": [4, 5]})
+    records[1]["results"]["test"]["F1-O"] = None
+    for record in (records[0], *records[2:]):
+        record["results"]["test"]["F1-O"] = 7.0
+    (column,) = columns_of(records)
+    methods, draws, values = column.block("mAP", "F1-O")
+    assert (methods, draws) == (["an", "em"], [(0, 0)])
+    assert values.tolist() == [[[1, 4]], [[7, 7]]]
 
 
 def test_two_definitions_swap_one_of_ten_pairs(make_record) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +46,19 @@ class Column:
         }
         return {name: runs for name, runs in found.items() if runs}
 
-    def block(self, metric: str) -> tuple[list[str], list[tuple[int, int]], np.ndarray]:
-        """Methods and draws such that each has each, and the values [draws, methods]."""
-        values = _by_asked(self.values(metric))
-        methods, draws = common_block({name: runs.keys() for name, runs in values.items()})
-        return methods, draws, np.array([[values[name][draw] for name in methods] for draw in draws])
+    def block(self, *metrics: str, of: Collection[str] = ()) -> tuple[list[str], list[tuple[int, int]], np.ndarray]:
+        """Methods and draws such that each has each, and the values [metrics, draws, methods] of `metrics`.
+
+        A large block (`common_block`) of all methods; where `of` names some, all of these, if they share a draw.
+        """
+        tables = [_by_asked(self.values(metric)) for metric in metrics]
+        names = [name for name in tables[0] if all(name in table for table in tables) and (not of or name in of)]
+        shared = {name: set.intersection(*(set(table[name]) for table in tables)) for name in names}
+        methods, draws = common_block(shared)
+        if of and shared and (everywhere := set.intersection(*shared.values())):
+            methods, draws = list(shared), sorted(everywhere)
+        values = [[[table[name][draw] for name in methods] for draw in draws] for table in tables]
+        return methods, draws, np.array(values, dtype=np.float64)
 
 
 def columns_of(records: Iterable[Record]) -> list[Column]:

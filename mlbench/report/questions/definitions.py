@@ -52,10 +52,10 @@ def moved(column: Column, pair: tuple[str, str]) -> Moved | None:
     The interval is over draws of the runs; methods that change places are those of which one is ahead under the first
     definition and the other under the second.
     """
-    methods, draws, first = column.block(pair[0])
-    names, _, second = column.block(pair[1])
-    if len(methods) < LEAST or names != methods or first.shape != second.shape:
+    methods, draws, values = column.block(*pair)
+    if len(methods) < LEAST:
         return None
+    first, second = values
     random = np.random.default_rng(0).multinomial(len(draws), np.full(len(draws), 1 / len(draws)), 2000) / len(draws)
     drawn = kendall(random @ first, random @ second)  # the same runs under both definitions
     ends = percentiles(drawn) if len(draws) > 1 else (math.nan, math.nan)
@@ -78,7 +78,7 @@ def moved(column: Column, pair: tuple[str, str]) -> Moved | None:
 
 def halves(column: Column, metric: str, most: int = 200) -> Estimate | None:
     """Tau between the orders by two disjoint halves of the draws, averaged over divisions; None for fewer than four."""
-    methods, draws, values = column.block(metric)
+    methods, draws, (values,) = column.block(metric)
     half = len(draws) // 2
     if half < 2 or len(methods) < LEAST:
         return None

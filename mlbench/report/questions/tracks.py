@@ -27,16 +27,20 @@ class Agreement:
     tau_draws: Estimate
     rho: Estimate
     p: float
+    means: tuple[np.ndarray, np.ndarray]
     best: tuple[str, str]
 
 
 def agreement(head: Column, full: Column) -> Agreement | None:
     """None where fewer than `LEAST` methods are in both."""
-    blocks = [column.block(METRIC) for column in (head, full)]
+    common = head.values(METRIC).keys() & full.values(METRIC).keys()
+    if len(common) < LEAST:
+        return None
+    blocks = [column.block(METRIC, of=common) for column in (head, full)]
     methods = [name for name in blocks[0][0] if name in blocks[1][0]]
     if len(methods) < LEAST:
         return None
-    a, b = (values[:, [names.index(name) for name in methods]] for names, _, values in blocks)
+    a, b = (values[0][:, [names.index(name) for name in methods]] for names, _, values in blocks)
     means = a.mean(0), b.mean(0)
     return Agreement(
         head,
@@ -47,6 +51,7 @@ def agreement(head: Column, full: Column) -> Agreement | None:
         over_items_and_draws(a, b, kendall, items=False),
         over_items_and_draws(a, b, spearman),
         float(stats.kendalltau(*means).pvalue),
+        means,
         (methods[int(means[0].argmax())], methods[int(means[1].argmax())]),
     )
 
@@ -95,12 +100,7 @@ def report(columns: Sequence[Column]) -> str:
         "",
     ]
     for a in found:
-        a_means, b_means = (
-            np.mean(values[:, [names.index(name) for name in a.methods]], axis=0)
-            for names, _, values in (a.head.block(METRIC), a.full.block(METRIC))
-        )
-        order = np.argsort(-a_means)
-        places = (-b_means).argsort().argsort() + 1
+        order, places = np.argsort(-a.means[0]), (-a.means[1]).argsort().argsort() + 1
         listed = ", ".join(f"{a.methods[i]} ({places[i]})" for i in order)
         lines += [
             f"* {a.head.dataset}, {a.head.protocol}: by the head track, with the place by the full one: {listed}."
