@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --store $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick lint docs readme setup mongod clean
+.PHONY: demo test test-quick lint docs readme setup mongod packs reports board clean
 
 setup: $(VENV)/ready
 
@@ -64,6 +64,31 @@ docs: setup
 # The first table of README.md and its picture, from the published records.
 readme: setup
 	$(BIN)/python benchmarks/readme.py
+
+# Test scores of the published runs: seed and mask 0 of each method, an archive a data set in build/packs for the release, its
+# index in results/packs to be committed. STORES are the stores of the runs, URL the address the archives will have.
+STORES ?= runs
+URL ?=
+packs: setup
+	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes corel5k-199 ccp) \
+		$(addprefix --protocol ,single_positive full) --draw 0 --to build/packs --index results/packs --url "$(URL)"
+
+# The published board in build/board, as it goes on the web: the site, and beside it the papers' tables, the cards of each paper
+# and the reports as text. Records that do not hold stop it.
+CARDS := boostlu vac kd_wsd kd_wsd_systems
+board: setup
+	$(BIN)/mlbench results verify results/runs
+	$(BIN)/mlbench site --store results/runs --output build/board
+	mkdir -p build/board/text
+	$(BIN)/mlbench table --store results/runs --paper all > build/board/text/papers.md
+	for paper in $(CARDS); do $(BIN)/mlbench cards --paper $$paper --store results/runs > build/board/text/cards-$$paper.md || exit 1; done
+	cp results/reports/*.md build/board/text/
+
+# The reports on the board's questions, from the published records. DATA, as "ccp=DIR corel5k-199=DIR", is where data sets lie
+# whose labels a report needs.
+DATA ?=
+reports: setup
+	$(BIN)/mlbench report --store results/runs --to results/reports $(addprefix --data ,$(DATA))
 
 clean:
 	rm -rf $(VENV) runs/demo build dist

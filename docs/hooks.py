@@ -31,12 +31,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links of the guide's own pages to files outside of it become text: a reader of the site has no checkout."""
+    """Links to files outside of the guide lead to the pages made of these, or become text: a reader has no checkout."""
     return _LINK.sub(lambda match: _inside(match, Path(page.file.src_uri).parent), markdown)
 
 
 def _inside(match: re.Match[str], folder: Path) -> str:
     target = (ROOT / "docs" / folder / match[1]).resolve()
+    if target.is_relative_to(ROOT) and (page := PAGES.get(target.relative_to(ROOT).as_posix())):
+        return f"]({'../' * len(folder.parts)}{page}{match[2] or ''})"
     known = target.is_file() or target.relative_to(ROOT / "docs").as_posix() in {*PAGES.values(), "definitions.md"}
     return match[0] if known and "example-plugin" not in match[1] else "]"
 

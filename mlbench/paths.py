@@ -26,3 +26,10 @@ def published_records() -> Path | None:
     spec = find_spec("mlbench.results")
     folders = (Path(place) / "runs" for place in (spec.submodule_search_locations or ())) if spec else iter(())
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def published_packs() -> Path | None:
+    """The folder of indices of packs of test scores, beside the published records; None where there is none."""
+    records = published_records()
+    folder = records.parent / "packs" if records is not None else None
+    return folder if folder is not None and folder.is_dir() else None

@@ -56,6 +56,7 @@ def download(
     checksums: Mapping[str, str] | None = None,
     advance: Advance | None = None,
     patience: Patience | None = None,
+    most: int | None = None,
 ) -> str:
     """Fetch `url` into the file `target`, which appears only when it is whole and its checksum right.
 
@@ -70,6 +71,7 @@ def download(
     size : expected bytes, None if unknown: then what the server announces.
     checksums : ``md5``, ``sha256`` to the expected hex digits. A `target` already there is only checked.
     advance : told (bytes done, bytes in all), where the server says how many.
+    most : bytes that are taken of a file of unknown size; None for as many as there is room for.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for again in (True, False):
-            _fetch_all(url, part, size, advance, patience)
+            _fetch_all(url, part, size, advance, patience, most)
             try:
                 vouched = check_file(part.path, size, checksums, url, target.name)
                 break
@@ -166,12 +168,14 @@ class _Part:
         self.about.unlink(missing_ok=True)
 
 
-def _fetch_all(url: str, part: _Part, size: int | None, advance: Advance | None, patience: Patience) -> None:
+def _fetch_all(
+    url: str, part: _Part, size: int | None, advance: Advance | None, patience: Patience, most: int | None
+) -> None:
     """Try until the part is whole; attempts are counted while none gets further than those before."""
     failed, furthest = 0, part.bytes
     while True:
         try:
-            _fetch(url, part, size, advance, patience)
+            _fetch(url, part, size, advance, patience, most)
             return
         except _Retry as reason:
             failed = 0 if part.bytes > furthest else failed + 1
@@ -183,7 +187,9 @@ def _fetch_all(url: str, part: _Part, size: int | None, advance: Advance | None,
             time.sleep(min(patience.pause * 2 ** max(failed - 1, 0), 60))
 
 
-def _fetch(url: str, part: _Part, size: int | None, advance: Advance | None, patience: Patience) -> None:
+def _fetch(
+    url: str, part: _Part, size: int | None, advance: Advance | None, patience: Patience, most: int | None
+) -> None:
     """One request; appends to the part, or begins it anew where the server gives the whole file."""
     headers = {"User-Agent": f"mlbench/{__version__}", "Accept-Encoding": "identity"}
     start, validator = part.bytes, part.validator(url)
@@ -205,7 +211,10 @@ def _fetch(url: str, part: _Part, size: int | None, advance: Advance | None, pat
             if size is not None and total is not None and total != size:
                 part.remove()
                 raise DataError(f"{url}: the server's file has {total} bytes, expected {size}")
-            _receive(answer, part, start, size if total is None else total, url, advance)
+            if most is not None and total is not None and total > most:
+                part.remove()
+                raise DataError(f"{url}: {total:,} bytes, expected at most {most:,}")
+            _receive(answer, part, start, size if total is None else total, url, advance, most)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the part is not a beginning of the server's file
@@ -261,7 +270,13 @@ def _continued(headers: Any, start: int, part: _Part, validator: str | None) -> 
 
 
 def _receive(
-    answer: http.client.HTTPResponse, part: _Part, start: int, total: int | None, url: str, advance: Advance | None
+    answer: http.client.HTTPResponse,
+    part: _Part,
+    start: int,
+    total: int | None,
+    url: str,
+    advance: Advance | None,
+    most: int | None,
 ) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - start > free:
@@ -273,6 +288,9 @@ def _receive(
             if total is not None and done + len(chunk) > total:
                 part.remove()
                 raise DataError(f"{url}: the server sends more than {total} bytes")
+            if most is not None and done + len(chunk) > most:
+                part.remove()
+                raise DataError(f"{url}: the server sends more than {most:,} bytes")
             if done + len(chunk) - start > free:
                 part.remove()
                 raise MlbenchError(f"{url}: the server sends more than the {free} bytes that are free")

@@ -17,6 +17,7 @@ from mlbench.cli.inspect import inspect_command
 from mlbench.cli.machine import cache_group, doctor_command, env_command
 from mlbench.cli.options import DATA, DATASET, STORE, WHERE, to_read
 from mlbench.cli.output import JSON, Laid, answer, echo, plain, wants_json
+from mlbench.cli.report import report_command
 from mlbench.cli.reproduce import reproduce_command
 from mlbench.cli.results import results_group
 from mlbench.cli.run import run_command
@@ -63,14 +64,23 @@ def score_command(run: str, **given: Any) -> None:
 @STORE
 @click.option("--seed", type=int, default=0, show_default=True, help="Repetition these predictions are of.")
 @click.option("--mask-seed", type=int, default=0, show_default=True, help="Draw of the hidden labels they are of.")
+@click.option(
+    "--pack", "to", type=click.Path(path_type=Path), help="Also write the archive and text of a pull request there."
+)
 @JSON
-def submit_command(predictions: Path, **given: Any) -> None:
+def submit_command(predictions: Path, to: Path | None, **given: Any) -> None:
     """Check predictions made elsewhere (.safetensors, .parquet, .csv), score them here, and write a record."""
     from mlbench.submit.submit import submit
 
     taken = submit(predictions, **given)
     rows = [{"metric": name, "value": value} for name, value in taken.record["results"]["test"].items()]
     answer(taken.text, rows, key=taken.record["key"], known=taken.known, notes=taken.record["notes"])
+    if to is not None:
+        from mlbench.paths import store_dir
+        from mlbench.repository.hand_in import hand_in
+
+        archive, text = hand_in([taken.record["key"]], to, given["store"] or store_dir())
+        echo(f"wrote {archive} and {text}")
 
 
 @cli.command("table")
@@ -109,6 +119,7 @@ def submit_command(predictions: Path, **given: Any) -> None:
     metavar="POINTS",
     help="Also say how many paired runs would find so large a gap to the best.",
 )
+@click.option("--ages", "aged", is_flag=True, help="Also list each row's age: days of its runs, versions of the code.")
 @DATA
 @JSON
 def table_command(
@@ -118,10 +129,14 @@ def table_command(
     paper: str | None,
     name: str | None,
     diagram: Path | None,
+    aged: bool,
     **given: Any,
 ) -> None:
     """Print the store as a table: methods by data sets, mean and deviation over runs; or as a paper prints it."""
-    from mlbench.report.board import papers, render, table
+    from mlbench.report.board import ages, papers, render, table
+
+    if aged and (paper is not None or form != "markdown"):
+        raise click.UsageError("--ages: goes with --format markdown, and does not go with --paper")
 
     store = to_read(store)
     if paper is not None:
@@ -149,6 +164,9 @@ def table_command(
     rows = [{"table": shown.title, **cell} for shown in tables for cell in plain(shown.cells)]
     notes = [{"title": shown.title, "notes": dict(shown.notes), "footer": shown.footer} for shown in tables]
     answer(lambda: Laid(render(tables, form, document)), rows, tables=notes)
+    if aged:
+        same = ("protocol", "methods", "datasets", "track", "backbone", "conditions")
+        echo(ages(store, **{option: given[option] for option in same}))
 
 
 @cli.command("compare")
@@ -264,6 +282,7 @@ cli.add_command(sweep_group)
 cli.add_command(plan_command)
 cli.add_command(reproduce_command)
 cli.add_command(search_command)
+cli.add_command(report_command)
 cli.add_command(results_group)
 cli.add_command(site_command)
 cli.add_command(doctor_command)

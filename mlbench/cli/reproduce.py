@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import STORE, comma_list, echo
+from mlbench.cli.options import STORE, comma_list
+from mlbench.cli.output import JSON, answer, echo, plain
 from mlbench.errors import MlbenchError
 
 _FOLDER = click.Path(path_type=Path)
@@ -66,12 +67,13 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--report", "output", type=_FOLDER, help="Folder for the report [STORE/reports/PAPER.TABLE].")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @STORE
+@JSON
 def reproduce_command(paper: str, store: Path | None, **given: Any) -> None:
     """Run a paper's table from its plan: boostlu, vac, kd_wsd, spml_2026 or all; ends with ours beside the print."""
     from mlbench.paths import store_dir
     from mlbench.reproduce.execute import Settings, reproduce
     from mlbench.reproduce.frozen import freeze_plans
-    from mlbench.reproduce.listing import listing
+    from mlbench.reproduce.listing import listing, planned
     from mlbench.reproduce.places import parse_data, parse_sides, parse_weights
     from mlbench.reproduce.plans import load_plans
     from mlbench.reproduce.runs import Asked, data_of
@@ -89,7 +91,8 @@ def reproduce_command(paper: str, store: Path | None, **given: Any) -> None:
     )
     root = store or store_dir()
     if given["dry_run"]:
-        echo(listing(freeze_plans(asked, root, given["only_missing"])))
+        frozen = freeze_plans(asked, root, given["only_missing"])
+        answer(lambda: listing(frozen), planned(frozen))
         return
     how = How(*(given[name] for name in ("executor", "workers", "resume", "address", "together")))
     execution = {name: given[name] for name in ("device", "processes", "gpus", "memory_gib", "threads")}
@@ -101,11 +104,9 @@ def reproduce_command(paper: str, store: Path | None, **given: Any) -> None:
         **{name: given[name] for name in ("steps", "only_missing", "output", "quiet")},
         told=echo,
     )
-    for table in done.tables:
-        if table.over or "published" in table.cells:
-            echo(table.to_markdown())
-    if done.outcome is not None:
-        echo(done.outcome.text())
-    echo("\n".join(f"report: {path}" for path in done.files))
+    shown = [table for table in done.tables if table.over or "published" in table.cells]
+    texts = [table.to_markdown() for table in shown] + ([done.outcome.text()] if done.outcome is not None else [])
+    rows = [{"table": table.title, **cell} for table in shown for cell in plain(table.cells)]
+    answer(lambda: "\n".join([*texts, *(f"report: {path}" for path in done.files)]), rows, report=done.files)
     if done.outcome is not None and done.outcome.failed:
         raise MlbenchError(f"{len(done.outcome.failed)} of {len(done.outcome.sweep.jobs)} runs failed")

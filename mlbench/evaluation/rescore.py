@@ -16,7 +16,7 @@ from mlbench.evaluation.scoring import predicted_of, score_predictions
 from mlbench.metrics import METRICS, Metric
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol, protocol_of
-from mlbench.store import find_run, run_dir
+from mlbench.store import find_run, scores_file
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def score(
     """
     root = store or store_dir()
     record = find_run(run, root)
-    stored = record["predictions"]["test"]
-    return score_record(record, run_dir(root, record["key"]) / stored["file"], data_root, protocol, dataset, metrics)
+    return score_record(record, scores_file(root, record), data_root, protocol, dataset, metrics)
 
 
 def score_record(

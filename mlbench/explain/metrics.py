@@ -21,7 +21,7 @@ from mlbench.grid import collect
 from mlbench.metrics import AXES, METRICS, PUBLISHED, Definition, Lens, scores_of_kind, users
 from mlbench.paths import store_dir
 from mlbench.protocol import Protocol, load_protocol, protocol_of
-from mlbench.store import find_run, run_dir
+from mlbench.store import find_run, scores_file
 from mlbench.store.papers import PRINTED_AS, load_published
 
 #: The row of this project in the table of definitions.
@@ -108,8 +108,8 @@ def load_subject(
         rules, name = load_protocol(protocol or "full"), Path(run).name
     else:
         record = find_run(run, root)
-        identity, stored = record["identity"], record["predictions"]["test"]
-        predictions = read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
+        identity = record["identity"]
+        predictions = read_predictions(scores_file(root, record), record["predictions"]["test"]["sha256"])
         data = load_dataset(dataset_of(record, dataset), data_root)
         if not is_data_of(data, record):
             raise DataError(f"data set '{data.id}' here is not the one the run was scored on (fingerprints differ)")

@@ -23,7 +23,7 @@ from mlbench.explain.sides import require_same_test, sides_of
 from mlbench.files import atomic_write
 from mlbench.metrics import scores_of_kind, top_k
 from mlbench.paths import store_dir
-from mlbench.store import run_dir
+from mlbench.store import scores_file
 
 #: How a prediction is marked, by the state of the label: by sign, then by colour.
 MARKS = {
@@ -104,9 +104,8 @@ def top_predictions(
         raise DataError(f"data set '{data.id}' here is not the one the runs were tested on (fingerprints differ)")
     test, classes, scores = data.splits["test"], [], []
     for record in records:
-        stored = record["predictions"]["test"]
-        path = run_dir(store or store_dir(), record["key"]) / stored["file"]
-        predictions = read_predictions(path, stored["sha256"])
+        path = scores_file(store or store_dir(), record)
+        predictions = read_predictions(path, record["predictions"]["test"]["sha256"])
         values = predictions.scores[align(predictions, test.ids, data.classes)]
         chosen = top_k(scores_of_kind(predictions.kind, values), k)
         best = np.argsort(np.where(chosen, -values, np.inf), axis=1, kind="stable")[:, :k]

@@ -1,4 +1,4 @@
-"""What of a record's run is here: its predictions in the store, and the test images they were made for."""
+"""What of a record's run is here: its predictions, in the store or fetched, and the test images they were made for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlbench.datasets import Dataset, list_datasets, load_dataset
 from mlbench.datasets.recorded import is_data_of
 from mlbench.errors import DataError, MlbenchError
 from mlbench.evaluation.predictions import Predictions, read_predictions
-from mlbench.store import run_dir
+from mlbench.store.published import fetching, find_scores
 
 Record = Mapping[str, Any]
 
@@ -27,11 +27,10 @@ class AtHand:
 
     def predictions(self, record: Record) -> Predictions:
         """The test predictions of a run, checked against the record's hash."""
-        stored = record["predictions"].get("test")
-        path = run_dir(self.root, record["key"]) / stored["file"] if stored else None
-        if path is None or not path.is_file():
-            raise DataError("the predictions are not at hand: they stay in the store of the run")
-        return read_predictions(path, stored["sha256"])
+        path = find_scores(self.root, record)
+        if path is None:  # in one line for all runs, so that it does not say whose
+            raise DataError(f"the predictions are not at hand: {fetching(record)}")
+        return read_predictions(path, record["predictions"]["test"]["sha256"])
 
     def dataset(self, record: Record) -> Dataset:
         """The data set a run was scored on, as it is found here."""

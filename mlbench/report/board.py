@@ -11,6 +11,7 @@ import pandas as pd
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
 from mlbench.protocol import load_protocol, protocol_named
+from mlbench.report.ages import ages_text
 from mlbench.report.render import csv_text, html_document, latex_document
 from mlbench.report.tables import Table, build_table
 from mlbench.significance.comparability import KNOWN_OF_SUBMITTED, among, place_of
@@ -47,12 +48,7 @@ def table(
         raise UsageError("--layout: name the protocol whose table is wanted with --protocol")
     if protocol is not None and protocol.endswith(".toml"):
         protocol = load_protocol(protocol).name
-    filters = {"protocol": protocol, "track": track, "backbone": backbone}
-    records, problems = find_records(root, **{name: value for name, value in filters.items() if value is not None})
-    if problems:
-        raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
-    if not records:
-        raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
+    records = _records(root, protocol, track, backbone)
     if layout and protocol is not None:
         own = protocol_named(protocol, records).table
         metrics = list(own.metrics) if metrics == ["mAP"] else metrics
@@ -74,6 +70,38 @@ def table(
         untested=reasons,
         gap=gap,
     )
+
+
+def ages(
+    store: Path | None = None,
+    protocol: str | None = None,
+    methods: str | None = None,
+    datasets: str | None = None,
+    track: str | None = None,
+    backbone: str | None = None,
+    conditions: Sequence[str] = (),
+) -> str:
+    """How old the rows of `table` with these arguments are, as Markdown: see `mlbench.report.ages`."""
+    records = newest(_records(store or store_dir(), protocol, track, backbone))
+    wanted = {("method", "name"): _names(methods), ("dataset", "id"): _names(datasets)}
+    shown = [
+        record
+        for record in choose(records, parse_where(conditions), others=True)
+        if all(names is None or record["identity"][a][b] in names for (a, b), names in wanted.items())
+    ]
+    return ages_text(shown)
+
+
+def _records(root: Path, protocol: str | None, track: str | None, backbone: str | None) -> list[dict[str, Any]]:
+    if protocol is not None and protocol.endswith(".toml"):
+        protocol = load_protocol(protocol).name
+    filters = {"protocol": protocol, "track": track, "backbone": backbone}
+    records, problems = find_records(root, **{name: value for name, value in filters.items() if value is not None})
+    if problems:
+        raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
+    if not records:
+        raise UsageError(f"no finished run in {root} matches; `mlbench list runs` shows what is there")
+    return records
 
 
 def papers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +10,21 @@ from mlbench.canonical import canonical_json
 from mlbench.datasets import load_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.consistency import contradictions
-from mlbench.evaluation.rescore import differing, score_record
+from mlbench.evaluation.rescore import Rescored, differing, score_record
 from mlbench.metrics import METRICS
 from mlbench.paths import store_dir
 from mlbench.protocol import protocol_of
 from mlbench.registry import available, load_method
+from mlbench.repository.packs import brought
+from mlbench.repository.report import Report
 from mlbench.significance.comparability import place_of
-from mlbench.store import find_records, is_submitted, published_name, run_dir, run_key, seal, write_record
+from mlbench.store import find_records, is_submitted, published_name, run_key, seal, write_record
 from mlbench.store.journal import change_together, finish
+from mlbench.store.published import find_scores
 from mlbench.store.replications import predictions_of, same_circumstances, spread_text, with_replications
 from mlbench.store.schema import dump_record
 
 Record = dict[str, Any]
-
-
-@dataclass
-class Report:
-    """What was done, counted, a line for each thing worth knowing, and one for each problem."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
-
-    def rows(self) -> list[dict[str, str]]:
-        """What is worth knowing, a line a row; `kind` is "note" or "problem"."""
-        told = [("note", line) for line in self.notes] + [("problem", line) for line in self.problems]
-        return [{"kind": kind, "line": line} for kind, line in told]
-
-    def text(self) -> str:
-        done = [f"{number} {what}" for what, number in self.counts.items()] or ["no records"]
-        notes, problems = (f"note: {line}" for line in self.notes), (f"problem: {line}" for line in self.problems)
-        return "\n".join([", ".join(done), *notes, *problems])
 
 
 def verify(folder: Path, against: Path | None = None) -> Report:
@@ -74,8 +54,12 @@ def verify(folder: Path, against: Path | None = None) -> Report:
     return report
 
 
-def merge(folder: Path, source: Path) -> Report:
-    """Bring the records of `source`, a store or a folder of records, into `folder`, all or none.
+def merge(folder: Path, source: Path | str, dataset: str | None = None, data_root: Path | None = None) -> Report:
+    """Bring the records of `source`, a store, a folder of records or a pack, into `folder`, all or none.
+
+    Of a pack (a ``.zip``, an address, see `mlbench.repository.archive`) every hash is checked, each record must be of
+    the protocol it holds, and is scored again from its scores where its data set is at hand: `dataset` and `data_root`
+    as for `rescore`. Numbers that are not those of the scores are conflicts.
 
     A record that is there with the same numbers stays as it is. A rerun of its key under other circumstances (threads,
     processes, machine, libraries) is a replication: the record that is there stays and lists it. Broken records,
@@ -83,9 +67,44 @@ def merge(folder: Path, source: Path) -> Report:
     and other scores under one version of a submission are conflicts: they are reported and nothing is changed. A
     process that is killed leaves the old folder or the new one (`mlbench.store.journal`).
     """
-    new, broken = find_records(source)
+    if str(source).startswith(("http://", "https://")) or Path(source).suffix == ".zip":
+        with brought(str(source)) as pack:
+            report = Report()
+            own = dataset and (load_dataset(dataset, data_root).id if dataset.endswith(".toml") else dataset)
+            for record in pack.records:
+                given = (dataset, data_root) if record["identity"]["dataset"]["id"] == own else (None, None)
+                report.problems += [f"{_name(record)}: {line}" for line in _of_its_protocol(record)]
+                _score_again(report, record, pack.scores[record["key"]], *given)
+            return _merged(folder, pack.records, [], report)
+    return _merged(folder, *find_records(source), Report())
+
+
+def _score_again(
+    report: Report,
+    record: Record,
+    path: Path,
+    dataset: str | None,
+    data_root: Path | None,
+    metrics: Sequence[str] = (),
+) -> Rescored | None:
+    """Score a record from its file of scores, where its data set is at hand; differences are problems."""
+    try:
+        found = score_record(record, path, data_root, dataset=dataset, metrics=metrics)
+    except UsageError as error:  # a data set that needs files, or that the catalogue does not have
+        report.count(f"not scored ({error})")
+        return None
+    except MlbenchError as error:
+        report.problems.append(f"{_name(record)}: {error}")
+        return None
+    report.count("scored again")
+    report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
+    return found
+
+
+def _merged(folder: Path, new: Sequence[Record], broken: Sequence[str], report: Report) -> Report:
+    """`merge` of the records `new`."""
     old, problems = find_records(folder) if folder.exists() else ([], [])
-    report = Report(problems=[*broken, *problems])
+    report.problems += [*broken, *problems]
     here = {_slot(record): record for record in old}
     brought = {key for record in old for key in record["provenance"].get("migrated", {}).get("from", [])}
     changed: dict[str, Record] = {}
@@ -155,21 +174,13 @@ def rescore(
     for number, record in enumerate(records):
         if advance is not None and number:
             advance(number, len(records))
-        stored = record["predictions"].get("test")
-        path = run_dir(root, record["key"]) / stored["file"] if stored else None
-        if path is None or not path.exists():
+        path = find_scores(root, record)
+        if path is None:
             report.count("without predictions here")
             continue
-        try:
-            found = score_record(record, path, data_root, dataset=dataset, metrics=metrics)
-        except UsageError as error:  # a data set that needs files, or that the catalogue does not have
-            report.count(f"not scored ({error})")
+        found = _score_again(report, record, path, dataset, data_root, metrics)
+        if found is None:
             continue
-        except MlbenchError as error:
-            report.problems.append(f"{_name(record)}: {error}")
-            continue
-        report.count("scored again")
-        report.problems += [f"{_name(record)}: {line}" for line in _lines(found.differences)]
         if not write:
             report.notes += [f"{_name(record)}: {name} {_number(m['value'])}" for name, m in found.measures.items()]
         elif not found.differences and record.get("measures", {}) != (new := _measures(record) | found.measures):

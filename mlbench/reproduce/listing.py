@@ -27,6 +27,35 @@ def listing(frozen: Frozen) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def planned(frozen: Frozen) -> list[dict[str, Any]]:
+    """A row of each printed row and data set, as `listing` has it, for programs: settings, runs, what is missing."""
+    found = []
+    for entry, keys, reason in zip(frozen.entries, frozen.keys, frozen.reasons, strict=True):
+        train = entry.train
+        found.append(
+            {
+                "paper": entry.plan.paper,
+                "table": entry.plan.table,
+                "row": entry.printed.row,
+                "method": entry.method,
+                "head": entry.head,
+                "dataset": entry.dataset,
+                "in_place_of": entry.data if entry.data != entry.dataset else None,
+                "protocol": entry.protocol,
+                "track": entry.track,
+                "backbone": entry.backbone,
+                "image_size": train.image_size if train else None,
+                "epochs": train.epochs if train else None,
+                "batch_size": train.batch_size if train else None,
+                "draws": entry.draws,
+                "runs": list(keys),
+                "done": sum(key in frozen.records for key in keys),
+                "missing": reason or None,
+            }
+        )
+    return found
+
+
 def _plan_of(item: tuple[Entry, Any, Any]) -> Plan:
     return item[0].plan
 

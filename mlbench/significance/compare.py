@@ -28,7 +28,7 @@ from mlbench.significance.bootstrap import (
 )
 from mlbench.significance.comparability import apart_notes, column_of, differing
 from mlbench.significance.ties import holm
-from mlbench.store import find_run, run_dir
+from mlbench.store import find_run, scores_file
 
 #: How far the mean over draws may lie from the difference itself, in lengths of the interval, without a note.
 _OFF_CENTRE = 0.1
@@ -89,7 +89,7 @@ def compare(
     confidence: float = 0.95,
     metrics: Sequence[str] = (),
 ) -> Comparison:
-    """Compare the stored test predictions of runs `first` and `second` (first characters of their keys).
+    """Compare the test predictions of runs `first` and `second`: first characters of their keys, or published runs.
 
     mAP and F1 under the runs' own protocol, or under `protocol`; `dataset` and `data_root` as for
     `evaluation.rescore.score`; `metrics` are registered ones that are wanted besides. UsageError if the runs were
@@ -132,8 +132,7 @@ def compare(
 
 
 def _predictions(root: Path, record: dict[str, Any]) -> Predictions:
-    stored = record["predictions"]["test"]
-    return read_predictions(run_dir(root, record["key"]) / stored["file"], stored["sha256"])
+    return read_predictions(scores_file(root, record), record["predictions"]["test"]["sha256"])
 
 
 def statistics_of(

@@ -148,10 +148,63 @@ def _common(first: Mapping[Draw, float], second: Mapping[Draw, float]) -> dict[D
     return {draw: value - second[draw] for draw, value in first.items() if draw in second}
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Of the variance of a gap in one draw: the seed's share and the mask's, (mean, low, high) each, and the chance
+    that the mask's is the larger. `pairs` of methods tell.
+    """
+
+    seed: tuple[float, float, float]
+    mask: tuple[float, float, float]
+    mask_larger: float
+    pairs: int
+
+
+def shares(methods: Sequence[Mapping[Draw, float]], confidence: float = 0.95) -> Shares | None:
+    """How the variance of a column's gaps is shared between seeds, masks and rest, averaged over pairs of methods.
+
+    By the model and the prior of `gaps`; the interval is that of a pair of methods of such a column. None where no pair
+    repeats both a seed and a mask.
+    """
+    first, second = np.triu_indices(len(methods), 1)
+    common = [_common(methods[a], methods[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    pairs = [pair for pair in common if len(pair) > 2 and np.ptp(list(pair.values())) > 0]
+    crossed = [pair for pair in pairs if all(1 < len({draw[axis] for draw in pair}) < len(pair) for axis in (0, 1))]
+    if not crossed:
+        return None
+    _, ratios, weights = _weighted(crossed, len(methods))
+    weight = weights.mean(axis=0)
+    whole = 1 + ratios.sum(axis=1)
+    seed, mask = ratios[:, 0] / whole, ratios[:, 1] / whole
+    larger = float(weight[mask > seed].sum() + weight[mask == seed].sum() / 2)
+    return Shares(_summary(seed, weight, confidence), _summary(mask, weight, confidence), larger, len(crossed))
+
+
+def _summary(values: np.ndarray, weight: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weight[order])
+    low, high = (
+        float(values[order][min(int(np.searchsorted(below, share)), len(order) - 1)])
+        for share in (0.5 - confidence / 2, 0.5 + confidence / 2)
+    )
+    return float(weight @ values), low, high
+
+
 def _moderated(
     pairs: Sequence[Mapping[Draw, float]], methods: int, confidence: float, noise: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Estimates of `pairs`, given as gaps by draw, none of them constant; arrays [P] by name."""
+    shapes, _, weights = _weighted(pairs, methods)
+    own, typical = np.empty(len(pairs)), np.empty(len(pairs))
+    for shape in shapes:
+        own[shape.at] = shape.draws - 1
+        typical[shape.at] = (weights[shape.at] * np.log(shape.square / (shape.draws - 1))).sum(axis=1)
+    df, variance = _variance_prior(typical, own, methods)
+    return _mixture(shapes, weights, df, variance, confidence, noise)
+
+
+def _weighted(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[list[_Shape], np.ndarray, np.ndarray]:
+    """Shapes of `pairs`, the shares of variance considered [G, 2], and the weight of each for each pair [P, G]."""
     ratios, prior = _ratio_grid(pairs, methods)
     shapes = _shapes(pairs, ratios)
     likelihood = np.empty((len(pairs), len(ratios)))
@@ -162,13 +215,7 @@ def _moderated(
     weights = np.log(_predicted_shares(likelihood, ratios, prior, others)) + likelihood
     weights = np.exp(weights - weights.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-
-    own, typical = np.empty(len(pairs)), np.empty(len(pairs))
-    for shape in shapes:
-        own[shape.at] = shape.draws - 1
-        typical[shape.at] = (weights[shape.at] * np.log(shape.square / (shape.draws - 1))).sum(axis=1)
-    df, variance = _variance_prior(typical, own, methods)
-    return _mixture(shapes, weights, df, variance, confidence, noise)
+    return shapes, ratios, weights
 
 
 def _variance_prior(logs: np.ndarray, own: np.ndarray, methods: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ checked against ``mlbench/schema/record.json`` on writing and on reading.
 """
 
 from mlbench.store.find import all_runs, find_run
+from mlbench.store.published import scores_file
 from mlbench.store.runs import (
     FILTERS,
     RECORD_FILE,
@@ -37,6 +38,7 @@ __all__ = [
     "read_record",
     "run_dir",
     "run_key",
+    "scores_file",
     "seal",
     "summarise_records",
     "value_at",

@@ -1,4 +1,4 @@
-"""Finished runs of a store, found by their keys."""
+"""Finished runs of a store, found by their keys, and published ones, found by name too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mlbench.errors import DataError, UsageError
 from mlbench.paths import store_dir
+from mlbench.store.published import PREFIX, find_published
 from mlbench.store.runs import find_records, is_submitted
 
 
@@ -29,7 +30,10 @@ def find_run(prefix: str, store: Path | None = None) -> dict[str, Any]:
     """The one finished run in `store` whose key begins with `prefix`.
 
     DataError if its record is broken, UsageError if there is none or more than one.
+    ``published:METHOD@DATASET`` means a published run instead; see `mlbench.store.published`.
     """
+    if prefix.startswith(PREFIX):
+        return find_published(prefix)
     root = store or store_dir()
     found, problems = find_records(root, key=prefix)
     if len(found) == 1:

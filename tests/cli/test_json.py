@@ -27,6 +27,7 @@ WITHOUT = {
     "data mask export",
     "data mask import",
     "data mask make",
+    "data miniature",
     "data prepare",
     "inspect",
     "site",
