@@ -33,10 +33,10 @@ def raw(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def number(value: float | None, digits: int = 1, more: bool = False) -> Markup:
-    """A cell of a sortable number; with `more`, of a column that a board at first leaves out."""
+def number(value: float | None, digits: int = 1, kind: str = "") -> Markup:
+    """A cell of a sortable number; `kind` "more" is of a column that a board at first leaves out, "wide" on a phone."""
     found = _cell(value, digits)
-    return Markup(found.replace('"number"', '"number more"', 1) if more else found)
+    return Markup(found.replace('"number"', f'"number {kind}"', 1) if kind else found)
 
 
 def number_rows(names: Iterable[str], columns: Iterable[Mapping[str, float | None]], digits: int = 1) -> Markup:
@@ -46,6 +46,23 @@ def number_rows(names: Iterable[str], columns: Iterable[Mapping[str, float | Non
     for name in names:
         cells = "".join([_cell(column.get(name), digits) for column in columns])
         rows.append(f'<tr><th scope="row">{_escaped(name)}</th>{cells}</tr>\n')
+    return Markup("".join(rows))
+
+
+def epoch_rows(epochs: Iterable[Mapping[str, Any]], metric: str) -> Markup:
+    """A row for each epoch of a run: loss, `metric` on both parts, seconds, and how unknown labels were judged."""
+    rows = []
+    for epoch in epochs:
+        judged = [
+            f"{kind}: {f['entries']}, precision {percent(f['precision'])}, recall {percent(f['recall'])}"
+            for kind, f in epoch.get("forensics", {}).items()
+        ]
+        rows.append(
+            f'<tr><th scope="row">{_escaped(epoch["phase"])}</th>'
+            f"{_cell(epoch['epoch'], 0)}{_cell(epoch.get('loss'), 4)}"
+            f"{_cell(epoch.get('val', {}).get(metric), 2)}{_cell(epoch.get('test_sealed', {}).get(metric), 2)}"
+            f'{_cell(epoch.get("seconds"), 1)}<td class="long">{escape("; ".join(judged) or "–")}</td></tr>\n'
+        )
     return Markup("".join(rows))
 
 

@@ -97,7 +97,7 @@ class _Frame:
 
     @cached_property
     def _levels(self) -> list[float]:
-        return _ticks(self.low, self.high)
+        return ticks(self.low, self.high)
 
     @cached_property
     def _shown(self) -> tuple[float, float]:
@@ -122,7 +122,7 @@ class _Frame:
             y = f"{self.y(tick):.1f}"
             parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".32em" text-anchor="end">{tick:g}</text>')
-        for tick in _ticks(self.left, self.right):
+        for tick in ticks(self.left, self.right):
             if self.left <= tick <= self.right and tick.is_integer():  # epochs or percent
                 parts.append(f'<text x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
         parts.append(
@@ -135,7 +135,7 @@ class _Frame:
         return Markup("".join(parts))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers around `low` to `high`, four to nine of them."""
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span))
