@@ -28,6 +28,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if missing(value) else f"{value:.{digits}f}"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A gain as text, with its sign; what rounds to 0 is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
 def raw(value: float) -> str:
     """A number to sort by."""
     return "" if math.isnan(value) else f"{value:.6g}"
@@ -73,7 +78,8 @@ def entries(mapping: Mapping[str, Any]) -> Markup:
 
 
 def _cell(value: float | None, digits: int) -> str:
-    if missing(value):
+    # Most are numbers, of which a page has thousands; only NaN is not equal to itself.
+    if (type(value) is not float or value != value) and missing(value):
         return '<td class="number" data-value="">–</td>'
     return f'<td class="number" data-value="{value:.6g}">{value:.{digits}f}</td>'
 
@@ -87,4 +93,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _text(entry: str | float | Sequence[Any] | Mapping[str, Any] | None) -> str:
+    if type(entry) is int:  # most of them
+        return str(entry)
     return entry if isinstance(entry, str) else "none" if entry in ([], {}, None) else json.dumps(entry)

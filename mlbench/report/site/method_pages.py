@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from mlbench.report.lineage import lineage, successors
 from mlbench.report.method_card import LEVELS, MethodCard, method_card
 from mlbench.report.site.boards import PROTOCOLS, Board, Column, Ranked
+from mlbench.report.site.cells import signed
 from mlbench.report.site.charts import line_chart
 from mlbench.report.site.curves import curves, judged
 from mlbench.report.site.pictures import Gain, class_gains, forest
@@ -36,7 +38,7 @@ class Place:
         mean, low, high = self.gain
         if math.isnan(mean):
             return "–"
-        return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+        return signed(mean) + ("" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
 def places(boards: Sequence[Board]) -> dict[str, list[Place]]:
@@ -62,7 +64,6 @@ def _places(board: Board, column: Column) -> Iterator[Place]:
 
 def method_page(method: str, found: Sequence[Place], claims: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str:
     """The page of `method`; links lead to the methods of `known`, which have pages."""
-    submission = found[0].row.records[0]["provenance"].get("submission")
     step = lineage().get(method)
     gains = [
         Gain(_where(p), *p.gain, filled=p.row.group == 1) for p in found if p.over is not None and p.over.method == "an"
@@ -72,9 +73,9 @@ def method_page(method: str, found: Sequence[Place], claims: Sequence[Mapping[st
         "../",
         "methods",
         method=method,
-        card=MethodCard((submission["title"],)) if submission else method_card(method),
+        card=card_of(method, found[0].row),
         levels=LEVELS,
-        submission=submission,
+        submission=found[0].row.records[0]["provenance"].get("submission"),
         step=step,
         successors=successors(method),
         known=set(known),
@@ -83,6 +84,16 @@ def method_page(method: str, found: Sequence[Place], claims: Sequence[Mapping[st
         gains=forest("Gain over an, where both ran", gains, "points of the headline metric, 95 % interval"),
         parts=[_part(place) for place in found],
     )
+
+
+def card_of(method: str, row: Row) -> MethodCard:
+    """The card of a method that has `row`; of submitted predictions, what they are called."""
+    submission = row.records[0]["provenance"].get("submission")
+    return MethodCard((submission["title"],)) if submission else _card(method)
+
+
+#: Three pages ask for it.
+_card = cache(method_card)
 
 
 def _where(place: Place) -> str:
@@ -96,8 +107,7 @@ def list_methods(found: Mapping[str, Sequence[Place]]) -> list[dict[str, Any]]:
     """The methods by name, each with its card, title and places, and on how many boards it is in the first group."""
     listed = []
     for name in sorted(found):
-        submission = found[name][0].row.records[0]["provenance"].get("submission")
-        card = MethodCard((submission["title"],)) if submission else method_card(name)
+        card = card_of(name, found[name][0].row)
         first = sum(place.row.group == 1 for place in found[name])
         listed.append({"name": name, "card": card, "title": card.docstring[0], "places": found[name], "first": first})
     return listed

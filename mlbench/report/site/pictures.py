@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from mlbench.report.site.cells import signed
 from mlbench.report.site.charts import ticks
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 520, 19, 158, 48, 8
@@ -72,12 +73,13 @@ def forest(title: str, gains: Sequence[Gain], axis: str, note: str = "") -> Mark
         if not math.isnan(gain.low):
             parts.append(f'<path class="span" d="M{x(gain.low):.1f} {y:.1f}H{x(gain.high):.1f}"/>')
         parts.append(_dot(x(gain.value), y, gain.filled))
-        parts.append(f'<text x="{_WIDTH - 4}" y="{y:.1f}" dy=".32em" text-anchor="end">{gain.value:+.1f}</text>')
+        parts.append(f'<text x="{_WIDTH - 4}" y="{y:.1f}" dy=".32em" text-anchor="end">{signed(gain.value)}</text>')
     parts.append(
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{bottom + 29}" text-anchor="middle">{escape(axis)}</text>'
     )
     said = [
-        f"{g.name} {g.value:+.1f}" + ("" if math.isnan(g.low) else f" ({g.low:+.1f} to {g.high:+.1f})") for g in gains
+        f"{g.name} {signed(g.value)}" + ("" if math.isnan(g.low) else f" ({signed(g.low)} to {signed(g.high)})")
+        for g in gains
     ]
     return figure(title, f"{axis}: {'; '.join(said)}", bottom + 34, "".join(parts), note)
 

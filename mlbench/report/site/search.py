@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlbench.report.method_card import method_card
 from mlbench.report.site.boards import Board
-from mlbench.report.site.method_pages import Place
+from mlbench.report.site.method_pages import Place, card_of
 from mlbench.report.site.rendering import board_link, method_link, run_link
 
 
@@ -29,10 +28,8 @@ def entries_of(boards: Sequence[Board], found: Mapping[str, Sequence[Place]]) ->
         for column in board.columns
     ]
     for name in sorted(found):
-        records = found[name][0].row.records
-        submission = records[0]["provenance"].get("submission")
-        about = submission["title"] if submission else method_card(name).docstring[0]
-        entries.append(Entry("method", method_link(name), name, about))
+        card = card_of(name, found[name][0].row)
+        entries.append(Entry("method", method_link(name), name, card.docstring[0]))
     for name in sorted(found):
         for place in found[name]:
             entries += [
