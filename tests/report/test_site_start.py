@@ -15,6 +15,7 @@ from scipy import stats
 
 from mlbench.registry import METHODS
 from mlbench.report.lineage import lineage, successors
+from mlbench.report.site.ablations import ablation_lines, ablations
 from mlbench.report.site.board_pages import filters, gain_figure, overview, share_figures
 from mlbench.report.site.boards import make_boards
 from mlbench.report.site.changes import days, feed
@@ -193,6 +194,40 @@ def test_rows_of_one_method_are_told_apart_by_what_differs(runs: Make) -> None:
     ]
     (board,) = make_boards(records)
     assert [row.apart for row in board.rows] == ["temperature 5.0", "temperature 1.0"]
+
+
+def test_of_several_rows_each_is_named_by_what_it_alone_has(runs: Make) -> None:
+    settings = [(1.0, 0.9), (5.0, 0.9), (1.0, 0.5)]
+    (board,) = make_boards(
+        [
+            record
+            for turn, (temperature, share) in enumerate(settings)
+            for record in runs(
+                "kd", [60.0 - turn], identity__method__hyperparameters={"temperature": temperature, "share": share}
+            )
+        ]
+    )
+    assert [row.apart for row in board.rows] == ["share 0.9, temperature 1.0", "temperature 5.0", "share 0.5"]
+
+
+def test_an_ablation_holds_settings_against_that_of_the_board(runs: Make, tmp_path, monkeypatch) -> None:
+    usual = runs("kd", [60.0, 61.0, 62.0], identity__method__hyperparameters={"temperature": 1.0})
+    varied = runs("kd", [63.0, 64.1, 65.0], identity__method__hyperparameters={"temperature": 5.0})
+    other = runs("an", [50.0, 51.0, 52.0])
+    (tmp_path / "ablations").mkdir()
+    monkeypatch.setattr("mlbench.report.site.ablations.find_records", lambda folder: (varied, ["broken.json"]))
+    found, notes = ablations(tmp_path / "runs", [*usual, *other])
+    assert len(notes) == 1
+    ((ablation),) = found
+    assert ablation.usual is not None
+    assert ablation.usual.apart == "temperature 1.0"
+    assert "temperature 5.0 +3.0 (" in ablation.figure
+    assert "Against temperature 1.0: 61.0." in ablation.figure
+    assert [(line["setting"], line["usual"]) for line in ablation_lines(found)] == [
+        ("temperature 5.0", False),
+        ("temperature 1.0", True),
+    ]
+    assert ablations(tmp_path / "store", usual) == ([], [])
 
 
 def test_methods_build_on_methods_there_are_and_on_none_that_builds_on_them() -> None:

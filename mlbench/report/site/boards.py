@@ -335,10 +335,13 @@ def _tell_apart(rows: Sequence[Row]) -> None:
     for same in twins.values():
         if len(same) > 1:
             firsts = [row.records[0] for row in same]
-            names = sorted(differing(firsts, settings_of), key=lambda name: (not name.startswith("method."), name))
+            found = differing(firsts, settings_of)
+            names = sorted(found, key=lambda name: (not name.startswith("method."), name))
+            most = {name: max(found[name], key=lambda text, name=name: len(found[name][text])) for name in names}
             for row, record in zip(same, firsts, strict=True):
-                own = settings_of(record)
-                said = [f"{_short(name)} {own.get(name, 'none')}" for name in names[:2]]
+                own = {name: settings_of(record).get(name, "none") for name in names}
+                rare = [name for name in names if own[name] != most[name]] if len(same) > 2 else []
+                said = [f"{_short(name)} {own[name]}" for name in (rare or names)[:3]]
                 row.apart = ", ".join(said) or "other runs built on"
 
 

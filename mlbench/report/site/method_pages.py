@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,8 +62,14 @@ def _places(board: Board, column: Column) -> Iterator[Place]:
         yield Place(board, column, None, row, None, nothing)
 
 
-def method_page(method: str, found: Sequence[Place], claims: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str:
-    """The page of `method`; links lead to the methods of `known`, which have pages."""
+def method_page(
+    method: str,
+    found: Sequence[Place],
+    claims: Sequence[Mapping[str, Any]],
+    known: Collection[str],
+    ablated: Collection[str] = (),
+) -> str:
+    """The page of `method`; links lead to the methods of `known`, which have pages, and to the `ablated`."""
     step = lineage().get(method)
     gains = [
         Gain(_where(p), *p.gain, filled=p.row.group == 1) for p in found if p.over is not None and p.over.method == "an"
@@ -78,7 +84,8 @@ def method_page(method: str, found: Sequence[Place], claims: Sequence[Mapping[st
         submission=found[0].row.records[0]["provenance"].get("submission"),
         step=step,
         successors=successors(method),
-        known=set(known),
+        known=known,
+        ablated=method in ablated,
         claims=claims,
         places=found,
         gains=forest("Gain over an, where both ran", gains, "points of the headline metric, 95 % interval"),

@@ -13,6 +13,7 @@ from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
 from mlbench.report.method_card import LEVELS
+from mlbench.report.site.ablations import Ablation, ablation_lines, ablations
 from mlbench.report.site.board_pages import board_page, filters, gain_figure, overview, overview_data, share_figures
 from mlbench.report.site.boards import Board, make_boards, slug_of
 from mlbench.report.site.changes import change_lines, days, feed
@@ -64,8 +65,9 @@ def write_site(
 
     Pages stand on their own: they need no server and load nothing, not even from beside them. The numbers of every
     table lie beside them as CSV and JSON under ``data`` (those of a run beside its page), and ``feed.xml`` tells what
-    came when. Files of an earlier site in `output` are replaced, those of runs that are gone removed. UsageError where
-    `output` holds anything else; DataError for a broken record.
+    came when. Records in a folder ``ablations`` beside ``runs`` have a page of their own, and stand on no board. Files
+    of an earlier site in `output` are replaced, those of runs that are gone removed. UsageError where `output` holds
+    anything else; DataError for a broken record.
     """
     root = results or store_dir()
     records, problems = find_records(root)
@@ -76,16 +78,19 @@ def write_site(
     claims, notes = verdicts(shown)
     if len(shown) < len(records):
         notes.append(f"submitted runs that a later version of the same name replaces: {len(records) - len(shown)}")
+    varied, more = ablations(root, shown)
+    notes += more
     boards = make_boards(shown)
     found = places(boards)
     here = AtHand(root, data_root)
     sheets = attention_sheets(boards, here, weights) if pictures else []
     site = Site(output, 0, len(shown), len(found), tuple(notes))
     pages = {
-        **_first_pages(site, boards, found, bool(sheets)),
+        **_first_pages(site, boards, found, bool(sheets), bool(varied)),
         **_paper_pages(shown),
         **_board_pages(boards),
-        **_method_pages(found, claims),
+        **_method_pages(found, claims, {ablation.method for ablation in varied}),
+        **_ablation_pages(varied),
         **({"attention.html": render("attention.html", "", sheets=sheets)} if sheets else {}),
     }
     for record in shown:
@@ -97,7 +102,7 @@ def write_site(
 
 
 def _first_pages(
-    site: Site, boards: Sequence[Board], found: Mapping[str, Sequence[Place]], attention: bool
+    site: Site, boards: Sequence[Board], found: Mapping[str, Sequence[Place]], attention: bool, varied: bool
 ) -> dict[str, str]:
     """The pages of the menu, but for the papers' tables."""
     changed = days(boards)
@@ -117,7 +122,9 @@ def _first_pages(
             "index.html", "", "start", site=site, asked=asked, picture=picture, shares=shares, attention=attention
         ),
         "boards.html": render("boards.html", "", "boards", lines=lines, filters=filters(lines), site=site),
-        "methods.html": render("methods.html", "", "methods", methods=list_methods(found), levels=LEVELS),
+        "methods.html": render(
+            "methods.html", "", "methods", methods=list_methods(found), levels=LEVELS, ablated=varied
+        ),
         "changes.html": render("changes.html", "", "changes", days=changed),
         "search.html": render("search.html", "", "search", entries=entries),
         "feed.xml": feed(changed),
@@ -149,12 +156,12 @@ def _board_pages(boards: Sequence[Board]) -> dict[str, str]:
 
 
 def _method_pages(
-    found: Mapping[str, Sequence[Place]], claims: Mapping[str, Sequence[Mapping[str, Any]]]
+    found: Mapping[str, Sequence[Place]], claims: Mapping[str, Sequence[Mapping[str, Any]]], ablated: set[str]
 ) -> dict[str, str]:
     pages = {}
     for method, where in found.items():
         link = method_link(method)
-        pages[link] = method_page(method, where, claims.get(method, []), list(found))
+        pages[link] = method_page(method, where, claims.get(method, []), found.keys(), ablated)
         runs = [record for place in where for record in place.row.records]
         data = link.removesuffix(".html")
         pages[f"{data}.csv"] = csv_of(list(run_lines(runs)))
@@ -162,6 +169,13 @@ def _method_pages(
             {"method": method, "places": method_lines(where), "runs": list(run_lines(runs))}
         )
     return pages
+
+
+def _ablation_pages(found: Sequence[Ablation]) -> dict[str, str]:
+    if not found:
+        return {}
+    data = both("data/ablations", "Ablations", ablation_lines(found))
+    return {"ablations.html": render("ablations.html", "", "methods", found=found), **data}
 
 
 def _require_ours(output: Path) -> None:

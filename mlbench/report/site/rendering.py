@@ -107,6 +107,7 @@ def _environment() -> jinja2.Environment:
         "number": number,
         "raw": raw,
         "needed": needed_text,
+        "anchor": lambda method: method_link(method)[len("methods/") : -len(".html")],
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "method_link": method_link,
         "row_link": lambda row: method_link(row.method),
