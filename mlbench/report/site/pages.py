@@ -25,7 +25,7 @@ from mlbench.report.site.run_pages import run_page
 from mlbench.report.site.search import entries_of
 from mlbench.report.site.side_by_side import attention_sheets
 from mlbench.report.site.start import Answer, answer_lines, answers
-from mlbench.report.site.verdicts import papers, verdicts
+from mlbench.report.site.verdicts import claim_lines, papers, verdicts
 from mlbench.store import find_records
 
 #: How the name of a first page begins that was not written to its end.
@@ -165,9 +165,12 @@ def _method_pages(
         runs = [record for place in where for record in place.row.records]
         data = link.removesuffix(".html")
         pages[f"{data}.csv"] = csv_of(list(run_lines(runs)))
-        pages[f"{data}.json"] = json_of(
-            {"method": method, "places": method_lines(where), "runs": list(run_lines(runs))}
-        )
+        lines = {
+            "places": method_lines(where),
+            "claims": claim_lines(claims.get(method, [])),
+            "runs": list(run_lines(runs)),
+        }
+        pages[f"{data}.json"] = json_of({"method": method, **lines})
     return pages
 
 

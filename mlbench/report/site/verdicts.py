@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -34,6 +34,19 @@ def verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str
         except MlbenchError as error:
             notes.append(f"claims of {paper} were not judged: {error}")
     return found, notes
+
+
+def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each claim of a method and its outcome, as data."""
+    names = ("verdict", "setting", "over", "pairs", "definitional", "value", "seconds", "needed", "why")
+    lines = []
+    for claim in claims:
+        outcome = claim["outcome"]
+        gain = outcome.interval
+        found = {} if gain is None else {"gain": gain.mean, "low": gain.low, "high": gain.high}
+        said = {name: claim[name] for name in ("paper", "metric", "statement", "printed")}
+        lines.append({name: getattr(outcome, name) for name in names} | found | said)
+    return lines
 
 
 def papers(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
