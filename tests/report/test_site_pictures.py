@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from mlbench.report.site.cells import signed
 from mlbench.report.site.pictures import Course, Gain, Spot, class_gains, cost_chart, course_chart, forest, spread
 from mlbench.report.site.pictures import frontier as frontier_of
 
@@ -30,6 +31,10 @@ def test_gains_lie_right_of_zero_where_they_are_positive_and_intervals_around_th
     assert [float(low) < at < float(high) for at, (low, high) in zip((up, down), ends, strict=True)] == [True, True]
     assert re.findall(r'class="(dot|ring)"', drawn) == ["dot", "ring"]
     assert "<desc>points: up +2.0 (+1.0 to +3.0); down -1.0 (-1.5 to -0.5)</desc>" in drawn
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [signed(value) for value in (0.04, -0.04, 0.06, -0.06, 0.0)] == ["0.0", "0.0", "+0.1", "-0.1", "0.0"]
 
 
 def test_pictures_escape_names_and_are_nothing_without_points() -> None:

@@ -29,8 +29,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A gain as text, with its sign; what rounds to 0 is +0."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
+    """A gain as text, with its sign; what rounds to 0 has none."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 def raw(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Line charts and scatter charts as inline SVG: no script, colours from the page's style sheet."""
+"""Line charts as inline SVG: no script, colours from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -48,20 +48,6 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, pe
     )
     summary = f"{y_label} by {x_label}, from {min(ys):.1f} to {max(ys):.1f}"
     return _figure(title, summary, frame.axes(x_label, y_label) + paths, legend)
-
-
-def scatter_chart(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> Markup:
-    """A figure of percentages against percentages, with the line on which both are the same."""
-    if not points:
-        return Markup("")
-    frame = _Frame(0, 100, 0, 100)
-    dots = "".join(f"M{frame.x(x):.1f} {frame.y(y):.1f}h0" for x, y in points)
-    marks = Markup('<path class="same" d="{}"/><path class="dots c0" d="{}"/>').format(
-        frame.path([(0, 0), (100, 100)]), dots
-    )
-    above = sum(y > x for x, y in points)
-    summary = f"{above} of {len(points)} classes lie above the line on which both are the same"
-    return _figure(title, summary, frame.axes(x_label, y_label) + marks, Markup(""))
 
 
 def _figure(title: str, summary: str, drawing: Markup, legend: Markup) -> Markup:

@@ -68,12 +68,6 @@ class Answer:
         )
         return f"best with a chance of {lead.chance}; {told}."
 
-    @property
-    def closest(self) -> Row | None:
-        """The row that is the hardest to tell from the first."""
-        asked = [row for row in self.rows if row.needed]
-        return max(asked, key=lambda row: row.needed, default=None)
-
 
 def needed_text(row: Row) -> str:
     """The draws that would tell a row from the first of its set, in words; a dash where that is not asked."""
