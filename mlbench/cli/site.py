@@ -28,9 +28,10 @@ _FOLDER = click.Path(path_type=Path)
     help="Copy test images (best, worst, flipped, scaled) with CAMs into the runs' pages; mind the licence.",
 )
 def site_command(output: Path, **given: Any) -> None:
-    """Write leaderboards, method pages, run pages and the papers' tables as static HTML.
+    """Write what to use, leaderboards, methods, runs and the papers' tables as static HTML, with CSV, JSON and a feed.
 
-    Runs whose predictions are in the store and whose data set is at hand get precision-recall curves.
+    Records in a folder `ablations` beside `runs` get a page of their own. Runs whose predictions are in the store and
+    whose data set is at hand get precision-recall curves.
     """
     from mlbench.report.site import write_site
 

@@ -198,10 +198,11 @@ def _join(cell: Cell, plain: Callable[[str], str], bold: str, underlined: str, m
 
 def csv_text(cells: pd.DataFrame) -> str:
     """`cells` as CSV; a text that a spreadsheet would run as a formula begins with an apostrophe."""
-    return cells.map(_escape_csv).to_csv(index=False, lineterminator="\n")
+    return cells.map(escape_csv).to_csv(index=False, lineterminator="\n")
 
 
-def _escape_csv(value: Any) -> Any:
+def escape_csv(value: Any) -> Any:
+    """A value of a CSV file; a text that a spreadsheet would run as a formula begins with an apostrophe."""
     if not isinstance(value, str):
         return value
     return re.sub(r"^(?=[=+@\t\r-])", "'", visible(value))

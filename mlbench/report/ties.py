@@ -36,11 +36,13 @@ class Ties:
     groups : number of the tie group, 1 for those that may be the best; None for a method that was not tested.
     standing : chance of being the best and mean rank with its interval.
     disorder : (i, j), i having the higher mean and the worse group.
+    gaps : what was tested.
     """
 
     groups: list[int | None]
     standing: Standing
     disorder: list[tuple[int, int]]
+    gaps: Gaps
 
 
 def column_ties(methods: Sequence[Runs], replicates: Replicates | None = None) -> Ties:
@@ -58,7 +60,7 @@ def column_ties(methods: Sequence[Runs], replicates: Replicates | None = None) -
         found = _over_images(values, images)
     groups = tie_groups(found.gap, adjusted(found.p) < LEVEL)
     means = [float(np.mean(list(runs.values()))) if runs else math.nan for runs in values]
-    return Ties(groups, standing(found), out_of_order(means, groups))
+    return Ties(groups, standing(found), out_of_order(means, groups), found)
 
 
 def standing_line(title: str, methods: Sequence[str], ties: Ties, most: int = 5) -> str:

@@ -115,9 +115,9 @@ def test_nothing_of_a_submission_is_executed(name: str, tmp_path: Path, monkeypa
 
 def test_pages_escape_whatever_they_are_given() -> None:
     from mlbench.inspection import gallery
-    from mlbench.report.site import pages
+    from mlbench.report.site import rendering
 
-    assert pages._ENVIRONMENT.autoescape is True
+    assert rendering.ENVIRONMENT.autoescape is True
     assert "autoescape=True" in Path(gallery.__file__).read_text(encoding="utf-8")
     templates = [*(ROOT / "mlbench").rglob("*.html")]
     assert len(templates) >= 5

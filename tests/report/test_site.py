@@ -23,7 +23,7 @@ from mlbench.protocol import load_protocol
 from mlbench.report.site import write_site
 from mlbench.report.site.boards import make_boards
 from mlbench.report.site.charts import Line, line_chart
-from mlbench.report.site.pages import method_link
+from mlbench.report.site.rendering import method_link
 from mlbench.store import published_name
 from mlbench.store.schema import dump_record, parse_record, refit
 
@@ -74,7 +74,8 @@ def check_site(folder: Path) -> dict[str, Page]:
     for page in pages.values():
         ids = page.ids()
         assert len(ids) == len(set(ids)), page.path
-        assert {tag for tag, _ in page.tags} & {"link", "iframe", "object", "base", "form", "use"} == set()
+        assert {tag for tag, _ in page.tags} & {"iframe", "object", "base", "form", "use"} == set()
+        assert {link["rel"] for link in page.all("link")} <= {"alternate"}  # the feed: named, never loaded
         for image in page.all("img"):
             assert image["alt"]
             assert re.fullmatch(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", image.pop("src"))
@@ -85,8 +86,8 @@ def check_site(folder: Path) -> dict[str, Page]:
             for name in ("aria-labelledby", "data-copy", "data-table"):
                 assert attrs.get(name, ids[0]) in ids
             if tag == "th":
-                assert attrs["scope"] in ("col", "row", "colgroup")
-            if tag == "a":
+                assert attrs["scope"] in ("col", "row", "colgroup", "rowgroup")
+            if tag in ("a", "link"):
                 file, _, fragment = attrs["href"].partition("#")
                 target = (page.path.parent / unquote(file)).resolve() if file else page.path
                 assert target.is_file(), (page.path, attrs["href"])
@@ -154,25 +155,28 @@ def built(tmp_path_factory) -> tuple[Path, dict[str, Page]]:
     return output, check_site(output)
 
 
+BOARD = "boards/single_positive-on-voc2012.html"
+
+
 def rows_of(page: Page) -> dict[str, str]:
-    """Text of the rows of the first board by method."""
+    """Text of the rows of a board's first table by method."""
     body = page.path.read_text(encoding="utf-8").partition("<tbody>")[2].partition("</table>")[0]
-    rows = (" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in body.split("<tr")[1:])
+    rows = (" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in body.split("<tr")[1:] if 'class="set"' not in row)
     return {text.partition(">")[2].split()[0]: text for text in rows}
 
 
 def test_a_board_shows_mean_deviation_number_of_runs_and_tie_groups(built) -> None:
-    rows = rows_of(built[1]["index.html"])
+    rows = rows_of(built[1][BOARD])
     values = [70.0, 70.1, 70.22]
     assert f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" in rows["llr"]
     # llr and wan differ by 0, 0 and 0.04: no test tells them apart; an lies 10 below.
     groups = {name: re.search(r"> \S+ (\S+) ", text)[1] for name, text in rows.items() if name in ("llr", "wan", "an")}  # type: ignore[index]
     assert groups == {"llr": "1", "wan": "1", "an": "2"}
-    assert " 3 reproduced " in rows["an"]
+    assert re.search(r" 3 \d+ 20\d\d-.* reproduced ", rows["an"])
 
 
 def test_a_board_shows_the_chance_of_being_best_and_the_mean_rank_of_rows_that_are_ranked_together(built) -> None:
-    rows = rows_of(built[1]["index.html"])
+    rows = rows_of(built[1][BOARD])
     chances = {name: re.search(r" (below 1|\d+) % (\d\.\d \(\d to \d\)) ", rows[name]) for name in ("llr", "wan", "an")}
     assert chances["an"] is not None
     assert chances["an"].groups() == ("below 1", "3.0 (3 to 3)")
@@ -183,26 +187,36 @@ def test_a_board_shows_the_chance_of_being_best_and_the_mean_rank_of_rows_that_a
 
 def test_a_submission_is_marked_and_not_ranked_and_only_its_newest_version_shown(built) -> None:
     _, pages = built
-    row = rows_of(pages["index.html"])["submitted/mine"]
+    row = rows_of(pages[BOARD])["submitted/mine"]
     assert "– 99.0" in row
-    assert " 1 submitted " in row
+    assert re.search(r" 1 \d+ 20\d\d-.* submitted ", row)
     assert "98.0" not in row
     assert "a later version of the same name replaces: 1" in pages["index.html"].text
     assert "claimed by the submitter" in pages[method_link("submitted/mine")].text
 
 
 def test_published_numbers_stand_on_the_board_as_printed(built) -> None:
-    rows = rows_of(built[1]["index.html"])
-    assert "published" in rows["ROLE"]
-    assert "87.77" in rows["ROLE"]
+    text = built[1][BOARD].text.partition("As printed in papers")[2]
+    assert re.search(r"ROLE \[11\]\s*role\s*87\.77", text)
+    assert "ROLE" not in rows_of(built[1][BOARD])  # in a table of their own
+    lines = (built[0] / "data" / "single_positive-on-voc2012--printed.csv").read_text().splitlines()
+    assert any(line.startswith("ROLE [11],role,mAP,87.77,resnet50,") for line in lines)
 
 
 def test_a_method_page_has_its_source_level_verdicts_curves_classes_and_forensics(built) -> None:
     page = built[1]["methods/llr.html"]
     assert "Source: Kim et al., CVPR 2022" in page.text
-    for text in ("Level: A", "Reproduction", "mAP by epoch", "Pseudo-labels: precision", "and against an", "delta"):
+    for text in (
+        "Level: A",
+        "Reproduction",
+        "mAP by epoch",
+        "Pseudo-labels: precision",
+        "against an",
+        "delta",
+        "Builds on an",
+    ):
         assert text in page.text, text
-    assert any("classes lie above the line" in svg.get("aria-label", "") for svg in page.all("svg"))
+    assert any(svg.get("aria-label", "") == "Gain over an by class" for svg in page.all("svg"))
     assert len([a for a in page.all("a") if a["href"].startswith("../runs/")]) == 3
 
 
@@ -227,7 +241,7 @@ def test_paper_tables_come_with_their_latex(built) -> None:
 
 
 def test_every_column_of_a_board_is_sorted_by_a_button(built) -> None:
-    raw = (built[0] / "index.html").read_text(encoding="utf-8")
+    raw = (built[0] / BOARD).read_text(encoding="utf-8").partition("</thead>")[0]
     heads = re.findall(r'<th scope="col"(.*?)</th>', raw)
     assert all('aria-sort="' in head and '<button type="button">' in head for head in heads)
     assert [head for head in heads if 'aria-sort="none"' not in head] == [
@@ -276,7 +290,7 @@ def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:
     put(tmp_path / "results", submission(published_record("llr_boostlu__scenes"), 1, 50.0))
     write_site(tmp_path / "site", tmp_path / "results")
     pages = check_site(tmp_path / "site")
-    assert len(pages) == 6
+    assert len(pages) == 12
     for page in pages.values():
         raw = page.path.read_text(encoding="utf-8")
         assert "<script>alert" not in raw
@@ -285,8 +299,11 @@ def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:
     run = pages[f"runs/{record['key'][:16]}.html"]
     assert "<script>alert(1)</script>" in run.text
     assert "{{7*7}}" in run.text
-    latex = pages["index.html"].path.read_text(encoding="utf-8").partition("<pre")[2].partition("</pre>")[0]
-    assert r"\input" not in latex
+    for name, page in pages.items():
+        if name.startswith("boards/"):
+            latex = page.path.read_text(encoding="utf-8").partition("<pre")[2].partition("</pre>")[0]
+            assert latex
+            assert r"\input" not in latex
 
 
 def test_a_site_built_again_keeps_its_pages_to_the_byte_and_drops_those_of_gone_runs(tmp_path) -> None:
@@ -294,11 +311,12 @@ def test_a_site_built_again_keeps_its_pages_to_the_byte_and_drops_those_of_gone_
     gone = put(results, published_record("random__scenes"))
     kept = put(results, published_record("prior__scenes"))
     write_site(site, results)
-    first = {path.name: path.read_bytes() for path in site.rglob("*.html")}
+    first = {path.name: path.read_bytes() for path in site.rglob("*") if path.is_file()}
     (results / published_name(gone)).unlink()
     write_site(site, results)
-    second = {path.name: path.read_bytes() for path in site.rglob("*.html")}
-    assert second.keys() == first.keys() - {"random.html", f"{gone['key'][:16]}.html"}
+    second = {path.name: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    names = {f"{name}.{form}" for name in ("random", gone["key"][:16]) for form in ("html", "csv", "json")}
+    assert second.keys() == first.keys() - names
     for name in ("papers.html", "prior.html", f"{kept['key'][:16]}.html"):
         assert first[name] == second[name]
 
@@ -326,7 +344,7 @@ def test_the_command_takes_a_store_and_says_what_it_wrote(tmp_path) -> None:
     (tmp_path / "store").mkdir()
     done = CliRunner().invoke(cli, ["site", "--output", str(tmp_path / "site"), "--store", str(tmp_path / "store")])
     assert done.exit_code == 0, done.output
-    assert "2 pages, 0 runs of 0 methods" in done.output
+    assert "6 pages, 0 runs of 0 methods" in done.output
     assert "No finished run yet" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
@@ -357,11 +375,13 @@ def test_rows_of_other_tracks_or_supervision_are_ranked_apart(make_record) -> No
         for draw in range(3)
     ]
     (board,) = make_boards(records)
-    letters = {text.split()[1].rstrip(","): letter for letter, text in board.sets.items()}
-    expected = {"full": "", "llr": "1", "an": "2"}
-    for row in board.rows:
-        assert row.tie == (expected[row.method] and letters[row.identity["track"]] + expected[row.method])
-    assert sorted(board.sets) == ["A", "B"]
+    assert {column.track for column in board.columns} == {"head", "full"}
+    for column in board.columns:
+        assert [[(row.method, row.tie) for row in ranked.rows] for ranked in column.sets] == [
+            [("llr", "1"), ("an", "2")],
+            [("full", "")],
+        ]
+        assert [ranked.supervision for ranked in column.sets] == ["observed", "full"]
 
 
 def board_records(make_record, *entries: tuple[str, float, int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -388,6 +408,11 @@ def test_shares_of_labels_have_boards_of_their_own_and_precisions_are_ranked_apa
     ]
     ranked = {(row.method, row.identity["precision"]): row.tie for row in boards[0].rows}
     assert ranked == {("an", "bf16"): "", ("llr", "fp32"): "1", ("an", "fp32"): "2"}
+    assert [column.precision for column in boards[0].columns] == ["fp32", "bf16"]
+    assert [(board.share, board.name) for board in boards] == [
+        ("10 %", "partial on scenes, 10 % of labels"),
+        ("90 %", "partial on scenes, 90 % of labels"),
+    ]
 
 
 def test_a_submission_stands_on_the_board_of_its_protocol_as_written(make_record) -> None:
@@ -441,14 +466,15 @@ def test_a_chart_skips_missing_points_and_stands_one_point_and_equal_values() ->
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_a_browser_sorts_filters_and_logs_no_error(built, tmp_path) -> None:
-    page = (built[0] / "index.html").read_text(encoding="utf-8")
+    page = (built[0] / BOARD).read_text(encoding="utf-8")
     probe = """
-    const order = () => Array.from(document.querySelectorAll("#table-1 tbody:first-of-type tr:not([hidden]) th"),
+    const rows = "#table-1 tbody:first-of-type tr:not([hidden]):not(.set) th";
+    const order = () => Array.from(document.querySelectorAll(rows),
       (head) => head.innerText.split(" ")[0]);
     const [method, , value] = document.querySelectorAll("#table-1 thead button");
     method.click(); const byName = order();
     value.click(); const best = order(); value.click(); const worst = order();
-    const search = document.querySelector(".tools input"); search.value = "reproduced";
+    const search = document.querySelector(".tools input[type=search]"); search.value = "reproduced";
     search.dispatchEvent(new Event("input", { bubbles: true }));
     const left = order(), state = value.closest("th").getAttribute("aria-sort");
     document.body.innerHTML = "<pre id=found></pre>";
@@ -469,12 +495,12 @@ def test_a_browser_sorts_filters_and_logs_no_error(built, tmp_path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
         return done.stdout, done.stderr
 
-    shown, log = browse(built[0] / "index.html")
+    shown, log = browse(built[0] / BOARD)
     assert "CONSOLE" not in log
     assert re.search(r"\((today|\d+ days? ago)\)", shown), "the page's own script did not run"
     found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', browse(tmp_path / "probe.html")[0])[1])  # type: ignore[index]
     assert found["byName"] == sorted(found["byName"], key=str.lower)
-    assert found["best"][0] == "submitted/mine"
+    assert set(found["best"][:2]) == {"llr", "wan"}  # a submission has a place of its own
     assert found["worst"][0] == "an"
     assert sorted(found["left"]) == ["an", "llr", "wan"]
     assert found["state"] == "ascending"

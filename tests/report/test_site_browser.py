@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_site import published_record, put, variant
+from test_site import BOARD, published_record, put, variant
 
 from mlbench.report.site import write_site
 
@@ -25,13 +25,16 @@ DESKTOP, PHONE = (1200, 900), (390, 844)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site of three methods on one board with published rows, three runs each."""
+    """A site of three methods on one board, three runs each, of one that is given all labels, and published rows."""
     folder, output = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("site")
     base = published_record("llr_boostlu__scenes")
     base["identity"]["dataset"]["id"] = "voc2012"
     for draw in range(3):
         for method, value in (("an", 60.0), ("llr", 70.0), ("wan", 65.0)):
             put(folder, variant(base, method, draw, value + draw / 10))
+    above = variant(base, "full", 0, 80.0)
+    above["identity"]["method"]["supervision"] = ["full"]
+    put(folder, above)
     write_site(output, folder)
     return output
 
@@ -57,7 +60,7 @@ def open_page(browser: Any, site: Path) -> Iterator[Callable[..., Any]]:
     for log in ("browser", "performance"):
         browser.get_log(log)
 
-    def show(name: str = "index.html", size: tuple[int, int] = DESKTOP, **features: str) -> Any:
+    def show(name: str = BOARD, size: tuple[int, int] = DESKTOP, **features: str) -> Any:
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
@@ -74,7 +77,7 @@ def open_page(browser: Any, site: Path) -> Iterator[Callable[..., Any]]:
 
 def methods(page: Any) -> list[str]:
     """Row headers of the first board that can be seen, those of published rows left out."""
-    rows = page.find_elements(By.CSS_SELECTOR, "#table-1 tbody:first-of-type tr")
+    rows = page.find_elements(By.CSS_SELECTOR, "#table-1 tbody:first-of-type tr:not(.set)")
     return [row.find_element(By.TAG_NAME, "th").text for row in rows if row.is_displayed()]
 
 
@@ -103,15 +106,12 @@ def test_a_click_on_a_head_sorts_and_tells_the_direction(open_page) -> None:
     assert "Sorted by Method, ascending" in page.find_element(By.ID, "status").text
 
 
-def test_published_rows_stay_below_ours_however_the_board_is_sorted(open_page) -> None:
+def test_published_rows_have_a_table_of_their_own_that_is_sorted_too(open_page) -> None:
     page = open_page()
-    for _ in range(2):
-        head(page, "mAP").find_element(By.TAG_NAME, "button").click()
-        bodies = page.find_elements(By.CSS_SELECTOR, "#table-1 tbody")
-        assert len(bodies) == 2
-        ours, printed = (body.find_elements(By.CSS_SELECTOR, ".tag") for body in bodies)
-        assert {tag.text for tag in ours} == {"reproduced"}
-        assert {tag.text for tag in printed} == {"published"}
+    assert page.find_elements(By.CSS_SELECTOR, "#table-1 .published") == []
+    first = page.find_element(By.CSS_SELECTOR, "#table-printed tbody th").text
+    page.find_element(By.CSS_SELECTOR, "#table-printed th[aria-sort=descending] button").click()
+    assert page.find_element(By.CSS_SELECTOR, "#table-printed tbody tr:last-child th").text == first
 
 
 def test_filters_hide_rows_and_say_how_many_are_left(open_page) -> None:
@@ -123,23 +123,28 @@ def test_filters_hide_rows_and_say_how_many_are_left(open_page) -> None:
     search.send_keys(Keys.CONTROL, "a")
     search.send_keys(Keys.DELETE)
     assert len(methods(page)) == 3
-    page.find_element(By.CSS_SELECTOR, "[data-table=table-1] select[name=origin] option:last-child").click()
     assert methods(page) == ["llr", "wan", "an"]
-    page.find_element(By.XPATH, "//*[@data-table='table-1']//select[@name='origin']/option[.='published']").click()
+    page.find_element(By.XPATH, "//*[@data-table='table-1']//select[@name='supervision']/option[.='full']").click()
     assert methods(page) == []
+    assert page.find_element(By.CSS_SELECTOR, "#table-1 tbody:last-of-type tr:last-child th").text == "full"
+    assert page.find_element(By.CSS_SELECTOR, "[data-table=table-1] output").text == "1 of 4 rows"
 
 
 def test_links_lead_to_the_method_its_runs_and_back(open_page) -> None:
     page = open_page()
     page.find_element(By.LINK_TEXT, "llr").click()
     assert page.find_element(By.TAG_NAME, "h1").text == "llr"
-    page.find_element(By.CSS_SELECTOR, "a[href^='../runs/']").click()
+    page.find_element(By.XPATH, "//summary[.='Runs: 3']").click()
+    page.find_element(By.CSS_SELECTOR, "a[href^='../runs/'][href$='.html']").click()
     assert page.find_element(By.TAG_NAME, "h1").text.startswith("Run ")
     assert "the predictions are not at hand" in page.find_element(By.TAG_NAME, "main").text
     page.find_element(By.LINK_TEXT, "Paper tables").click()
     assert page.find_element(By.TAG_NAME, "h1").text == "The papers' tables"
     page.find_element(By.LINK_TEXT, "Leaderboards").click()
+    page.find_element(By.LINK_TEXT, "single_positive on voc2012").click()
     assert len(methods(page)) == 3
+    page.find_element(By.LINK_TEXT, "mlbench").click()
+    assert page.find_element(By.TAG_NAME, "h1").text == "Which method should I use?"
 
 
 def test_the_keyboard_skips_to_the_content_sorts_and_shows_where_it_is(open_page) -> None:
@@ -149,7 +154,7 @@ def test_the_keyboard_skips_to_the_content_sorts_and_shows_where_it_is(open_page
     assert focused(page).rect["x"] >= 0
     press(page, Keys.ENTER)
     assert page.current_url.endswith("#main")
-    for _ in range(30):
+    for _ in range(40):
         press(page, Keys.TAB)
         if focused(page).tag_name == "button":
             break
@@ -173,10 +178,10 @@ def test_the_copy_button_puts_the_table_on_the_clipboard(open_page, site) -> Non
     assert "llr" in pasted
 
 
-@pytest.mark.parametrize("name", ["index.html", "papers.html", "methods/llr.html", "run"])
+@pytest.mark.parametrize("name", ["index.html", "boards.html", BOARD, "papers.html", "methods/llr.html", "run"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_pages_without_scrolling_them_sideways_in_both_schemes(open_page, site, name, scheme) -> None:
-    name = name if name != "run" else next((site / "runs").iterdir()).relative_to(site).as_posix()
+    name = name if name != "run" else next((site / "runs").glob("*.html")).relative_to(site).as_posix()
     page = open_page(name, PHONE, prefers_color_scheme=scheme)
     width = page.execute_script("return document.documentElement.scrollWidth")
     assert width <= PHONE[0]
@@ -194,14 +199,14 @@ def cut_tables(page: Any) -> list[str]:
     return page.execute_script(f"return {wide}.map(place => place.getAttribute('aria-label'))")
 
 
-@pytest.mark.parametrize("name", ["index.html", "methods/llr.html", "run"])
+@pytest.mark.parametrize("name", ["index.html", "boards.html", "methods.html", BOARD, "methods/llr.html", "run"])
 def test_no_table_is_cut_at_the_right_edge_of_a_desktop(open_page, site, name) -> None:
-    name = name if name != "run" else next((site / "runs").iterdir()).relative_to(site).as_posix()
+    name = name if name != "run" else next((site / "runs").glob("*.html")).relative_to(site).as_posix()
     assert cut_tables(open_page(name, (1400, 1000))) == []
 
 
 def test_a_phone_shows_what_ranks_a_board_and_all_its_columns_where_asked(open_page) -> None:
-    page = open_page("index.html", (420, 900))
+    page = open_page(BOARD, (420, 900))
     place = head(page, "Mean rank").rect
     assert place["x"] + place["width"] <= 420
     shown = [th.text for th in page.find_elements(By.CSS_SELECTOR, "#table-1 thead th") if th.is_displayed()]
@@ -222,3 +227,66 @@ def test_a_screen_reader_finds_names_of_all_controls_and_tables(open_page) -> No
     ]
     assert nameless == []
     assert {"main", "navigation", "banner"} <= {node["role"]["value"] for node in tree if not node.get("ignored")}
+
+
+def heights(page: Any, table: str) -> set[float]:
+    """Heights of the rows of a table that can be seen, titles of its parts left out."""
+    rows = page.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr:not(.set)")
+    return {round(row.rect["height"]) for row in rows if row.is_displayed()}
+
+
+@pytest.mark.parametrize("name", [BOARD, "boards.html"])
+def test_rows_are_of_one_height_whatever_stands_in_columns_that_are_not_shown(open_page, name) -> None:
+    found = heights(open_page(name, (1400, 1000)), "table-1")
+    assert max(found) - min(found) <= 1
+
+
+def test_a_title_of_a_part_stays_above_its_rows_and_goes_with_them(open_page) -> None:
+    page = open_page()
+    head(page, "Method").find_element(By.TAG_NAME, "button").click()
+    titles = [
+        body.find_elements(By.TAG_NAME, "tr")[0] for body in page.find_elements(By.CSS_SELECTOR, "#table-1 tbody")
+    ]
+    assert [title.text for title in titles] == ["Given the observed labels", "Given all labels"]
+    page.find_element(By.CSS_SELECTOR, "[data-table=table-1] input").send_keys("wan")
+    assert [title.is_displayed() for title in titles] == [True, False]
+
+
+def test_each_board_is_chosen_by_what_its_runs_share(open_page) -> None:
+    page = open_page("boards.html")
+    chosen = [select.get_attribute("name") for select in page.find_elements(By.TAG_NAME, "select")]
+    assert chosen == [
+        *("protocol", "data-set", "share-of-labels", "track", "backbone", "head", "supervision", "pretraining"),
+    ]
+    assert page.find_element(By.CSS_SELECTOR, "tbody tr").get_attribute("data-data-set") == "voc2012"
+    page.find_element(By.XPATH, "//select[@name='track']/option[2]").click()
+    assert page.find_element(By.CSS_SELECTOR, ".tools output").text == "2 of 2 rows"
+    page.find_element(By.XPATH, "//select[@name='supervision']/option[.='full']").click()
+    assert page.find_element(By.CSS_SELECTOR, ".tools output").text == "1 of 2 rows"
+
+
+def test_the_search_box_finds_pages_from_disk(open_page) -> None:
+    page = open_page()
+    box = page.find_element(By.CSS_SELECTOR, ".find")
+    box.send_keys("largest loss", Keys.ENTER)
+    assert page.current_url.endswith("search.html#largest%20loss")
+    found = [item.text for item in page.find_elements(By.CSS_SELECTOR, "#entries li") if item.is_displayed()]
+    assert [line.split()[:2] for line in found] == [["method", "llr"]]
+    words = page.find_element(By.ID, "words")
+    words.clear()
+    words.send_keys("run wan")
+    found = [item for item in page.find_elements(By.CSS_SELECTOR, "#entries li") if item.is_displayed()]
+    assert len(found) == 3
+    found[0].find_element(By.TAG_NAME, "a").click()
+    assert page.find_element(By.TAG_NAME, "h1").text.startswith("Run ")
+
+
+def test_what_changed_since_a_date(open_page) -> None:
+    page = open_page("changes.html")
+    day = page.find_element(By.CSS_SELECTOR, ".day")
+    assert "New: llr (3), wan (3), an (3)." in " ".join(day.text.split())
+    page.execute_script(
+        "const box = document.getElementById('since-date'); box.value = '2999-01-01';"
+        "box.dispatchEvent(new Event('input'))"
+    )
+    assert not day.is_displayed()

@@ -96,7 +96,7 @@ def test_maps_of_the_network_stand_beside_the_pictures(here, monkeypatch) -> Non
 
 def test_attention_under_views_is_drawn_for_runs_trained_end_to_end(here, monkeypatch) -> None:
     from mlbench.conformance.testing import tiny_dataset
-    from mlbench.report.site.pages import _run_page
+    from mlbench.report.site.run_pages import run_page
 
     data = tiny_dataset()
     monkeypatch.setattr("mlbench.runner.trained.dataset_of", lambda *given: data)
@@ -108,9 +108,9 @@ def test_attention_under_views_is_drawn_for_runs_trained_end_to_end(here, monkey
     test = data.splits["test"]
     present = np.asarray(test.labels)[test.ids.index(sample)] == State.POSITIVE
     assert present[data.classes.index(label)]
-    page = _run_page(*here, True, None)
+    page = run_page(*here, True, None)
     assert f'alt="Class activation maps of {subject}, flipped, original and scaled"' in page
-    assert "Does attention follow" not in _run_page(*here, False, None)
+    assert "Does attention follow" not in run_page(*here, False, None)
 
 
 def test_a_run_on_cached_features_says_why_it_has_no_such_figure(here, monkeypatch) -> None:

@@ -211,7 +211,11 @@ def _present_settings(
     changes = {**cls.settings_for(dataset, track), **dict(given)}
     tuned = {k.removeprefix("train."): v for k, v in changes.items() if k.startswith("train.")}
     hyper = cls.resolve({k: v for k, v in changes.items() if not k.startswith("train.")})
-    return cls.version, hyper, to_plain(load_protocol(protocol).train_settings(dataset, track, tuned))
+    return cls.version, hyper, to_plain(_protocol(protocol).train_settings(dataset, track, tuned))
+
+
+#: Every claim of a card asks for its protocol, and reading one takes its time.
+_protocol = functools.cache(load_protocol)
 
 
 def _value(card: Card, record: Record) -> float:

@@ -1,8 +1,15 @@
-"""Leaderboards: a board for each protocol and data set, a row for each method and its settings."""
+"""Leaderboards: a board for each protocol, annotation and data set, on it a table for each kind of network.
+
+In a table stand, each by itself, the rows that are ranked together.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,198 +20,215 @@ import pandas as pd
 
 from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import UsageError
-from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
+from mlbench.evaluation.pretraining import PRETRAINING
 from mlbench.protocol import protocol_named
-from mlbench.report.tables import check_records, value_of
-from mlbench.report.ties import Runs, column_ties
+from mlbench.report.power import LEVEL, POWER
+from mlbench.report.site.rows import Record, Row, make_row
+from mlbench.report.tables import Marks, check_records
+from mlbench.report.ties import Ties, column_ties
 from mlbench.significance.comparability import (
     KNOWN_OF_SUBMITTED,
     RANKED_APART,
     among,
     annotation_text,
     as_written,
-    by_draw,
     column_of,
-    draw_of,
-    ranked_with,
+    differing,
+    head_of,
+    is_submitted_name,
     rows_of,
-    supervision_of,
+    settings_of,
+    shipped_protocol,
 )
-from mlbench.significance.crossed import Draw, Interval, interval
-from mlbench.store import SUBMITTED
+from mlbench.significance.power import draws_needed
 from mlbench.store.papers import PRINTED_AS, load_published
 
-Record = Mapping[str, Any]
-#: What the runs of a board share, by dotted name, sorted.
+#: What the runs of a board, or of a table on it, share, by dotted name, sorted.
 _Place = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Number:
-    """A metric over the runs of a row, in percent; NaN where undefined. `sd` has ddof 1, the interval is of 95 %."""
-
-    mean: float
-    sd: float
-    interval: Interval
+#: Protocols that come first, the headline first; the others follow by name.
+PROTOCOLS = ("single_positive", "partial", "groups", "full")
+#: The headline data set, of real photographs, comes first; the synthetic one last.
+_FIRST, _LAST = "corel5k-199", "scenes"
+#: Methods that gains are held against, the first that a set has.
+BASELINES = ("an", "bce", "wbce")
+#: What methods are given, in words.
+GIVEN = {
+    "observed": "the observed labels",
+    "observed+label_count": "the observed labels and how often each class is there",
+    "observed+boxes": "the observed labels and boxes",
+    "observed+tags": "the observed labels and tags",
+    "observed+vl_scores": "the observed labels and scores of a vision-language model",
+    "observed+vl_scores+label_count": "the observed labels, scores of a vision-language model, and class counts",
+    "vl_scores": "scores of a vision-language model, no label",
+    "oracle_negatives": "the observed positives and all true negatives",
+    "full": "all labels",
+    "": "nothing",
+}
+#: More draws than this are no plan.
+_MOST = 9999
 
 
 @dataclass
-class Row:
-    """A method with its settings on one board.
+class Ranked:
+    """Rows that are ranked together, best first; `ties` has its entries in the order of `tested`."""
 
-    origin : "reproduced" (trained by this code) or "submitted" (predictions scored here). tie : set and number of the
-    tie group, as "1" or "B2"; empty where nothing was tested. draws : its values by draw; empty where two runs of one
-    draw stand in the row, which is then not ranked. compared : what a row shares with those it is ranked with, for
-    people; ranked : the same whole, see `ranked_with`. best, rank : chance of being the best of these, and mean rank
-    with the ends of its 95 % interval.
-    """
-
-    method: str
-    origin: str
-    records: list[Record]
-    numbers: dict[str, Number]
-    draws: dict[Draw, float]
-    compared: str
-    ranked: tuple[str, ...]
-    tie: str = ""
-    best: float = math.nan
-    rank: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-    notes: list[str] = field(default_factory=list)
+    supervision: str
+    pretraining: str
+    rows: list[Row]
+    tested: list[Row]
+    ties: Ties
 
     @property
-    def runs(self) -> Runs:
-        keys: dict[Draw, str] = {}
-        for record in self.records:
-            keys.setdefault(draw_of(record), record["key"])
-        return {draw: (keys[draw], value) for draw, value in self.draws.items()}
+    def given(self) -> str:
+        """What its methods are given, in words."""
+        more = " after pretraining on images with texts" if self.pretraining == PRETRAINING[-1] else ""
+        return GIVEN.get(self.supervision, self.supervision.replace("+", ", ").replace("_", " ")) + more
 
     @property
-    def identity(self) -> Mapping[str, Any]:
-        """The settings of its first run; the others differ in what a repetition draws."""
-        identity: Mapping[str, Any] = self.records[0]["identity"]
-        return identity
+    def group(self) -> list[Row]:
+        """The group of the best, the likeliest first; empty where nothing was tested."""
+        return sorted((row for row in self.rows if row.group == 1), key=lambda row: -np.nan_to_num(row.best))
 
     @property
-    def settings(self) -> str:
-        """Version and hyperparameters in a line."""
-        own = self.identity["method"]
-        values = {k: f"{v:g}" if isinstance(v, float) else v for k, v in own["hyperparameters"].items()}
-        return ", ".join([f"version {own['version']}", *(f"{name}={value}" for name, value in values.items())])
+    def baseline(self) -> Row | None:
+        """The row that gains are held against: the first of `BASELINES` that was tested."""
+        by_name = {row.method: row for row in reversed(self.tested) if row.group is not None}
+        return next((by_name[name] for name in BASELINES if name in by_name), None)
+
+    def gain(self, row: Row, over: Row) -> tuple[float, float, float]:
+        """Mean of the paired gaps of two tested rows, and the ends of its 95 % interval; NaN without a test."""
+        at = self.tested.index(row), self.tested.index(over)
+        found = self.ties.gaps
+        return float(found.gap[at]), float(found.low[at]), float(found.high[at])
+
+
+@dataclass
+class Column:
+    """A table of a board: rows of one track, backbone, head, precision and set of definitions; `slug` is its anchor."""
+
+    slug: str
+    track: str
+    backbone: str
+    head: str
+    precision: str
+    more: str
+    sets: list[Ranked]
+    submitted: list[Row] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def newest(self) -> str:
-        return max(str(record["provenance"]["started"]) for record in self.records)
+    def rows(self) -> list[Row]:
+        return [row for ranked in self.sets for row in ranked.rows] + self.submitted
 
     @property
-    def hardware(self) -> str:
-        found = (record["provenance"]["hardware"] for record in self.records)
-        return " / ".join(dict.fromkeys(h["cpu"] if h["accelerator"] == "none" else h["accelerator"] for h in found))
+    def name(self) -> str:
+        if not self.sets:
+            return "submitted predictions"
+        parts = [f"track {self.track}", self.backbone, self.head and f"head {self.head}", self.precision, self.more]
+        return ", ".join(filter(None, parts))
 
     @property
-    def seconds(self) -> float:
-        """Mean wall time of a run."""
-        return float(np.mean([record["provenance"]["seconds"] for record in self.records]))
+    def bodies(self) -> list[tuple[str, list[Row]]]:
+        """What stands in a part of the table, and its rows."""
+        parts = [(f"Given {ranked.given}", ranked.rows) for ranked in self.sets]
+        return parts + ([("Submitted predictions, not ranked", self.submitted)] if self.submitted else [])
 
     @property
-    def memory(self) -> float:
-        """Highest peak memory of a run in MiB; NaN where none was measured."""
-        found = [record["provenance"].get("peak_memory_mib") for record in self.records]
-        return max((float(value) for value in found if value is not None), default=math.nan)
-
-    @property
-    def labels(self) -> float:
-        """Mean number of labels that a run was given, those of selection included; NaN where not known."""
-        used = (record["supervision"] for record in self.records)
-        counts = [(u.get("observed_labels"), u.get("selection_labels")) for u in used]
-        return float(np.mean([math.nan if None in pair else sum(pair) for pair in counts]))
-
-    @property
-    def chance(self) -> str:
-        """The chance of being the best, in words; a dash where nothing was tested."""
-        if math.isnan(self.best):
-            return "–"
-        return "below 1 %" if self.best < 0.01 else f"{100 * self.best:.0f} %"
-
-    @property
-    def mean_rank(self) -> str:
-        """The mean rank with its interval, in words; a dash where nothing was tested."""
-        mean, low, high = self.rank
-        return "–" if math.isnan(mean) else f"{mean:.1f} ({low:.0f} to {high:.0f})"
-
-    @property
-    def grid(self) -> str:
-        """The number of draws, and seeds x masks where each seed met each mask."""
-        if not self.draws:
-            return str(len(self.records))
-        seeds, masks = {s for s, _ in self.draws}, {m for _, m in self.draws}
-        if None in masks:
-            return f"{len(self.draws)} (no mask)" if len(self.records) > len(self.draws) else str(len(self.draws))
-        full = len(self.draws) == len(seeds) * len(masks) > 1
-        return f"{len(self.draws)} ({len(seeds)}×{len(masks)})" if full else str(len(self.draws))
+    def measures(self) -> list[str]:
+        """Registered metrics that a row was measured by, calibration first."""
+        names = {name for row in self.rows for name in row.measures}
+        return sorted(names, key=lambda name: (not name.lower().startswith("ece"), name))
 
 
 @dataclass
 class Board:
     """One protocol and annotation on one data set.
 
-    `title` tells it from the other boards; `sets` explains the letters of tie groups; `published` are rows as printed.
+    `title` tells it from the other boards, `slug` is its address; `share` is the share of labels where the annotation
+    has one, else empty. `published` are rows as printed.
     """
 
-    number: int
+    slug: str
+    title: str
     protocol: str
+    protocol_title: str
+    share: str
     dataset: Mapping[str, Any]
     about: str
     metrics: tuple[str, ...]
-    rows: list[Row]
+    columns: list[Column]
     published: list[Mapping[str, Any]]
-    sets: dict[str, str]
-    title: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, best first."""
+        rows = [row for column in self.columns for row in column.rows]
+        return sorted(rows, key=lambda row: _order(row, self.metrics[0]))
+
+    @property
+    def name(self) -> str:
+        """`title`, shorter where a share of labels is all that it says of them."""
+        plain, _, labels = self.title.partition(", labels: ")
+        return f"{plain}, {self.share} of labels" if self.share and labels.count(",") == 1 else self.title
 
     @property
     def runs(self) -> int:
-        return sum(len(row.records) for row in self.rows)
-
-    def repeats(self, row: Row) -> bool:
-        """Whether only its settings tell `row` from another one."""
-        return [(other.method, other.compared) for other in self.rows].count((row.method, row.compared)) > 1
+        return sum(len(row.records) for column in self.columns for row in column.rows)
 
 
 def make_boards(records: Sequence[Record]) -> list[Board]:
-    """The boards of `records` (schema 1), by protocol, annotation and data set; rows best first.
+    """The boards of `records` (schema 1), by protocol, annotation and data set, the headline protocol first.
 
     Runs that share all settings but what a repetition draws are one row. A board holds what `column_of` says runs must
-    share, but for track, backbone, precision and definitions: rows that differ in these, or in supervision, are ranked
-    apart. Submissions are never ranked, since what they say of these is claimed; they stand on the board of their
-    protocol as it is written. UsageError for a record given twice.
+    share, but for `RANKED_APART`: track, backbone, head, precision and definitions, which have a table each. Rows that
+    differ in supervision or pretraining are ranked apart within a table. Submissions are never ranked, since what they
+    say of these is claimed; they stand on the board of their protocol as it is written. UsageError for a record given
+    twice.
     """
     records = check_records(records)
     rows, printed = rows_of(records), load_published()
     columns = {record["key"]: column_of(record) for record in records}
-    grouped: dict[_Place, dict[str, list[Record]]] = {}
+    grouped: dict[_Place, dict[_Place, dict[str, list[Record]]]] = {}
     for record in sorted(records, key=_submitted):
-        column = columns[record["key"]]
-        place = tuple(sorted((k, text) for k, text in column.items() if not among(k, RANKED_APART)))
+        column = columns[record["key"]].items()
+        place = tuple(sorted((name, text) for name, text in column if not among(name, RANKED_APART)))
+        within = tuple(sorted((name, text) for name, text in column if among(name, RANKED_APART)))
         if _submitted(record):
-            place = _home(place, grouped)
-        grouped.setdefault(place, {}).setdefault(rows[record["key"]], []).append(record)
-    ordered = sorted(
-        grouped.items(), key=lambda item: (dict(item[0])["protocol"], dict(item[0])["dataset.id"], item[0])
-    )
-    titles = _titles([next(iter(groups.values()))[0] for _, groups in ordered])
+            place, within = _home(place, grouped), ()
+        grouped.setdefault(place, {}).setdefault(within, {}).setdefault(rows[record["key"]], []).append(record)
+    ordered = sorted(grouped.items(), key=lambda item: _place_order(item[0]))
+    firsts = [_first(groups) for _, groups in ordered]
+    titles = _titles(firsts)
+    slugs = _slugs(titles, [place for place, _ in ordered])
     return [
-        _board(number, list(groups.values()), printed, title)
-        for number, ((_, groups), title) in enumerate(zip(ordered, titles, strict=True), start=1)
+        _board(slug, title, groups, printed) for (_, groups), title, slug in zip(ordered, titles, slugs, strict=True)
     ]
 
 
+def slug_of(text: str) -> str:
+    """`text` as a part of a file's name, short; another text may have the same."""
+    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-.")[:60] or "unnamed"
+
+
 def _submitted(record: Record) -> bool:
-    return str(record["identity"]["method"]["name"]).startswith(SUBMITTED)
+    return is_submitted_name(record["identity"]["method"]["name"])
 
 
-def _home(known: _Place, boards: Mapping[_Place, Mapping[str, list[Record]]]) -> _Place:
+def _first(groups: Mapping[_Place, Mapping[str, list[Record]]]) -> Record:
+    return next(iter(next(iter(groups.values())).values()))[0]
+
+
+def _place_order(place: _Place) -> tuple[Any, ...]:
+    own = dict(place)
+    protocol, data = own["protocol"], own["dataset.id"]
+    known = PROTOCOLS.index(protocol) if protocol in PROTOCOLS else len(PROTOCOLS)
+    return known, protocol, data == _LAST, data != _FIRST, data, place
+
+
+def _home(known: _Place, boards: Mapping[_Place, Any]) -> _Place:
     """The board of a submission with column `known`: that of its protocol as written, else one of its own."""
     fitting = [place for place in boards if _known(place) == known]
-    written = [place for place in fitting if as_written(next(iter(boards[place].values()))[0])]
+    written = [place for place in fitting if as_written(_first(boards[place]))]
     return written[0] if written else known
 
 
@@ -226,91 +250,165 @@ def _titles(firsts: Sequence[Record]) -> list[str]:
     ]
 
 
-def _board(number: int, groups: list[list[Record]], printed: pd.DataFrame, title: str) -> Board:
-    first = groups[0][0]
+def _slugs(titles: Sequence[str], places: Sequence[_Place]) -> list[str]:
+    """Addresses that stay when other boards come: of the title; where two have the same, or it is hostile, of all."""
+    plain = [slug_of(title) for title in titles]
+    counts = Counter(plain)
+    return [
+        slug
+        if counts[slug] == 1 and re.fullmatch(r"[\w., :-]{1,60}", title, re.ASCII)
+        else f"{slug}-{hashlib.sha256(json.dumps([title, place]).encode()).hexdigest()[:10]}"
+        for slug, title, place in zip(plain, titles, places, strict=True)
+    ]
+
+
+def _board(slug: str, title: str, groups: Mapping[_Place, Mapping[str, list[Record]]], printed: pd.DataFrame) -> Board:
+    first = _first(groups)
     identity = first["identity"]
     protocol, dataset = identity["protocol"], identity["dataset"]
-    metrics = _metrics(protocol, [record for group in groups for record in group])
-    rows = [_row(group, metrics) for group in groups]
-    rows.sort(key=lambda row: (-_sortable(row.numbers[metrics[0]].mean), row.method, row.settings))
+    every = [record for rows in groups.values() for records in rows.values() for record in records]
+    metrics = _metrics(protocol, every)
+    definitions = {name for within in groups for name, _ in within if name.startswith("definitions.")}
+    texts = {name: {dict(within).get(name, "none") for within in groups if within} for name in definitions}
+    differ = sorted(name for name, found in texts.items() if len(found) > 1)
+    columns = [_column(within, list(rows.values()), metrics[0], metrics, differ) for within, rows in groups.items()]
+    columns.sort(key=lambda column: (not column.sets, -sum(len(r.rows) for r in column.sets), column.name))
+    if not columns[-1].sets and len(columns) > 1:  # submissions stand below the first table
+        columns[0].submitted = columns.pop().submitted
+    as_printed = as_written(first) and not is_of_miniature(first)
+    published = _published(printed, protocol, dataset["id"], metrics[0]) if as_printed else []
+    for column, anchor in zip(columns, _anchors(columns), strict=True):
+        column.slug = anchor
     about = (
         f"Data set version {dataset['version']}, fingerprint {dataset['fingerprint'][:12]}; protocol "
         f"{identity['protocol_sha256'][:12]}; labels: {annotation_text(first)}; harness {identity['harness']}."
     )
-    found = (
-        _published(printed, protocol, dataset["id"], metrics[0])
-        if as_written(first) and not is_of_miniature(first)
-        else []
+    shipped = shipped_protocol(protocol)
+    share = identity.get("mask", {}).get("params", {}).get("keep")
+    shown = "" if not isinstance(share, int | float) else f"{100 * share:g} %"
+    return Board(
+        slug,
+        title,
+        protocol,
+        shipped.title if shipped else "",
+        shown,
+        dataset,
+        about,
+        metrics,
+        columns,
+        published,
     )
-    return Board(number, protocol, dataset, about, metrics, rows, found, _rank(rows, metrics[0]), title)
 
 
-def _row(records: list[Record], metrics: Sequence[str]) -> Row:
-    records = sorted(records, key=lambda r: (r["identity"]["repetition"], r["identity"]["mask_seed"]))
-    first = records[0]
+def _anchors(columns: Sequence[Column]) -> list[str]:
+    plain = [slug_of(column.name) for column in columns]
+    return [f"{slug}-{plain[:i].count(slug) + 1}" if slug in plain[:i] else slug for i, slug in enumerate(plain)]
+
+
+def _column(
+    within: _Place, groups: Sequence[list[Record]], metric: str, metrics: Sequence[str], differ: Sequence[str]
+) -> Column:
+    rows = sorted((make_row(group, metrics) for group in groups), key=lambda row: _order(row, metric))
+    _tell_apart(rows)
+    own = dict(within)
+    first = rows[0].records[0]
     identity = first["identity"]
-    notes = []
-    try:
-        drawn = by_draw(records, "")
-    except UsageError:
-        drawn = {}
-        notes.append("several runs of one repetition and mask seed: not ranked")
-    else:
-        if len(drawn) < len(records):
-            notes.append(f"sees no mask: {len(records)} runs count as one for each repetition")
-    shown = list(drawn.values()) or records
-    # Random starts and ImageNet's weights are told apart by the backbone already.
-    given = pretraining_of(first)
-    pretraining = f", pretraining {given}" if given == PRETRAINING[-1] else ""
-    numbers = {metric: _number([value_of(record, metric) for record in shown], list(drawn)) for metric in metrics}
-    draws = {draw: value_of(record, metrics[0]) for draw, record in drawn.items()}
-    undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
-    if undefined:
-        notes.append(f"{metrics[0]} undefined in {undefined} of {len(shown)} runs")
-    return Row(
-        identity["method"]["name"],
-        "submitted" if _submitted(first) else "reproduced",
-        records,
-        numbers,
-        draws,
-        f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
-        f"{supervision_of(first)}{pretraining}",
-        ranked_with(first),
-        notes=notes,
+    column = Column(
+        "",
+        str(identity["track"]),
+        str(identity["backbone"]["name"]),
+        head_of(first),
+        str(identity["precision"]),
+        ", ".join(f"{name.removeprefix('definitions.')} {own.get(name, 'none')}" for name in differ),
+        [],
+        [row for row in rows if row.origin == "submitted"],
     )
-
-
-def _number(values: Sequence[float], drawn: Sequence[Draw]) -> Number:
-    """`values` in the order of `drawn`, which is empty where they cannot be told apart by draw."""
-    array = np.array(values)
-    draws = dict(zip(drawn, values, strict=True)) if drawn else {}
-    sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    undefined = not draws or any(math.isnan(value) for value in draws.values())
-    return Number(float(array.mean()), sd, Interval(*(math.nan,) * 4) if undefined else interval(draws))
-
-
-def _rank(rows: Sequence[Row], metric: str) -> dict[str, str]:
-    """Give rows their tie groups; returns what the letters of several sets stand for."""
     sets: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row.origin == "reproduced" and row.draws and not math.isnan(row.numbers[metric].mean):
+        if row.origin == "reproduced":
             sets.setdefault(row.ranked, []).append(row)
+    column.sets = [_ranked(found, metric) for found in sets.values()]
+    column.sets.sort(key=lambda s: (s.supervision != "observed", PRETRAINING.index(s.pretraining), s.supervision))
+    column.notes = _notes(column, metric)
+    return column
+
+
+def _tell_apart(rows: Sequence[Row]) -> None:
+    """Say of each row what tells it from others of its method that are ranked with it."""
+    twins: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        twins.setdefault((row.method, row.ranked), []).append(row)
+    for same in twins.values():
+        if len(same) > 1:
+            firsts = [row.records[0] for row in same]
+            found = differing(firsts, settings_of)
+            names = sorted(found, key=lambda name: (not name.startswith("method."), name))
+            most = {name: max(found[name], key=lambda text, name=name: len(found[name][text])) for name in names}
+            for row, record in zip(same, firsts, strict=True):
+                own = {name: settings_of(record).get(name, "none") for name in names}
+                rare = [name for name in names if own[name] != most[name]] if len(same) > 2 else []
+                said = [f"{_short(name)} {own[name]}" for name in (rare or names)[:3]]
+                row.apart = ", ".join(said) or "other runs built on"
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("method.hyperparameters.").removeprefix("method.").removeprefix("train.")
+
+
+def _ranked(rows: list[Row], metric: str) -> Ranked:
+    """`rows` with their tie groups, chances, and the draws that would tell them from the first."""
+    tested = [row for row in rows if row.draws and not math.isnan(row.numbers[metric].mean)]
     # A row without two runs in common with another of its set cannot be told from it: it is in no group.
-    ties = {ranked: column_ties([row.runs for row in found]) for ranked, found in sets.items()}
-    tested = [ranked for ranked, found in ties.items() if any(found.groups)]
-    letters: dict[str, str] = {}
-    for number, ranked in enumerate(tested):
-        letter = _letter(number) if len(tested) > 1 else ""
-        letters[letter] = sets[ranked][0].compared
-        standing = ties[ranked].standing
-        for i, (row, group) in enumerate(zip(sets[ranked], ties[ranked].groups, strict=True)):
-            row.tie = f"{letter}{group}" if group else ""
-            row.best, row.rank = float(standing.best[i]), (float(standing.rank[i]), standing.low[i], standing.high[i])
-    return letters
+    ties = column_ties([row.runs for row in tested])
+    for i, (row, group) in enumerate(zip(tested, ties.groups, strict=True)):
+        row.group = group
+        row.best = float(ties.standing.best[i])
+        row.rank = float(ties.standing.rank[i]), float(ties.standing.low[i]), float(ties.standing.high[i])
+    ranked = Ranked(rows[0].supervision, rows[0].pretraining, rows, tested, ties)
+    lead, *others = ranked.group or [None]
+    level = LEVEL / max(1, math.comb(sum(row.group is not None for row in tested), 2))
+    for row in others:
+        at = tested.index(lead), tested.index(row)
+        gap, deviation = abs(float(ties.gaps.gap[at])), float(ties.gaps.deviation[at])
+        if math.isnan(gap) or math.isnan(deviation):
+            continue
+        # The normal approximation is near enough to say that no one will draw so many.
+        hopeless = gap == 0 or (4 * deviation / gap) ** 2 > _MOST
+        row.needed = math.inf if hopeless else draws_needed(gap, deviation, POWER, level)
+    return ranked
 
 
-def _letter(number: int) -> str:
-    return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+def _notes(column: Column, metric: str) -> dict[str, str]:
+    """What there is to say of single rows: text to the mark that their `marks` have."""
+    notes = Marks()
+    for ranked in column.sets:
+        odd: dict[int, list[Row]] = {}
+        for i, j in ranked.ties.disorder:
+            odd.setdefault(j, []).append(ranked.tested[i])
+        for j, better in odd.items():
+            mark = notes(_odd(ranked.tested[j], better, metric))
+            for row in (ranked.tested[j], *better):
+                row.marks.append(mark)
+    for row in column.rows:
+        row.marks += [notes(text) for text in row.notes]
+    return notes
+
+
+def _odd(row: Row, better: Sequence[Row], metric: str) -> str:
+    """Why `row` is in a better group than `better`, whose means are higher."""
+    names = ", ".join(other.method for other in better)
+    own = row.numbers[metric]
+    spread = "" if math.isnan(own.interval.low) else f", interval {own.interval.low:.1f} to {own.interval.high:.1f}"
+    return (
+        f"{row.method} ({own.mean:.1f} ± {own.sd:.1f}{spread}; {len(row.draws)} draws) stands in a better group than "
+        f"{names}, of higher mean: groups say what tests tell apart, and its runs are too few, or differ too much, to "
+        "tell it from the best"
+    )
+
+
+def _order(row: Row, metric: str) -> tuple[Any, ...]:
+    mean = row.numbers[metric].mean
+    return math.inf if math.isnan(mean) else -mean, row.method, row.settings
 
 
 def _metrics(protocol: str, records: Sequence[Record]) -> tuple[str, ...]:
@@ -327,7 +425,3 @@ def _published(printed: pd.DataFrame, protocol: str, dataset: str, metric: str) 
     rows = printed[here & printed["metric"].eq(metric) & printed["group"].isin(["all", "All"])]
     rows = rows.drop_duplicates(["method", "printed", "backbone", "definition"])
     return rows.sort_values("value", ascending=False, kind="stable").to_dict("records")  # type: ignore[return-value]
-
-
-def _sortable(value: float) -> float:
-    return -math.inf if math.isnan(value) else value

@@ -28,15 +28,21 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if missing(value) else f"{value:.{digits}f}"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A gain as text, with its sign; what rounds to 0 has none."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
 def raw(value: float) -> str:
     """A number to sort by."""
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def number(value: float | None, digits: int = 1, more: bool = False) -> Markup:
-    """A cell of a sortable number; with `more`, of a column that a board at first leaves out."""
+def number(value: float | None, digits: int = 1, kind: str = "") -> Markup:
+    """A cell of a sortable number; `kind` "more" is of a column that a board at first leaves out, "wide" on a phone."""
     found = _cell(value, digits)
-    return Markup(found.replace('"number"', '"number more"', 1) if more else found)
+    return Markup(found.replace('"number"', f'"number {kind}"', 1) if kind else found)
 
 
 def number_rows(names: Iterable[str], columns: Iterable[Mapping[str, float | None]], digits: int = 1) -> Markup:
@@ -49,6 +55,23 @@ def number_rows(names: Iterable[str], columns: Iterable[Mapping[str, float | Non
     return Markup("".join(rows))
 
 
+def epoch_rows(epochs: Iterable[Mapping[str, Any]], metric: str) -> Markup:
+    """A row for each epoch of a run: loss, `metric` on both parts, seconds, and how unknown labels were judged."""
+    rows = []
+    for epoch in epochs:
+        judged = [
+            f"{kind}: {f['entries']}, precision {percent(f['precision'])}, recall {percent(f['recall'])}"
+            for kind, f in epoch.get("forensics", {}).items()
+        ]
+        rows.append(
+            f'<tr><th scope="row">{_escaped(epoch["phase"])}</th>'
+            f"{_cell(epoch['epoch'], 0)}{_cell(epoch.get('loss'), 4)}"
+            f"{_cell(epoch.get('val', {}).get(metric), 2)}{_cell(epoch.get('test_sealed', {}).get(metric), 2)}"
+            f'{_cell(epoch.get("seconds"), 1)}<td class="long">{escape("; ".join(judged) or "–")}</td></tr>\n'
+        )
+    return Markup("".join(rows))
+
+
 def entries(mapping: Mapping[str, Any]) -> Markup:
     """A list of names and values; nested ones under dotted names."""
     listed = [f"<dt>{_escaped(key)}</dt><dd>{_escaped(value)}</dd>" for key, value in _flat(mapping)]
@@ -56,7 +79,8 @@ def entries(mapping: Mapping[str, Any]) -> Markup:
 
 
 def _cell(value: float | None, digits: int) -> str:
-    if missing(value):
+    # Most are numbers, of which a page has thousands; only NaN is not equal to itself.
+    if (type(value) is not float or value != value) and missing(value):
         return '<td class="number" data-value="">–</td>'
     return f'<td class="number" data-value="{value:.6g}">{value:.{digits}f}</td>'
 
@@ -70,4 +94,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _text(entry: str | float | Sequence[Any] | Mapping[str, Any] | None) -> str:
+    if type(entry) is int:  # most of them
+        return str(entry)
     return entry if isinstance(entry, str) else "none" if entry in ([], {}, None) else json.dumps(entry)

@@ -1,4 +1,4 @@
-"""Line charts and scatter charts as inline SVG: no script, colours from the page's style sheet."""
+"""Line charts as inline SVG: no script, colours from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -50,20 +50,6 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, pe
     return _figure(title, summary, frame.axes(x_label, y_label) + paths, legend)
 
 
-def scatter_chart(title: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> Markup:
-    """A figure of percentages against percentages, with the line on which both are the same."""
-    if not points:
-        return Markup("")
-    frame = _Frame(0, 100, 0, 100)
-    dots = "".join(f"M{frame.x(x):.1f} {frame.y(y):.1f}h0" for x, y in points)
-    marks = Markup('<path class="same" d="{}"/><path class="dots c0" d="{}"/>').format(
-        frame.path([(0, 0), (100, 100)]), dots
-    )
-    above = sum(y > x for x, y in points)
-    summary = f"{above} of {len(points)} classes lie above the line on which both are the same"
-    return _figure(title, summary, frame.axes(x_label, y_label) + marks, Markup(""))
-
-
 def _figure(title: str, summary: str, drawing: Markup, legend: Markup) -> Markup:
     return Markup(
         '<figure><figcaption>{}</figcaption><svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}: {}">{}'
@@ -97,7 +83,7 @@ class _Frame:
 
     @cached_property
     def _levels(self) -> list[float]:
-        return _ticks(self.low, self.high)
+        return ticks(self.low, self.high)
 
     @cached_property
     def _shown(self) -> tuple[float, float]:
@@ -122,7 +108,7 @@ class _Frame:
             y = f"{self.y(tick):.1f}"
             parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y}" dy=".32em" text-anchor="end">{tick:g}</text>')
-        for tick in _ticks(self.left, self.right):
+        for tick in ticks(self.left, self.right):
             if self.left <= tick <= self.right and tick.is_integer():  # epochs or percent
                 parts.append(f'<text x="{self.x(tick):.1f}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
         parts.append(
@@ -135,7 +121,7 @@ class _Frame:
         return Markup("".join(parts))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers around `low` to `high`, four to nine of them."""
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span))

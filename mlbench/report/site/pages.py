@@ -1,45 +1,37 @@
-"""`site`: the pages, rendered from templates that escape whatever they are given, and written to a folder."""
+"""`site`: all pages, and the data beside them, written to a folder."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-import pandas as pd
-from markupsafe import Markup
-
-from mlbench.errors import DataError, MlbenchError, UsageError, visible
+from mlbench.errors import DataError, UsageError
 from mlbench.files import atomic_write
 from mlbench.paths import store_dir
 from mlbench.report.at_hand import AtHand
 from mlbench.report.board import newest
-from mlbench.report.cards import judge, load_card, published_gains
-from mlbench.report.layouts import load_layouts
-from mlbench.report.method_card import LEVELS, MethodCard, method_card
-from mlbench.report.paper_tables import paper_tables
-from mlbench.report.render import Cell, Part, Table
-from mlbench.report.site.boards import Board, Record, Row, make_boards
-from mlbench.report.site.cells import entries, number, number_rows, percent, raw
-from mlbench.report.site.charts import Line, line_chart, scatter_chart
-from mlbench.report.site.evidence import evidence
+from mlbench.report.method_card import LEVELS
+from mlbench.report.site.ablations import Ablation, ablation_lines, ablations
+from mlbench.report.site.board_pages import board_page, filters, gain_figure, overview, overview_data, share_figures
+from mlbench.report.site.boards import Board, make_boards, slug_of
+from mlbench.report.site.changes import change_lines, days, feed
+from mlbench.report.site.data import board_lines, both, csv_of, json_of, printed_lines, run_lines
+from mlbench.report.site.method_pages import Place, list_methods, method_lines, method_page, places
+from mlbench.report.site.rendering import GENERATOR, board_data, board_link, method_link, render, run_link
+from mlbench.report.site.rows import Record
+from mlbench.report.site.run_pages import run_page
+from mlbench.report.site.search import entries_of
 from mlbench.report.site.side_by_side import attention_sheets
-from mlbench.store import find_records, is_submitted
+from mlbench.report.site.start import Answer, answer_lines, answers
+from mlbench.report.site.verdicts import claim_lines, papers, verdicts
+from mlbench.store import find_records
 
-#: Says that a page is one of ours: a folder is only written over where its first page has it.
-_GENERATOR = "mlbench site"
 #: How the name of a first page begins that was not written to its end.
 _HALF = ".index.html."
-#: The method that per-class numbers are held against.
-_BASELINE = "an"
+#: Rows of the picture on the first page.
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -71,9 +63,11 @@ def write_site(
     are loaded (`weights`: the file they were started from), and a page with the maps of several methods side by side.
     Pictures are copied into the pages: mind their licence.
 
-    Pages stand on their own: they need no server and load nothing, not even from beside them. Pages of an earlier site
-    in `output` are replaced, those of runs that are gone removed. UsageError where `output` holds anything else;
-    DataError for a broken record.
+    Pages stand on their own: they need no server and load nothing, not even from beside them. The numbers of every
+    table lie beside them as CSV and JSON under ``data`` (those of a run beside its page), and ``feed.xml`` tells what
+    came when. Records in a folder ``ablations`` beside ``runs`` have a page of their own, and stand on no board. Files
+    of an earlier site in `output` are replaced, those of runs that are gone removed. UsageError where `output` holds
+    anything else; DataError for a broken record.
     """
     root = results or store_dir()
     records, problems = find_records(root)
@@ -81,37 +75,110 @@ def write_site(
         raise DataError(f"{len(problems)} broken records in {root}: {problems[0]}")
     _require_ours(output)
     shown = newest(records)
-    verdicts, notes = _verdicts(shown)
+    claims, notes = verdicts(shown)
     if len(shown) < len(records):
         notes.append(f"submitted runs that a later version of the same name replaces: {len(records) - len(shown)}")
+    varied, more = ablations(root, shown)
+    notes += more
     boards = make_boards(shown)
-    methods = sorted({row.method for board in boards for row in board.rows})
+    found = places(boards)
     here = AtHand(root, data_root)
     sheets = attention_sheets(boards, here, weights) if pictures else []
-    count = 2 + bool(sheets) + len(methods) + len(shown)
-    site = Site(output, count, len(shown), len(methods), tuple(notes))
-    pages = {"index.html": _render("index.html", "", site=site, boards=boards, attention=bool(sheets))}
-    if sheets:
-        pages["attention.html"] = _render("attention.html", "", sheets=sheets)
-    pages["papers.html"] = _render("papers.html", "", tables=list(_papers(shown)))
-    for method in methods:
-        pages[method_link(method)] = _method_page(method, boards, verdicts)
+    site = Site(output, 0, len(shown), len(found), tuple(notes))
+    pages = {
+        **_first_pages(site, boards, found, bool(sheets), bool(varied)),
+        **_paper_pages(shown),
+        **_board_pages(boards),
+        **_method_pages(found, claims, {ablation.method for ablation in varied}),
+        **_ablation_pages(varied),
+        **({"attention.html": render("attention.html", "", sheets=sheets)} if sheets else {}),
+    }
     for record in shown:
-        pages[run_link(record)] = _run_page(record, here, pictures, weights)
+        page = run_link(record)
+        pages[page] = run_page(record, here, pictures, weights)
+        pages[page.replace(".html", ".json")] = json_of(record)
     _write(output, pages)
-    return site
+    return Site(output, sum(name.endswith(".html") for name in pages), len(shown), len(found), tuple(notes))
 
 
-def method_link(method: str) -> str:
-    """The page of `method`, also where its name is no file name or differs from another's by case only."""
-    name = re.sub(r"[^a-z0-9_]+", "-", method.lower()).strip("-")[:40]
-    if name != method or not name:
-        name = f"{name}-{hashlib.sha256(method.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
-    return f"methods/{name}.html"
+def _first_pages(
+    site: Site, boards: Sequence[Board], found: Mapping[str, Sequence[Place]], attention: bool, varied: bool
+) -> dict[str, str]:
+    """The pages of the menu, but for the papers' tables."""
+    changed = days(boards)
+    asked = list(answers(boards))
+
+    def picture(answer: Answer) -> Any:
+        return gain_figure(answer.board, answer.ranked, _SHOWN)
+
+    def shares(answers: Sequence[Answer]) -> list[Any]:
+        """Pictures by share of labels, each once."""
+        return list(dict.fromkeys(figure for answer in answers for figure in share_figures(answer.board, boards)))
+
+    lines = overview(boards)
+    entries = entries_of(boards, found)
+    return {
+        "index.html": render(
+            "index.html", "", "start", site=site, asked=asked, picture=picture, shares=shares, attention=attention
+        ),
+        "boards.html": render("boards.html", "", "boards", lines=lines, filters=filters(lines), site=site),
+        "methods.html": render(
+            "methods.html", "", "methods", methods=list_methods(found), levels=LEVELS, ablated=varied
+        ),
+        "changes.html": render("changes.html", "", "changes", days=changed),
+        "search.html": render("search.html", "", "search", entries=entries),
+        "feed.xml": feed(changed),
+        **both("data/what-to-use", "What to use", answer_lines(asked)),
+        **both("data/boards", "Leaderboards", overview_data(boards)),
+        **both("data/changes", "What changed", change_lines(changed)),
+        **both("data/methods", "Methods", [line for name in sorted(found) for line in method_lines(found[name])]),
+    }
 
 
-def run_link(record: Record) -> str:
-    return f"runs/{record['key'][:16]}.html"
+def _paper_pages(records: Sequence[Record]) -> dict[str, str]:
+    tables = [{**entry, "data": f"data/paper--{slug_of(entry['name'])}"} for entry in papers(records)]
+    pages = {"papers.html": render("papers.html", "", "papers", tables=tables)}
+    for entry in tables:
+        pages |= both(entry["data"], entry["title"], entry["lines"])
+    return pages
+
+
+def _board_pages(boards: Sequence[Board]) -> dict[str, str]:
+    pages = {}
+    for board in boards:
+        pages[board_link(board)] = board_page(board, boards)
+        if board.published:
+            pages |= both(f"data/{board.slug}--printed", f"{board.title}: as printed", printed_lines(board))
+        for column in board.columns:
+            title = f"{board.title}: {column.name}"
+            pages |= both(board_data(board, column), title, board_lines(board, column), about=board.about)
+    return pages
+
+
+def _method_pages(
+    found: Mapping[str, Sequence[Place]], claims: Mapping[str, Sequence[Mapping[str, Any]]], ablated: set[str]
+) -> dict[str, str]:
+    pages = {}
+    for method, where in found.items():
+        link = method_link(method)
+        pages[link] = method_page(method, where, claims.get(method, []), found.keys(), ablated)
+        runs = [record for place in where for record in place.row.records]
+        data = link.removesuffix(".html")
+        pages[f"{data}.csv"] = csv_of(list(run_lines(runs)))
+        lines = {
+            "places": method_lines(where),
+            "claims": claim_lines(claims.get(method, [])),
+            "runs": list(run_lines(runs)),
+        }
+        pages[f"{data}.json"] = json_of({"method": method, **lines})
+    return pages
+
+
+def _ablation_pages(found: Sequence[Ablation]) -> dict[str, str]:
+    if not found:
+        return {}
+    data = both("data/ablations", "Ablations", ablation_lines(found))
+    return {"ablations.html": render("ablations.html", "", "methods", found=found), **data}
 
 
 def _require_ours(output: Path) -> None:
@@ -120,226 +187,25 @@ def _require_ours(output: Path) -> None:
     if not output.is_dir() or all(path.name.startswith(_HALF) for path in output.iterdir()):
         return
     index = output / "index.html"
-    if not index.is_file() or f'content="{_GENERATOR}"' not in index.read_text(encoding="utf-8", errors="replace"):
+    if not index.is_file() or f'content="{GENERATOR}"' not in index.read_text(encoding="utf-8", errors="replace"):
         raise UsageError(f"--output {output}: holds other files than a site; expected a new or empty folder")
 
 
 def _write(output: Path, pages: Mapping[str, str]) -> None:
     index = output / "index.html"
     if not index.exists():  # first of all, so that a folder whose writer was killed is known as ours
-        atomic_write(index, f'<!doctype html><meta name="generator" content="{_GENERATOR}">being written\n'.encode())
+        atomic_write(index, f'<!doctype html><meta name="generator" content="{GENERATOR}">being written\n'.encode())
     for half in output.glob(f"{_HALF}*"):
         half.unlink()
-    for folder in ("methods", "runs"):
+    for folder in ("boards", "data", "methods", "runs"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-        for old in (output / folder).glob("*.html"):
-            if f"{folder}/{old.name}" not in pages:
+        for old in (output / folder).iterdir():
+            if old.suffix in (".html", ".csv", ".json") and f"{folder}/{old.name}" not in pages:
                 old.unlink()
-    if "attention.html" not in pages:
-        (output / "attention.html").unlink(missing_ok=True)
+    for name in ("attention.html", "ablations.html"):
+        if name not in pages:
+            (output / name).unlink(missing_ok=True)
     for name, page in pages.items():
         if name != index.name:
             (output / name).write_bytes(page.encode())
     atomic_write(index, pages[index.name].encode())
-
-
-def _verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """Claims and outcomes by method, and a line for each paper whose claims could not be judged."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    notes = []
-    reproduced = [record for record in records if not is_submitted(record)]
-    folder = files("mlbench.results") / "cards"
-    for paper in sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if not f.name.startswith("_")):
-        try:
-            card = load_card(paper)
-            claims = {(method, claim.over): claim.statement for method, claim in card.pairs}
-            printed = {pair: published_gains(card, *pair) for pair in claims}
-            for outcome in judge(card, reproduced):
-                pair = outcome.method, outcome.over
-                text = ", ".join(f"{name} {gain:+.1f}" for name, gain in printed[pair].items())
-                entry = {"paper": paper, "metric": card.metric, "statement": claims[pair], "printed": text}
-                found.setdefault(outcome.method, []).append({**entry, "outcome": outcome})
-        except MlbenchError as error:
-            notes.append(f"claims of {paper} were not judged: {error}")
-    return found, notes
-
-
-def _papers(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    for layout in load_layouts():
-        runs = [record for record in records if record["identity"]["protocol"] == layout.protocol]
-        problem = ""
-        try:
-            (table,) = paper_tables(runs, layout.paper, layout.name)
-        except UsageError as error:
-            problem = str(error)
-            (table,) = paper_tables([], layout.paper, layout.name)
-        yield {"title": table.title, "problem": problem, "grid": Markup(table.to_html()), "latex": table.to_latex()}
-
-
-def _method_page(method: str, boards: Sequence[Board], verdicts: Mapping[str, Any]) -> str:
-    parts = [_part(board, row) for board in boards for row in board.rows if row.method == method]
-    provenance = parts[0]["row"].records[0]["provenance"]
-    submission = provenance.get("submission")
-    return _render(
-        "method.html",
-        "../",
-        method=method,
-        card=MethodCard((submission["title"],)) if submission else method_card(method),
-        levels=LEVELS,
-        submission=submission,
-        claims=verdicts.get(method, []),
-        parts=parts,
-    )
-
-
-def _part(board: Board, row: Row) -> dict[str, Any]:
-    """What a method's page shows of one of its rows."""
-    metric = board.metrics[0]
-    figures = [
-        line_chart(f"{metric} by epoch", _curves(row.records, metric), "epoch", f"{metric} (%)"),
-        *(
-            line_chart(f"Pseudo-labels: {number}", _judged(row.records, number), "epoch", f"{number} (%)")
-            for number in ("precision", "recall")
-        ),
-    ]
-    ours = _class_means(row.records)
-    others = [r for r in board.rows if r.method == _BASELINE != row.method and r.ranked == row.ranked]
-    theirs = _class_means(others[0].records) if others else {}
-    difference = {name: ap - theirs.get(name, math.nan) for name, ap in ours.items()}
-    points = [(theirs[name], ours[name]) for name, gap in difference.items() if not math.isnan(gap)]
-    figures.append(scatter_chart("Average precision by class", points, f"{_BASELINE} (%)", "this method (%)"))
-    last = {
-        (record["key"], kind): {"run": record["key"][:8], "kind": kind, "epoch": epoch["epoch"], **found}
-        for record in row.records
-        for epoch in record["epochs"]
-        for kind, found in epoch.get("forensics", {}).items()
-    }
-    return {
-        "board": board,
-        "row": row,
-        "figures": [figure for figure in figures if figure],
-        "forensics": list(last.values()),
-        "classes": (ours, *((theirs, difference) if theirs else ())) if ours else (),
-    }
-
-
-def _curves(records: Sequence[Record], metric: str) -> list[Line]:
-    """Validation and test values by epoch, counted over all phases; colours tell runs apart where there are few."""
-    kinds = (("val", "validation", False), ("test_sealed", "test", True))
-    return [
-        Line(name, [(i, e.get(part, {}).get(metric)) for i, e in enumerate(record["epochs"], start=1)], colour, dashed)
-        for record in records
-        for colour, (part, name, dashed) in enumerate(kinds)
-    ]
-
-
-def _judged(records: Sequence[Record], number: str) -> list[Line]:
-    kinds = sorted({kind for r in records for e in r["epochs"] for kind in e.get("forensics", {})})
-    return [
-        Line(
-            kind,
-            [(i, e.get("forensics", {}).get(kind, {}).get(number)) for i, e in enumerate(record["epochs"], start=1)],
-            colour,
-        )
-        for record in records
-        for colour, kind in enumerate(kinds)
-    ]
-
-
-def _class_means(records: Sequence[Record]) -> dict[str, float]:
-    """Average precision by class, mean over runs; NaN where a run has none."""
-    every = [record["per_class"].get("AP", {}) for record in records]
-    values = [[math.nan if (ap := classes.get(name)) is None else ap for classes in every] for name in every[0]]
-    return dict(zip(every[0], np.mean(values, axis=1).tolist() if values else [], strict=True))
-
-
-def _run_page(record: Record, here: AtHand, pictures: bool, weights: Path | None) -> str:
-    found = evidence(record, here, pictures, weights)
-    metric = str(record["definitions"].get("headline", "mAP"))
-    figures = [
-        line_chart(f"{metric} by epoch", _curves([record], metric), "epoch", f"{metric} (%)"),
-        line_chart(
-            "Training loss",
-            [Line("loss", [(i, e.get("loss")) for i, e in enumerate(record["epochs"], start=1)])],
-            "epoch",
-            "loss",
-        ),
-        found.curves,
-    ]
-    return _render(
-        "run.html",
-        "../",
-        record=record,
-        origin_name="submitted" if is_submitted(dict(record)) else "reproduced",
-        headline=metric,
-        value=record["results"].get("test", {}).get(metric),
-        metrics=list(dict.fromkeys(name for values in record["results"].values() for name in values)),
-        classes=list(dict.fromkeys(name for values in record["per_class"].values() for name in values)),
-        figures=[figure for figure in figures if figure],
-        evidence=found,
-    )
-
-
-def _latex(board: Board) -> str:
-    """The board as a booktabs table."""
-    columns = ("method", "origin", "track", "backbone", *board.metrics, "runs")
-    header: tuple[Cell, ...] = tuple((Part(name),) for name in columns)
-    body = []
-    for row in board.rows:
-        own = row.identity
-        numbers = [row.numbers[metric] for metric in board.metrics]
-        texts = [percent(n.mean) + (f" ± {percent(n.sd)}" if not math.isnan(n.sd) else "") for n in numbers]
-        first = Part(texts[0], bold=_first_group(row.tie))
-        stubs = [Part(text) for text in (row.method, row.origin, own["track"], own["backbone"]["name"])]
-        body.append(tuple((part,) for part in (*stubs, first, *map(Part, texts[1:]), Part(row.grid))))
-    footer = ("Mean ± sample standard deviation over runs, percent. Bold: first tie group.",)
-    return Table(header, tuple(body), (), footer, pd.DataFrame(), title=board.title, stubs=4).to_latex()
-
-
-def _choices(board: Board) -> list[tuple[str, list[str]]]:
-    """The filters of a board that have something to choose."""
-    found = {
-        "origin": {row.origin for row in board.rows} | ({"published"} if board.published else set()),
-        "track": {row.identity["track"] for row in board.rows},
-        "backbone": {row.identity["backbone"]["name"] for row in board.rows},
-        "supervision": {"+".join(row.identity["method"]["supervision"]) for row in board.rows},
-    }
-    return [(name, sorted(values)) for name, values in found.items() if len(values) > 1]
-
-
-def _first_group(tie: str) -> bool:
-    return tie.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "1"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlbench.report.site"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for kind in ("css", "js"):
-        text = (files("mlbench.report.site") / f"site.{kind}").read_text(encoding="utf-8")
-        name = "style" if kind == "css" else "script"
-        environment.globals[name] = Markup(text)
-        environment.globals[f"{name}_hash"] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    environment.globals |= {"generator": _GENERATOR, "number_rows": number_rows, "entries": entries}
-    environment.filters |= {
-        "percent": percent,
-        "number": number,
-        "raw": raw,
-        "choices": _choices,
-        "latex": _latex,
-        "first_group": _first_group,
-        "method_link": method_link,
-        "row_link": lambda row: method_link(row.method),
-        "run_link": run_link,
-    }
-    return environment
-
-
-_ENVIRONMENT = _environment()
-
-
-def _render(template: str, root: str, **given: Any) -> str:
-    return visible(_ENVIRONMENT.get_template(template).render(root=root, **given))
