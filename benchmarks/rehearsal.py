@@ -6,6 +6,7 @@ printed number stands beside one of ours or beside the reason why there is none;
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -62,9 +63,12 @@ def needed(name: str, wanted: list[str]) -> bool:
 
 
 def counted(plan: Plan, done: Reproduced) -> dict[str, Any]:
-    """How many printed numbers of a table have one of ours beside them, a reason, or neither, and the reasons."""
+    """How many printed numbers of a table have one of ours beside them, a reason, or neither, and the reasons.
+
+    Ours may be undefined, as a mean over classes that a few images do not have; that is a reason, too.
+    """
     cells = distances(done.frozen, plan)
-    bare = [one for one in cells if not one.draws]
+    bare = [one for one in cells if not one.draws or math.isnan(one.ours)]
     reasons = [one.why for one in bare if one.why != "no run yet"]
     return {
         "table": f"{plan.paper}, {plan.layout.printed}",

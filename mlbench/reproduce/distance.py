@@ -102,6 +102,9 @@ def distance(
     mine = np.array([value_of(record, column.ours) for record in drawn.values()])
     by_theirs = np.array([value_of(record, theirs) for record in drawn.values()])
     base = _with(base, draws=len(mine), ours=float(mine.mean()), sd=_sd(mine))
+    if np.isnan(mine).any():
+        base = _with(base, ours=math.nan, sd=math.nan)
+        return _with(base, why=f"{column.ours} is undefined in {np.isnan(mine).sum()} of {len(mine)} runs")
     if any(is_of_miniature(record) for record in runs):
         return _with(base, why="on a miniature: not held against the print")
     if column.stands_for:

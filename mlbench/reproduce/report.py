@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from mlbench.errors import MlbenchError
 from mlbench.files import atomic_write
 from mlbench.report.paper_tables import paper_tables
 from mlbench.report.render import Cell, Part, Table, html_document, latex_document
@@ -19,6 +20,9 @@ from mlbench.reproduce.listing import settings_rows
 from mlbench.reproduce.plans import Plan
 
 Record = Mapping[str, Any]
+
+
+NO_CLAIM = "no claim on file for these data, track and network: no verdict"
 
 
 def tables_of(frozen: Frozen, records: Sequence[Record]) -> list[Table]:
@@ -90,7 +94,8 @@ def _distance_line(one: Distance) -> list[str]:
     def number(value: float, signed: bool = True) -> str:
         return "" if math.isnan(value) else f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
-    ours = number(one.ours, False) + (f" ± {one.sd:.{digits}f}" if not math.isnan(one.sd) else "")
+    ours = number(one.ours, False) or "undefined"
+    ours += "" if math.isnan(one.sd) else f" ± {one.sd:.{digits}f}"
     whole = "" if math.isnan(one.rest) else number(one.ours - one.value)
     interval = "" if math.isnan(one.low) else f"[{number(one.low)}, {number(one.high)}]"
     inside = {True: "yes", False: "no", None: ""}[one.holds_print]
@@ -99,7 +104,11 @@ def _distance_line(one: Distance) -> list[str]:
 
 
 def _claims_table(frozen: Frozen, plan: Plan, records: Sequence[Record]) -> Table:
-    found = verdicts(frozen, plan, records)
+    found, trouble = [], ""
+    try:
+        found = verdicts(frozen, plan, records)
+    except MlbenchError as error:  # days of runs must not be without a report for it
+        trouble = f"not judged: {error}"
     header = ["method", "over", "setting", "gain", "interval", "pairs", "draws needed", "verdict"]
     body = []
     for card, outcome in found:
@@ -115,7 +124,7 @@ def _claims_table(frozen: Frozen, plan: Plan, records: Sequence[Record]) -> Tabl
             ]
         )
     if not body:
-        body = [["all", "", "", "", "", "", "", "no claim on file for these data, track and network: no verdict"]]
+        body = [["all", "", "", "", "", "", "", trouble or NO_CLAIM]]
     footer = (
         "Verdicts are those of results/cards, written down before their runs; over all runs of the store and the "
         "published ones that a claim names. draws needed: to find the smallest gain worth claiming in 80 % of cases.",

@@ -92,6 +92,15 @@ def test_what_is_never_held_against_the_print(column: Column, given: dict[str, A
     assert said in found.why
 
 
+def test_a_number_that_is_undefined_is_said_to_be() -> None:
+    made = runs(71.0, 73.0)
+    made[1]["results"]["test"]["mAP"] = None
+    found = distance(ROW, COLUMN, number(), made)
+    assert math.isnan(found.ours)
+    assert math.isnan(found.rest)
+    assert found.why == "mAP is undefined in 1 of 2 runs"
+
+
 def test_without_a_run_there_is_a_reason() -> None:
     assert distance(ROW, COLUMN, number(), [], "no data").why == "no data"
     assert distance(ROW, COLUMN, number(), []).why == "no run yet"
