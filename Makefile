@@ -9,7 +9,7 @@ RUN := $(BIN)/mlbench run --store $(RUNS)
 # Where it is set, every start of Python compiles torch anew: ten seconds that written bytecode saves.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-quick lint docs readme setup mongod packs reports board clean
+.PHONY: demo test test-quick lint docs readme matrix setup mongod packs reports board clean
 
 setup: $(VENV)/ready
 
@@ -64,6 +64,10 @@ docs: setup
 # The first table of README.md and its picture, from the published records.
 readme: setup
 	$(BIN)/python benchmarks/readme.py
+
+# The quick tests on every Python, with the newest and the lowest dependencies; 5 GB at a time, from the network.
+matrix: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/matrix.py
 
 # Test scores of the published runs: seed and mask 0 of each method, an archive a data set in build/packs for the release, its
 # index in results/packs to be committed. STORES are the stores of the runs, URL the address the archives will have.

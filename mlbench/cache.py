@@ -20,12 +20,15 @@ KINDS = {
     "proposals": "region proposals",
     "files": "hashes of picture files",
     "records": "indexes of run stores",
+    "published": "the published records, unpacked from a wheel",
     "checked": "badges of methods that passed `mlbench check`",
     "scenes": "the embedded data set",
+    "packs": "archives of test scores, as they were fetched",
+    "scores": "test scores of published runs, fetched",
     "vl_scores": "scores of vision-language models that runs were given",
 }
-#: Kinds that came from a person: a finished run looks for them here. They go only where they are named.
-GIVEN = ("vl_scores",)
+#: Kinds that a person brought and no run makes again. They go only where they are named.
+GIVEN = ("packs", "scores", "vl_scores")
 #: Kinds whose entries are written under a lock of their own.
 _LOCKED = ("pixels", "features", "proposals", "files")
 

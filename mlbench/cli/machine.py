@@ -89,7 +89,7 @@ def list_command(kinds: tuple[str, ...], key: str) -> None:
 def clear_command(kinds: tuple[str, ...], key: str, older: float | None, yes: bool) -> None:
     """Delete entries of KINDS [all that can be made again]; never what another process is making.
 
-    Scores that runs were given (vl_scores) go only where that kind is named.
+    What a person brought (packs, scores, vl_scores) goes only where that kind is named.
     """
     from mlbench.cache import GIVEN, clear, entries
 
