@@ -58,6 +58,11 @@ def run(request: Request, options: Options | None = None) -> dict[str, Any]:
 
     A finished run is not trained again (unless ``options.again``); an unfinished one goes on from its checkpoint
     where ``options.resume`` says so.
+
+    Raises
+    ------
+    UsageError, DataError : what is asked for does not go together, or the data are not what they should be.
+    MlbenchError : training fails, or another process of this run is gone.
     """
     options = options or Options()
     world = World(options.device, request.precision)
