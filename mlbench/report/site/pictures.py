@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -235,7 +235,7 @@ def _name(name: str) -> str:
     return escape(name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…")
 
 
-def _levels(levels: Sequence[float], y, left: float, right: float) -> str:
+def _levels(levels: Sequence[float], y: Callable[[float], float], left: float, right: float) -> str:
     return "".join(
         f'<path class="grid" d="M{left} {y(level):.1f}H{right}"/>'
         f'<text x="{left - 6}" y="{y(level):.1f}" dy=".32em" text-anchor="end">{level:g}</text>'
