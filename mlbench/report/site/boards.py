@@ -370,10 +370,10 @@ def _ranked(rows: list[Row], metric: str) -> Ranked:
         row.best = float(ties.standing.best[i])
         row.rank = float(ties.standing.rank[i]), float(ties.standing.low[i]), float(ties.standing.high[i])
     ranked = Ranked(rows[0].supervision, rows[0].pretraining, rows, tested, ties)
-    group = ranked.group
+    best = ranked.group
     level = LEVEL / max(1, math.comb(sum(row.group is not None for row in tested), 2))
-    for row in group[1:]:
-        at = tested.index(group[0]), tested.index(row)
+    for row in best[1:]:
+        at = tested.index(best[0]), tested.index(row)
         gap, deviation = abs(float(ties.gaps.gap[at])), float(ties.gaps.deviation[at])
         if math.isnan(gap) or math.isnan(deviation):
             continue
