@@ -69,13 +69,13 @@ readme: setup
 matrix: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/matrix.py
 
-# Test scores of the published runs: seed and mask 0 of each method, an archive a data set in build/packs for the release, its
+# Test scores of published runs: the first draw of each row that is at hand, an archive a data set in build/packs for the release, its
 # index in results/packs to be committed. STORES are the stores of the runs, URL the address the archives will have.
 STORES ?= runs
 URL ?=
 packs: setup
 	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes corel5k-199 ccp) \
-		$(addprefix --protocol ,single_positive full) --draw 0 --to build/packs --index results/packs --url "$(URL)"
+		$(addprefix --protocol ,single_positive full) --to build/packs --index results/packs --url "$(URL)"
 
 # The published board in build/board, as it goes on the web: the site, and beside it the papers' tables, the cards of each paper
 # and the reports as text. Records that do not hold stop it.

@@ -59,7 +59,7 @@ def merge_command(folder: Path, source: str, dataset: str | None, data_root: Pat
 @click.option("--store", "stores", type=_FOLDER, multiple=True, help="Run store that has scores; may be repeated.")
 @click.option("--dataset", "datasets", multiple=True, help="This data set; may be repeated [all].")
 @click.option("--protocol", "protocols", multiple=True, help="Runs of this protocol; may be repeated [all].")
-@click.option("--draw", type=click.IntRange(0), default=0, show_default=True, help="Runs of this seed and mask.")
+@click.option("--draw", type=click.IntRange(0), help="Runs of this seed and mask [of each row the first at hand].")
 @click.option("--to", type=_FOLDER, required=True, help="Folder that gets DATASET.zip.")
 @click.option("--index", type=_FOLDER, help="Folder that gets DATASET.json, what is in the pack [that of --to].")
 @click.option(

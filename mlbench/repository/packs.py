@@ -17,7 +17,7 @@ from mlbench.paths import published_records, store_dir
 from mlbench.repository.archive import LARGEST_PACK, Packed, opened_pack, scratch, write_pack
 from mlbench.repository.report import Report
 from mlbench.store import find_records
-from mlbench.store.published import fetched_scores, find_scores, is_draw, packs
+from mlbench.store.published import by_settings, fetched_scores, find_scores, is_draw, packs
 
 Record = dict[str, Any]
 
@@ -27,17 +27,17 @@ def pack(
     stores: Sequence[Path] = (),
     datasets: Sequence[str] = (),
     protocols: Sequence[str] = (),
-    draw: int = 0,
+    draw: int | None = None,
     index: Path | None = None,
     url: str = "",
     published: Path | None = None,
 ) -> Report:
-    """Write ``TO/DATASET.zip`` for each of `datasets` [all]: the published runs of `draw` whose scores are at hand.
+    """Write ``TO/DATASET.zip`` for each of `datasets` [all]: published runs whose scores are at hand.
 
     Parameters
     ----------
     stores : run stores that have the scores; those fetched before count, too.
-    protocols : of these protocols alone.
+    protocols : of these protocols alone. draw : of this draw alone [of each row the first that is at hand].
     index : folder that gets ``DATASET.json``, the pack's index, which is small and to be committed [TO].
     url : address under which the archives will lie; the index keeps it, so that `fetch DATASET` finds them.
     published : folder of published records [those that came with mlbench].
@@ -53,15 +53,17 @@ def pack(
     for name in datasets or known:
         if name not in known:
             raise unknown("published dataset", name, known)
-        wanted = [r for r in records if r["identity"]["dataset"]["id"] == name and is_draw(r, draw)]
+        own = [r for r in records if r["identity"]["dataset"]["id"] == name]
         runs = []
-        for record in wanted:
-            scores, why = _of(stores, record)
-            report.count(f"runs of {name}" if scores else f"runs of {name} {why}")
-            if scores:
-                runs.append((record, scores))
-            else:
-                report.notes.append(f"{name}: {_named(record)}: {why}")
+        for row in by_settings(own).values():
+            drawn = sorted((r for r in row if _is_asked(r, draw)), key=lambda r: r["identity"]["repetition"])
+            tried = [(record, *_of(stores, record)) for record in drawn]
+            found = [(record, scores) for record, scores, _ in tried if scores][:1]
+            runs += found
+            if drawn:
+                record, _, why = tried[0]
+                report.count(f"runs of {name}" if found else f"runs of {name} {why}")
+                report.notes += [] if found else [f"{name}: {_named(record)}: {why}"]
         if not runs:
             continue
         about = write_pack(to / f"{name}.zip", runs)
@@ -70,6 +72,10 @@ def pack(
         atomic_write((index or to) / f"{name}.json", (json.dumps(about, indent=1) + "\n").encode("ascii"))
         report.notes.append(f"wrote {to / name}.zip: {len(runs)} runs, {about['archive']['bytes'] / 1e6:.1f} MB")
     return report
+
+
+def _is_asked(record: Record, draw: int | None) -> bool:
+    return is_draw(record, record["identity"]["repetition"] if draw is None else draw)
 
 
 def fetch(source: str, published: Path | None = None) -> Report:

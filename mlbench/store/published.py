@@ -7,7 +7,7 @@ own SHA-256, which the record names: whoever brings others brings nothing that a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ Record = Mapping[str, Any]
 def find_published(reference: str, folder: Path | None = None) -> dict[str, Any]:
     """The published record that `reference` names, in `folder` [the records that came with mlbench].
 
-    Draw i is seed i and mask i (seed i alone where no mask was drawn), 0 unless given. Of several versions the last is
-    meant; of several settings that were run (tracks, backbones) the one with the most runs.
+    Draw i is seed i and mask i (seed i alone where no mask was drawn); where none is given, the first whose scores are
+    in a published pack or were fetched, else the first. Of several versions the last is meant; of several settings
+    that were run (tracks, backbones) the one with the most runs.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def find_published(reference: str, folder: Path | None = None) -> dict[str, Any]
         raise UsageError(f"{reference}: published under the protocols {known}: expected {method}@{dataset}/PROTOCOL")
     _named(facts, "protocol", chosen)
     records, _ = find_records(root, dataset=dataset, method=method, protocol=chosen)
-    return _drawn(reference, _last_version(records), int(draw or 0))
+    return _drawn(reference, _last_version(records), int(draw) if draw else None)
 
 
 def find_scores(root: Path, record: Record) -> Path | None:
@@ -132,19 +133,29 @@ def _last_version(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in records if version(record) == last]
 
 
-def _drawn(reference: str, records: list[dict[str, Any]], draw: int) -> dict[str, Any]:
+def _drawn(reference: str, records: list[dict[str, Any]], draw: int | None) -> dict[str, Any]:
     """The run of `draw` by the settings that have the most runs."""
-    by_setting: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_setting.setdefault(_setting(record), []).append(record)
-    fit = {setting: [r for r in runs if is_draw(r, draw)] for setting, runs in by_setting.items()}
-    fit = {setting: runs for setting, runs in fit.items() if runs}
-    if not fit:
+    drawn = [r for r in records if is_draw(r, r["identity"]["repetition"] if draw is None else draw)]
+    if not drawn:
         draws = {r["identity"]["repetition"] for r in records if is_draw(r, r["identity"]["repetition"])}
         known = ", ".join(map(str, sorted(draws)))
-        raise UsageError(f"{reference}: no published run of draw {draw}; there are {known or 'none'}")
-    most = max(len(by_setting[setting]) for setting in fit)
-    return _one(reference, [run for s, runs in fit.items() if len(by_setting[s]) == most for run in runs])
+        asked = "one draw" if draw is None else f"draw {draw}"
+        raise UsageError(f"{reference}: no published run of {asked}; there are {known or 'none'}")
+    by_setting = by_settings(records)
+    most = max(len(by_setting[setting_of(r)]) for r in drawn)
+    fit = [r for r in drawn if len(by_setting[setting_of(r)]) == most]
+    if draw is None:
+        fit = [r for r in fit if _offered(r)] or fit
+        first = min(r["identity"]["repetition"] for r in fit)
+        fit = [r for r in fit if r["identity"]["repetition"] == first]
+    return _one(reference, fit)
+
+
+def _offered(record: Record) -> bool:
+    """Whether a record's test scores were fetched, or are in a published pack."""
+    sha256 = record["predictions"].get("test", {}).get("sha256")
+    packed = (run["predictions"]["sha256"] for index in packs().values() for run in index["runs"])
+    return sha256 is not None and (fetched_scores(sha256).is_file() or sha256 in packed)
 
 
 def is_draw(record: Record, draw: int) -> bool:
@@ -154,10 +165,18 @@ def is_draw(record: Record, draw: int) -> bool:
     return identity["repetition"] == draw and (identity["mask_seed"] == draw or not masked)
 
 
-def _setting(record: Record) -> str:
-    """What a run's column shares, in short."""
+def by_settings(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records by what all draws of a row share, in short (`setting_of`)."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(setting_of(record), []).append(record)
+    return found
+
+
+def setting_of(record: Record) -> str:
+    """What all draws of a row share, in short."""
     identity = record["identity"]
-    shared = [identity[name] for name in ("track", "backbone", "precision", "selection", "method", "train")]
+    shared = [identity[name] for name in ("protocol", "track", "backbone", "precision", "selection", "method", "train")]
     return json.dumps([*shared, identity.get("head"), identity["mask"].get("params")])
 
 

@@ -177,6 +177,20 @@ def test_a_reference_means_one_run(board: Path, make_run: MakeRun) -> None:
         find_published("published:an@scenes")
 
 
+def test_of_a_row_the_first_draw_at_hand_is_packed_and_meant(board: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("an", draw) for draw in (0, 1, 2)]
+    assert find_published("published:an@scenes")["key"] == runs[0]["key"]
+    shutil.rmtree(tmp_path / "runs" / runs[0]["key"][:16])
+    report = pack(tmp_path / "packs", [tmp_path / "runs"], index=board / "packs")
+    assert report.counts == {"runs of scenes": 1}
+    assert [run["key"] for run in json.loads((board / "packs" / "scenes.json").read_text())["runs"]] == [runs[1]["key"]]
+    assert find_published("published:an@scenes")["key"] == runs[1]["key"]
+    assert find_published("published:an@scenes#0")["key"] == runs[0]["key"]
+    assert pack(tmp_path / "none", [tmp_path / "runs"], draw=0).counts == {
+        "runs of scenes whose scores are not at hand": 1
+    }
+
+
 # Packs that somebody else made.
 
 

@@ -32,7 +32,7 @@ def gain_figure(board: Board, ranked: Ranked, most: int | None = None) -> Markup
         return Markup("")
     rows = [row for row in ranked.rows if row is not over and row in ranked.tested]
     gains = [Gain(_label(row), *ranked.gain(row, over), filled=row.group == 1) for row in rows]
-    shown = [gain for gain in gains if not math.isnan(gain.value)]
+    shown = sorted((gain for gain in gains if not math.isnan(gain.value)), key=lambda gain: -gain.value)
     note = "Filled: the group of the best. Paired by draw; each interval for itself."
     if most is not None and len(shown) > most:
         note += f" The first {most} of {len(shown)}."

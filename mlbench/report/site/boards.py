@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -343,12 +344,16 @@ def _tell_apart(rows: Sequence[Row]) -> None:
             firsts = [row.records[0] for row in same]
             found = differing(firsts, settings_of)
             names = sorted(found, key=lambda name: (not name.startswith("method."), name))
-            most = {name: max(found[name].items(), key=lambda item: len(item[1]))[0] for name in names}
+            most = {name: max(texts, key=partial(_count, texts)) for name, texts in found.items()}
             for row, record in zip(same, firsts, strict=True):
                 own = {name: settings_of(record).get(name, "none") for name in names}
                 rare = [name for name in names if own[name] != most[name]] if len(same) > 2 else []
                 said = [f"{_short(name)} {own[name]}" for name in (rare or names)[:3]]
                 row.apart = ", ".join(said) or "other runs built on"
+
+
+def _count(texts: Mapping[str, Sequence[str]], text: str) -> int:
+    return len(texts[text])
 
 
 def _short(name: str) -> str:
@@ -365,9 +370,10 @@ def _ranked(rows: list[Row], metric: str) -> Ranked:
         row.best = float(ties.standing.best[i])
         row.rank = float(ties.standing.rank[i]), float(ties.standing.low[i]), float(ties.standing.high[i])
     ranked = Ranked(rows[0].supervision, rows[0].pretraining, rows, tested, ties)
+    best = ranked.group
     level = LEVEL / max(1, math.comb(sum(row.group is not None for row in tested), 2))
-    for row in ranked.group[1:]:
-        at = tested.index(ranked.group[0]), tested.index(row)
+    for row in best[1:]:
+        at = tested.index(best[0]), tested.index(row)
         gap, deviation = abs(float(ties.gaps.gap[at])), float(ties.gaps.deviation[at])
         if math.isnan(gap) or math.isnan(deviation):
             continue
