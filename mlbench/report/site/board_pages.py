@@ -30,7 +30,8 @@ def gain_figure(board: Board, ranked: Ranked, most: int | None = None) -> Markup
     over, metric = ranked.baseline, board.metrics[0]
     if over is None:
         return Markup("")
-    rows = [row for row in ranked.rows if row is not over and row in ranked.tested]
+    # Controls that never look at an image lie so far below that the others could not be told apart in the picture.
+    rows = [r for r in ranked.rows if r is not over and r in ranked.tested and r.method not in ("prior", "random")]
     gains = [Gain(_label(row), *ranked.gain(row, over), filled=row.group == 1) for row in rows]
     shown = sorted((gain for gain in gains if not math.isnan(gain.value)), key=lambda gain: -gain.value)
     note = "Filled: the group of the best. Paired by draw; each interval for itself."

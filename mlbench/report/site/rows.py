@@ -155,6 +155,11 @@ class Row:
         return f"{len(self.draws)} ({len(seeds)}×{len(masks)})" if full else str(len(self.draws))
 
 
+def _measured(records: Sequence[Record], name: str) -> float:
+    """The mean of a measure over the runs that were measured; NaN where one of these has no such number."""
+    return float(np.mean([value_of(record, name) for record in records if name in record.get("measures", {})]))
+
+
 def make_row(records: list[Record], metrics: Sequence[str]) -> Row:
     """The row of `records`, which are repetitions of each other, with `metrics` (names under ``results.test``)."""
     records = sorted(records, key=lambda r: (r["identity"]["repetition"], r["identity"]["mask_seed"]))
@@ -178,13 +183,16 @@ def make_row(records: list[Record], metrics: Sequence[str]) -> Row:
     undefined = sum(math.isnan(value_of(record, metrics[0])) for record in shown)
     if undefined:
         notes.append(f"{metrics[0]} undefined in {undefined} of {len(shown)} runs")
-    measured = dict.fromkeys(name for record in shown for name in record.get("measures", {}))
+    measured = {name: _measured(shown, name) for record in shown for name in record.get("measures", {})}
+    some = max((sum(name in record.get("measures", {}) for record in shown) for name in measured), default=len(shown))
+    if some < len(shown):
+        notes.append(f"{', '.join(measured)}: mean of {some} of {len(shown)} runs")
     return Row(
         identity["method"]["name"],
         "submitted" if is_submitted_name(identity["method"]["name"]) else "reproduced",
         records,
         numbers,
-        {name: float(np.mean([value_of(record, name) for record in shown])) for name in measured},
+        measured,
         draws,
         f"track {identity['track']}, backbone {identity['backbone']['name']}, {identity['precision']}, supervision "
         f"{supervision_of(first)}{pretraining}",
