@@ -176,6 +176,18 @@ class Method(Declared):
     uses: ClassVar[Mapping[str, Uses]] = {}
     settings_file: ClassVar[str] = ""
 
+    @classmethod
+    def registered_as(cls, name: str) -> type[Method]:
+        """This class as the registry has it under `name`; UsageError for a supervision that there is not."""
+        for level in cls.supervision:
+            if level not in SUPERVISION:
+                raise unknown("supervision", level, SUPERVISION)
+        own = cls
+        if vars(cls).get("name", name) != name:  # one class under two names: each name gets its own
+            own = type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "__module__": cls.__module__})
+        own.name = name
+        return own
+
     def __init__(self, task: Task) -> None:
         self.task = task
         self.hyper = task.hyper
