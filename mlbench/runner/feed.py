@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from mlbench.runner.plan import Run
 from mlbench.runner.probe import Probe
 from mlbench.runner.side import SIDE_INPUTS, LazySide, SideLoader, side_input
 from mlbench.seeds import derive
+from mlbench.settings import TrainSettings
 
 #: Side inputs that a method has to declare as supervision, and why.
 _TELLING = {
@@ -64,7 +65,7 @@ class Feed:
         opened: OpenedFeatures | None = None,
         probe: Probe | None = None,
     ) -> None:
-        self.run, self.device, self.settings = run, device, run.train
+        self.run, self.device, self._settings = run, device, run.train
         self.probe = probe or Probe()
         self._shared, self._opened = opened is not None, {} if opened is None else opened
         self._trunk: nn.Module | None = None
@@ -88,6 +89,17 @@ class Feed:
                 )
         if "boxes" in run.method.inputs and run.parts["train"].split.boxes is None:
             raise DataError(f"data set '{run.dataset.id}' has no boxes, which method '{run.method.name}' learns from")
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The training settings of the phase that batches are made for."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: TrainSettings) -> None:
+        if self._begun is not None:
+            wait([self._begun[1]])  # it is made under the settings that it was begun with
+        self._settings = settings
 
     def prepare(self, parts: Sequence[str], pooled: bool, maps: bool = True) -> None:
         """Load what `parts` need, with progress; of features, maps too only if `pooled` does not say otherwise."""

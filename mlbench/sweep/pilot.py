@@ -165,9 +165,9 @@ class _Measured(Probe):
                 self.rests: list[float] = []
                 measured.loops.append(self)
 
-            def _step(self, rows: np.ndarray) -> None:
+            def _step(self, rows: np.ndarray, following: np.ndarray) -> None:
                 started = time.perf_counter()
-                super()._step(rows)
+                super()._step(rows, following)
                 if self.world.device.type == "cuda":
                     torch.cuda.synchronize()
                 self.step_times.append(time.perf_counter() - started)

@@ -245,7 +245,7 @@ def test_a_run_on_other_data_is_refused(monkeypatch, prediction_file, tmp_path):
         "predictions": {"test": {"file": "p.safetensors", "sha256": None}},
     }
     monkeypatch.setattr(lens_module, "find_run", lambda *given: record)
-    monkeypatch.setattr(lens_module, "run_dir", lambda *given: tmp_path)
+    monkeypatch.setattr(lens_module, "scores_file", lambda *given: path)
     with pytest.raises(DataError, match="fingerprints differ"):
         lens_module.load_subject("kkk", dataset="any.toml")
     assert path

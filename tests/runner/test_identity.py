@@ -266,7 +266,8 @@ def test_all_that_reads_a_run_knows_its_own_protocol_when_the_file_is_gone(
         code, _, err = mlbench(*command)
         assert code == 0, (command, err)
     assert "top1_strict" in mlbench("score", keys[0], *data)[1]
-    assert "F1-O" in (tmp_path / "site" / "index.html").read_text()
+    (board,) = (tmp_path / "site" / "boards").glob("mine-on-*.html")
+    assert "F1-O" in board.read_text()
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
