@@ -139,8 +139,8 @@ def _drawn(reference: str, records: list[dict[str, Any]], draw: int | None) -> d
     if not drawn:
         draws = {r["identity"]["repetition"] for r in records if is_draw(r, r["identity"]["repetition"])}
         known = ", ".join(map(str, sorted(draws)))
-        asked = "one draw" if draw is None else f"draw {draw}"
-        raise UsageError(f"{reference}: no published run of {asked}; there are {known or 'none'}")
+        asked = "i" if draw is None else draw
+        raise UsageError(f"{reference}: no published run of draw {asked}; there are {known or 'none'}")
     by_setting = by_settings(records)
     most = max(len(by_setting[setting_of(r)]) for r in drawn)
     fit = [r for r in drawn if len(by_setting[setting_of(r)]) == most]
