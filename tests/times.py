@@ -15,7 +15,7 @@ import pytest
 
 TIMES = Path(__file__).with_name("times.txt")
 #: Processor seconds of all quick tests; what two cores have in five minutes is 600, of which imports take a part.
-BUDGET = 420.0
+BUDGET = 300.0
 #: Tests that take less are not listed one by one.
 SHORT = 0.3
 _REST = "all others"
