@@ -101,6 +101,26 @@ def number_list(text: str, option: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+PLACES = click.option(
+    "--data",
+    "places",
+    multiple=True,
+    metavar="NAME=PLACE",
+    help="Where data set NAME is: a .toml, or its files' folder.",
+)
+
+
+def parse_places(texts: Iterable[str]) -> dict[str, str]:
+    """What `PLACES` was given, by data set."""
+    found = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            raise click.UsageError(f"--data {text}: expected NAME=PLACE")
+        found[name] = place
+    return found
+
+
 def parse_sides(texts: Iterable[str]) -> dict[str, Path]:
     """Files by kind of ``("vl_scores=scores.csv",)``."""
     found: dict[str, Path] = {}

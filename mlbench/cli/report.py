@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlbench.cli.options import STORE, to_read
+from mlbench.cli.options import PLACES, STORE, parse_places, to_read
 from mlbench.cli.output import JSON, answer
 
 
@@ -14,13 +14,7 @@ from mlbench.cli.output import JSON, answer
 @click.argument("names", nargs=-1)
 @STORE
 @click.option("--to", type=click.Path(path_type=Path), help="Folder to write NAME.md into [print].")
-@click.option(
-    "--data",
-    "places",
-    multiple=True,
-    metavar="NAME=PLACE",
-    help="Where data set NAME is: a .toml, or its files' folder.",
-)
+@PLACES
 @JSON
 def report_command(names: tuple[str, ...], store: Path | None, to: Path | None, places: tuple[str, ...]) -> None:
     """Answer questions about the board from all its draws [all]: definitions, seeds_and_masks, tracks,
@@ -28,12 +22,7 @@ def report_command(names: tuple[str, ...], store: Path | None, to: Path | None, 
     """
     from mlbench.report.questions import reports, write_reports
 
-    data = {}
-    for text in places:
-        name, equals, place = text.partition("=")
-        if not equals or not name or not place:
-            raise click.UsageError(f"--data {text}: expected NAME=PLACE")
-        data[name] = place
+    data = parse_places(places)
     store = to_read(store)
     if to is None:
         told = reports(names, store, data)

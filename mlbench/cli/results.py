@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import STORE
+from mlbench.cli.options import PLACES, STORE, parse_places
 from mlbench.cli.output import JSON, answer
 from mlbench.errors import MlbenchError
 
@@ -107,13 +107,7 @@ def fetch_command(source: str) -> None:
 
 @results_group.command("migrate")
 @click.argument("folder", type=_FOLDER, default=Path("results/runs"))
-@click.option(
-    "--data",
-    "places",
-    multiple=True,
-    metavar="NAME=PLACE",
-    help="Where data set NAME is: a .toml, or its files' folder.",
-)
+@PLACES
 @click.option("--known", type=_FOLDER, multiple=True, help="Another folder, already brought over, that these build on.")
 @click.option(
     "--store", "--output", "store", type=_FOLDER, help="Run store that has their predictions: they are scored again."
@@ -130,12 +124,7 @@ def migrate_command(
     """
     from mlbench.repository.migrate import migrate
 
-    data = {}
-    for text in places:
-        name, equals, place = text.partition("=")
-        if not equals or not name or not place:
-            raise click.UsageError(f"--data {text}: expected NAME=PLACE")
-        data[name] = place
+    data = parse_places(places)
     report = migrate(folder, data, known, store, dry_run)
     answer(report.text, report.rows(), counts=report.counts)
     if report.problems:

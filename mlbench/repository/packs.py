@@ -57,13 +57,15 @@ def pack(
         runs = []
         for row in by_settings(own).values():
             drawn = sorted((r for r in row if _is_asked(r, draw)), key=lambda r: r["identity"]["repetition"])
-            tried = [(record, *_of(stores, record)) for record in drawn]
-            found = [(record, scores) for record, scores, _ in tried if scores][:1]
-            runs += found
-            if drawn:
-                record, _, why = tried[0]
-                report.count(f"runs of {name}" if found else f"runs of {name} {why}")
-                report.notes += [] if found else [f"{name}: {_named(record)}: {why}"]
+            tried = ((record, *_of(stores, record)) for record in drawn)  # no more are hashed than are needed
+            found = next(((record, scores) for record, scores, _ in tried if scores), None)
+            if found is not None:
+                report.count(f"runs of {name}")
+                runs.append(found)
+            elif drawn:
+                _, why = _of(stores, drawn[0])
+                report.count(f"runs of {name} {why}")
+                report.notes.append(f"{name}: {_named(drawn[0])}: {why}")
         if not runs:
             continue
         about = write_pack(to / f"{name}.zip", runs)
