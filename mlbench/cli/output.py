@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import click
 
 from mlbench.errors import visible
-from mlbench.grid import collected
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +65,8 @@ def answer(text: Callable[[], object], rows: Iterable[Any] | None = None, **fact
         click.echo(told) if isinstance(told, Laid) else echo(told)
         return
     if rows is None:
+        from mlbench.grid import collected  # and with it tabulate, which few commands need
+
         with collected() as tables:
             text()
         rows, facts = (tables[0] if tables else []), facts | ({"tables": tables[1:]} if tables[1:] else {})
