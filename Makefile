@@ -79,7 +79,7 @@ packs: setup
 
 # The published board in build/board, as it goes on the web: the site, and beside it the papers' tables, the cards of each paper
 # and the reports as text. Records that do not hold stop it.
-CARDS := boostlu vac kd_wsd kd_wsd_systems
+CARDS := $(basename $(notdir $(wildcard results/cards/*.toml)))
 board: setup
 	$(BIN)/mlbench results verify results/runs
 	$(BIN)/mlbench site --store results/runs --output build/board
