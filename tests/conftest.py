@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is import
 #: What a test may lack even in CI: data that may not be passed on, another kind of machine, a database server.
 MAY_LACK = (
     "MLBENCH_DATA",
+    "MLBENCH_AXE",  # a package of npm
     "MongoDB",  # no server is packaged for every system
     "mongod",
     "a CUDA device is here",
