@@ -21,6 +21,7 @@ Runs that are each of their own seed and mask have no shares to know: two method
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,9 +32,11 @@ from scipy import special
 Draw = tuple[int, int | None]
 
 #: Mean square of the seeds (or masks) over that of the rest, in a grid of three by three.
-_RATIOS = np.array([1.0, 1.4, 2.0, 2.8, 4.0, 6.0, 9.0, 16.0, 40.0, 120.0, 400.0, 2000.0])
-#: Spread of the log of these ratios around the column's, from pairs that are all alike to pairs that share nothing.
-_SPREADS = (0.0, 0.7, math.inf)
+_RATIOS = np.array([*2 ** np.arange(0, 9.5, 0.5), 2048.0, 8192.0, 32768.0])
+#: Spread of the log of these ratios around the column's. Besides, a pair may share nothing with the others.
+_SPREADS = (0.0, 0.7)
+#: From which of `_RATIOS` on a pair on its own expects an effect, if there is one.
+_LARGE = 16.0
 #: Parts of a mixture below this weight are left out.
 _LEAST = 1e-5
 
@@ -205,14 +208,14 @@ def _moderated(
 
 def _weighted(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[list[_Shape], np.ndarray, np.ndarray]:
     """Shapes of `pairs`, the shares of variance considered [G, 2], and the weight of each for each pair [P, G]."""
-    ratios, prior = _ratio_grid(pairs, methods)
+    ratios, prior, alone = _ratio_grid(pairs, methods)
     shapes = _shapes(pairs, ratios)
     likelihood = np.empty((len(pairs), len(ratios)))
     for shape in shapes:
         likelihood[shape.at] = shape.constant - (shape.draws - 1) / 2 * np.log(shape.square)
     # What the other pairs say counts as so many independent ones: there are fewer methods than pairs.
     others = max(methods - 2, 0) / max(len(pairs) - 1, 1)
-    weights = np.log(_predicted_shares(likelihood, ratios, prior, others)) + likelihood
+    weights = np.log(_predicted_shares(likelihood, ratios, prior, alone, others)) + likelihood
     weights = np.exp(weights - weights.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return shapes, ratios, weights
@@ -240,19 +243,55 @@ def _variance_prior(logs: np.ndarray, own: np.ndarray, methods: int) -> tuple[fl
     return df, math.exp(float(centred.mean() + special.digamma(df / 2) - math.log(df / 2)))
 
 
-def _ratio_grid(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[np.ndarray, np.ndarray]:
-    """Variances of seeds and of masks over that of the rest, float [G, 2], and their prior weights [G].
+def _ratio_grid(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variances of seeds and of masks over that of the rest, float [G, 2]; weights [G] of the column's common ratios,
+    and of those of a pair on its own.
 
-    A factor that no pair repeats is left out. The prior is about flat in the log of `_RATIOS`, and leans to the large
-    ones, which keeps two methods' intervals honest. With more methods, that there is no effect at all weighs more:
-    their data can then say so.
+    A factor that no pair repeats is left out. How often the runs show the shares (a pair on a grid of 3 x 3: once)
+    decides between `_alone` and weights that are about flat in the log of `_RATIOS`, but for no effect, which weighs
+    the more the more there is to show it.
     """
-    prior = _RATIOS**0.12
-    prior[0] = 1 + min(max(methods - 2, 0), 10) / 2
-    repeated = [any(1 < len({draw[axis] for draw in pair}) < len(pair) for pair in pairs) for axis in (0, 1)]
-    grids = [(_RATIOS - 1) / 3 if found else np.zeros(1) for found in repeated]
-    priors = [prior / prior.sum() if found else np.ones(1) for found in repeated]
-    return np.stack([part.ravel() for part in np.meshgrid(*grids, indexing="ij")], axis=1), np.outer(*priors).ravel()
+    levels = [_repeated(pairs, axis) for axis in (0, 1)]
+    step = np.gradient(np.log(_RATIOS))
+    axes = [(_RATIOS, step) if count else (np.ones(1), np.ones(1)) for count in levels]
+    places, steps = (
+        np.stack([part.ravel() for part in np.meshgrid(*found, indexing="ij")], axis=1)
+        for found in zip(*axes, strict=True)
+    )
+    alone = _alone(places, steps)
+
+    def weights(shown: float) -> np.ndarray:
+        flat = np.prod(steps * np.where(places == 1, min(shown + 1, 12) / 2, places**0.12), axis=1)
+        near = min(1.0, 2 / (shown + 1))
+        mixed = flat ** (1 - near) * alone**near
+        return np.asarray(mixed / mixed.sum())
+
+    once = max(1.0, math.prod((count - 1) / 2 for count in levels if count))
+    return (places - 1) / 3, weights(once * (methods - 1)), weights(once)
+
+
+def _repeated(pairs: Sequence[Mapping[Draw, float]], axis: int) -> float:
+    """Seeds (or masks) that a pair has in more than one draw, averaged over pairs; 0 where none vary and repeat."""
+    counts = []
+    for pair in pairs:
+        often = Counter(draw[axis] for draw in pair)
+        if len(often) > 1 and (repeated := sum(count > 1 for count in often.values())):
+            counts.append(repeated)
+    return float(np.mean(counts)) if counts else 0.0
+
+
+def _alone(places: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Weights [G] of the ratios [G, 2] for a pair of which nothing else is known; `steps` of their logs [G, 2].
+
+    No effect, or one that is large, or two that are as large: chosen so that the intervals of two methods on a grid of
+    3 x 3 cover 95 % at every ratio, and not much more where there is no effect. What is between weighs little: three
+    seeds do not show it, and it makes intervals wide where seeds and masks do nothing.
+    """
+    small, large = places.min(axis=1), places.max(axis=1)
+    none, one = large == 1, (small == 1) & (large >= _LARGE)
+    both = (small == large) & (large >= _LARGE)
+    step = steps[np.arange(len(places)), places.argmax(axis=1)]
+    return np.select([none, one, both], [5.5, step, 0.1 * step], 0.01 * steps.prod(axis=1))
 
 
 def _shapes(pairs: Sequence[Mapping[Draw, float]], ratios: np.ndarray) -> list[_Shape]:
@@ -280,21 +319,27 @@ def _shapes(pairs: Sequence[Mapping[Draw, float]], ratios: np.ndarray) -> list[_
     return shapes
 
 
-def _predicted_shares(likelihood: np.ndarray, ratios: np.ndarray, prior: np.ndarray, others: float) -> np.ndarray:
+def _predicted_shares(
+    likelihood: np.ndarray, ratios: np.ndarray, prior: np.ndarray, alone: np.ndarray, others: float
+) -> np.ndarray:
     """Weight [P, G] of each pair of shares for each pair of methods, from the other pairs of methods alone.
 
-    likelihood : log, [P, G]. prior : [G].
+    likelihood : log, [P, G]. prior, alone : [G], by `_ratio_grid`.
     """
+    if others == 0:
+        return np.tile(alone, (len(likelihood), 1))
     places = np.log(1 + 3 * ratios)
     apart = ((places[:, None] - places) ** 2).sum(axis=2)
-    kernels = []
+    kernels = [alone[None]]
     for spread in _SPREADS:
         kernel = np.eye(len(apart)) if spread == 0 else prior * np.exp(-apart / (2 * spread**2))
         kernels.append(kernel / kernel.sum(axis=1, keepdims=True))
-    around = np.concatenate(kernels)  # [spreads x G, G]
+    around = np.concatenate(kernels)  # [1 + spreads x G, G]
     top = likelihood.max(axis=1, keepdims=True)
     evidence = np.log(np.exp(likelihood - top) @ around.T + 1e-300)
-    evidence = others * (evidence.sum(axis=0) - evidence) + np.log(np.tile(prior, len(_SPREADS)))
+    evidence = others * (evidence.sum(axis=0) - evidence) + np.log(
+        np.concatenate([np.ones(1), *[prior] * len(_SPREADS)])
+    )
     weights = np.exp(evidence - evidence.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights @ around + 1e-300
