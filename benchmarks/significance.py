@@ -23,9 +23,11 @@ LEVEL = 0.05
 #: Deviations by seed, by mask, and of the rest, of each method.
 RATIOS = {
     "rest alone": (0.0, 0.0, 1.0),
+    "little": (0.35, 0.35, 1.0),
     "mixed": (0.4, 0.4, 0.7),
     "seed and mask": (1.0, 1.0, 0.3),
     "seed": (1.0, 0.0, 0.3),
+    "seed and rest": (1.0, 0.0, 1.0),
 }
 GRID = tuple((seed, mask) for seed in range(3) for mask in range(3))
 DIAGONAL = tuple((i, i) for i in range(9))
@@ -34,6 +36,8 @@ SHAPES = {
     "9 draws": DIAGONAL,
     "3 x 3 and 6 draws": (*GRID, *DIAGONAL[3:]),
     "3 seeds, 1 mask": tuple((seed, 0) for seed in range(3)),
+    "3 seeds, 3 masks each": tuple((seed, 3 * seed + i) for seed in range(3) for i in range(3)),
+    "5 x 5": tuple((seed, mask) for seed in range(5) for mask in range(5)),
 }
 #: What varies in the other shapes: one mask says nothing of others, so that it must not matter.
 SINGLE = dict.fromkeys(SHAPES, "seed and mask") | {"3 seeds, 1 mask": "seed"}
@@ -117,13 +121,18 @@ def settings() -> list[Setting]:
         )
         for ratio in (RATIOS if shape == "3 x 3" else (SINGLE[shape],))
         for noise in NOISE
-        if not (missing and shape == "3 x 3" and ratio in ("rest alone", "mixed"))
+        if not (missing and shape == "3 x 3" and ratio in ("rest alone", "little", "mixed"))
     ]
     few = [
         Setting(count, shape, ratio, "equal", missing)
         for count in (2, 4)
         for shape, missing in (("3 x 3", 0), ("3 x 3", 3), ("9 draws", 0))
         for ratio in (RATIOS if shape == "3 x 3" else ("seed and mask",))
+    ]
+    few += [
+        Setting(2, shape, ratio)
+        for shape in ("3 x 3 and 6 draws", "3 seeds, 3 masks each", "5 x 5")
+        for ratio in ("rest alone", "seed and rest", "seed and mask")
     ]
     gap = [
         Setting(12, shape, ratio, gap=3.0)

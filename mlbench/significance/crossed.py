@@ -12,7 +12,8 @@ chi-squared distribution over the column's pairs, as in limma (Smyth, Statistica
 Biology 2004), and its shares from a distribution around common ones. How alike the pairs are (the distribution's
 degrees of freedom, the spread of the shares) is not assumed: it is judged by the data, by its likelihood over the
 *other* pairs, and averaged over. Where pairs are not alike, or where there are two methods only, a pair stands on its
-own. The result is a mixture of Student distributions, whose quantiles are the interval and whose tails are the p-value.
+own, with a prior for its shares that is made to cover (`shares_prior`). The result is a mixture of Student
+distributions, whose quantiles are the interval and whose tails are the p-value.
 
 Runs that are each of their own seed and mask have no shares to know: two methods then give Student's paired test.
 `benchmarks/significance.py` shows coverage and errors by simulation.
@@ -21,22 +22,19 @@ Runs that are each of their own seed and mask have no shares to know: two method
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
+from mlbench.significance.shares_prior import ratio_grid
+
 #: (seed, mask seed) of a run; None as the mask of a method that sees none and so has one run a seed.
 Draw = tuple[int, int | None]
 
-#: Mean square of the seeds (or masks) over that of the rest, in a grid of three by three.
-_RATIOS = np.array([*2 ** np.arange(0, 9.5, 0.5), 2048.0, 8192.0, 32768.0])
-#: Spread of the log of these ratios around the column's. Besides, a pair may share nothing with the others.
+#: Spread of the log of the ratios of variances around the column's. Besides, a pair may share nothing with the others.
 _SPREADS = (0.0, 0.7)
-#: From which of `_RATIOS` on a pair on its own expects an effect, if there is one.
-_LARGE = 16.0
 #: Parts of a mixture below this weight are left out.
 _LEAST = 1e-5
 
@@ -208,7 +206,7 @@ def _moderated(
 
 def _weighted(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[list[_Shape], np.ndarray, np.ndarray]:
     """Shapes of `pairs`, the shares of variance considered [G, 2], and the weight of each for each pair [P, G]."""
-    ratios, prior, alone = _ratio_grid(pairs, methods)
+    ratios, prior, alone = ratio_grid(pairs, methods)
     shapes = _shapes(pairs, ratios)
     likelihood = np.empty((len(pairs), len(ratios)))
     for shape in shapes:
@@ -243,57 +241,6 @@ def _variance_prior(logs: np.ndarray, own: np.ndarray, methods: int) -> tuple[fl
     return df, math.exp(float(centred.mean() + special.digamma(df / 2) - math.log(df / 2)))
 
 
-def _ratio_grid(pairs: Sequence[Mapping[Draw, float]], methods: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variances of seeds and of masks over that of the rest, float [G, 2]; weights [G] of the column's common ratios,
-    and of those of a pair on its own.
-
-    A factor that no pair repeats is left out. How often the runs show the shares (a pair on a grid of 3 x 3: once)
-    decides between `_alone` and weights that are about flat in the log of `_RATIOS`, but for no effect, which weighs
-    the more the more there is to show it.
-    """
-    levels = [_repeated(pairs, axis) for axis in (0, 1)]
-    step = np.gradient(np.log(_RATIOS))
-    axes = [(_RATIOS, step) if count else (np.ones(1), np.ones(1)) for count in levels]
-    places, steps = (
-        np.stack([part.ravel() for part in np.meshgrid(*found, indexing="ij")], axis=1)
-        for found in zip(*axes, strict=True)
-    )
-    alone = _alone(places, steps)
-
-    def weights(shown: float) -> np.ndarray:
-        flat = np.prod(steps * np.where(places == 1, min(shown + 1, 12) / 2, places**0.12), axis=1)
-        near = min(1.0, 2 / (shown + 1))
-        mixed = flat ** (1 - near) * alone**near
-        return np.asarray(mixed / mixed.sum())
-
-    once = max(1.0, math.prod((count - 1) / 2 for count in levels if count))
-    return (places - 1) / 3, weights(once * (methods - 1)), weights(once)
-
-
-def _repeated(pairs: Sequence[Mapping[Draw, float]], axis: int) -> float:
-    """Seeds (or masks) that a pair has in more than one draw, averaged over pairs; 0 where none vary and repeat."""
-    counts = []
-    for pair in pairs:
-        often = Counter(draw[axis] for draw in pair)
-        if len(often) > 1 and (repeated := sum(count > 1 for count in often.values())):
-            counts.append(repeated)
-    return float(np.mean(counts)) if counts else 0.0
-
-
-def _alone(places: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Weights [G] of the ratios [G, 2] for a pair of which nothing else is known; `steps` of their logs [G, 2].
-
-    No effect, or one that is large, or two that are as large: chosen so that the intervals of two methods on a grid of
-    3 x 3 cover 95 % at every ratio, and not much more where there is no effect. What is between weighs little: three
-    seeds do not show it, and it makes intervals wide where seeds and masks do nothing.
-    """
-    small, large = places.min(axis=1), places.max(axis=1)
-    none, one = large == 1, (small == 1) & (large >= _LARGE)
-    both = (small == large) & (large >= _LARGE)
-    step = steps[np.arange(len(places)), places.argmax(axis=1)]
-    return np.select([none, one, both], [5.5, step, 0.1 * step], 0.01 * steps.prod(axis=1))
-
-
 def _shapes(pairs: Sequence[Mapping[Draw, float]], ratios: np.ndarray) -> list[_Shape]:
     """The pairs by the draws they have, solved for each pair of shares."""
     grouped: dict[tuple[Draw, ...], list[int]] = {}
@@ -324,7 +271,7 @@ def _predicted_shares(
 ) -> np.ndarray:
     """Weight [P, G] of each pair of shares for each pair of methods, from the other pairs of methods alone.
 
-    likelihood : log, [P, G]. prior, alone : [G], by `_ratio_grid`.
+    likelihood : log, [P, G]. prior, alone : [G], by `ratio_grid`.
     """
     if others == 0:
         return np.tile(alone, (len(likelihood), 1))
@@ -395,7 +342,11 @@ class _Students:
 def _quantile(
     below: Callable[[np.ndarray], np.ndarray], middle: np.ndarray, wide: np.ndarray, share: float
 ) -> np.ndarray:
-    """Where `below` is `share`: false position (Illinois) on the normal scale, for all pairs at once."""
+    """Where `below` is `share`: false position on the normal scale, for all pairs at once.
+
+    The end that stays is weighted as by Anderson and Björck (BIT 1973), which takes five steps where a half takes
+    twelve.
+    """
     aim = float(special.ndtri(share))
 
     def off(x: np.ndarray) -> np.ndarray:
@@ -406,9 +357,11 @@ def _quantile(
     for _ in range(12):
         step = far - at_far * (far - near) / np.where(at_far == at_near, 1.0, at_far - at_near)
         at_step = off(step)
-        if (np.abs(at_step) < 1e-6).all():
+        if (np.abs(at_step) < 1e-5).all():
             return step
         crossed = at_step * at_far < 0
-        near, at_near = np.where(crossed, far, near), np.where(crossed, at_far, at_near / 2)
+        kept = 1 - at_step / np.where(at_far == 0, 1.0, at_far)
+        at_near = np.where(crossed, at_far, at_near * np.where(kept > 0, kept, 0.5))
+        near = np.where(crossed, far, near)
         far, at_far = step, at_step
     return far
