@@ -49,6 +49,23 @@ def test_a_balanced_grid_is_estimated_by_its_mean() -> None:
     assert interval({draw: float(values[draw]) for draw in GRID}).mean == pytest.approx(values.mean())
 
 
+def mean_squares(seeds: float, masks: float) -> dict[Draw, float]:
+    """A grid of 3 x 3 with exactly these mean squares of seeds and masks, and 1 of the rest."""
+    steps = np.array([-1.0, 0.0, 1.0])
+    rest = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [-1.0, 0.0, 1.0]]) * math.sqrt(2 / 3)
+    values = steps[:, None] * math.sqrt(seeds / 3) + steps * math.sqrt(masks / 3) + rest
+    return {draw: float(values[draw]) for draw in GRID}
+
+
+def test_two_methods_on_a_grid_have_students_interval_at_both_ends() -> None:
+    """Of nine independent gaps where seeds and masks do less than the rest; of three seeds where these are all."""
+    nothing, seeds = interval(mean_squares(0.5, 0.5)), interval(mean_squares(1000.0, 1.0))
+    of_nine = stats.t.ppf(0.975, 8) * math.sqrt(6 / 8 / 9)
+    of_three = stats.t.ppf(0.975, 2) * math.sqrt(1000 / 9)
+    assert 1.0 < (nothing.high - nothing.low) / 2 / of_nine < 1.4
+    assert (seeds.high - seeds.low) / 2 / of_three == pytest.approx(1.0, abs=0.1)
+
+
 def test_a_column_that_knows_the_shares_and_the_variance_gives_the_normal_interval() -> None:
     """Sixty methods that vary by seed alone: a gap's error is that of three seeds, and nearly known."""
     rng = np.random.default_rng(5)
