@@ -185,3 +185,30 @@ def test_parts_that_are_not_measured_again_stay_with_how_they_were(
     file.write_text(json.dumps({**second, **held}))
     kept = step.measured_before(file, {"heads"})
     assert kept == ({"runner": 1, "methods": 3}, {"runner": first, "methods": second})
+
+
+def test_runs_of_two_backbones_are_paired_and_their_numbers_held_against_each_other(
+    script: Any, tmp_path: Path
+) -> None:
+    two = script("two_backbones")
+
+    def record(method: str, backbone: str, value: float, weights: str = "w", uses: str = "") -> dict[str, Any]:
+        identity = {"method": {"name": method}, "backbone": {"name": backbone, "weights": weights}}
+        numbers = {"mAP": value, "F1-O": 20.0, "undefined": None}
+        used = {"an": uses} if uses else {}
+        return {"identity": {**identity, "uses": used}, "results": {"test": numbers}, "predictions": {}}
+
+    records = [
+        *(record("llr", "a", 30.0), record("llr", "b", 30.25)),
+        *(record("an", "b", 25.0), record("an", "a", 25.0)),
+        *(record("later", "a", 25.0, uses="1"), record("later", "b", 25.0, uses="2")),
+        *(record("ls", "a", 1.0), record("ls", "b", 1.0, weights="others"), record("em", "a", 1.0)),
+    ]
+    table = two.table(records, "a", "b", tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert rows[0][:4] == ["method", "mAP, a", "mAP, b", "F1-O, a"]
+    assert [row[0] for row in rows[2:]] == ["an", "later", "llr"]
+    assert [row[5] for row in rows[2:]] == ["0", "0", "0.25"]
+    assert rows[4][1:3] == ["30.0000", "30.2500"]
+    with pytest.raises(AssertionError, match="llr: measured by other metrics"):
+        two.numbers_apart(records[0], {"results": {"test": {"mAP": 30.0}}})
