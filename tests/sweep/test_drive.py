@@ -102,7 +102,7 @@ def test_a_run_waits_for_those_it_builds_on(drive_jobs: Any) -> None:
 
 
 def test_what_an_earlier_sweep_made_is_not_waited_for(drive_jobs: Any) -> None:
-    """The runs of a sweep may build on one of its store that is none of its own: `reproduce` asks for what is missing."""
+    """A run may build on one of the store that is none of its sweep: `reproduce` asks only for what is missing."""
     executor = Scripted()
     drive_jobs(executor, {"b": "x", "c": "bx"})
     assert [title for title, *_ in executor.started] == ["b", "c"]
