@@ -419,9 +419,19 @@ def measured_before(file: Path, parts: Collection[str]) -> tuple[dict[str, Any],
     if not file.exists():
         return {}, {}
     held = json.loads(file.read_text(encoding="utf-8"))
-    how = {key: held[key] for key in ("command", "git", "load_average", "repeats", "clock", "threads")}
+    how = {key: held[key] for key in ("command", "git", "hardware", "load_average", "repeats", "clock", "threads")}
     kept = {part: figures for part, figures in held["figures"].items() if part not in parts}
     return kept, {part: held.get("measured_before", {}).get(part, how) for part in kept}
+
+
+def whole_text(figures: dict[str, Any], before: Mapping[str, Mapping[str, Any]]) -> str:
+    """`as_text`, and of parts that were measured before by what, on what."""
+    lines = [
+        f"{part}: measured before, by `{how['command']}` on {how['hardware']['cpu']}, {how['hardware']['cores']} cores, "
+        f"{how['threads']} threads; load average {how['load_average']:.1f}."
+        for part, how in before.items()
+    ]
+    return "\n\n".join([as_text(figures), *lines])
 
 
 @click.command()
@@ -469,8 +479,7 @@ def main(
     facts = about(repeats=repeats, clock=clock, device=device)
     earlier, how = measured_before(output / "step.json", found)
     both = {part: figures for part in PARTS if (figures := (earlier | found).get(part)) is not None}
-    text = "\n\n".join([as_text(both), *(f"{part}: measured by `{made['command']}`." for part, made in how.items())])
-    write(output, "step", {**facts, "measured_before": how}, both, text)
+    write(output, "step", {**facts, "measured_before": how}, both, whole_text(both, how))
 
 
 if __name__ == "__main__":

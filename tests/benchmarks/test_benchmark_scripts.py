@@ -176,6 +176,7 @@ def test_parts_that_are_not_measured_again_stay_with_how_they_were(
 ) -> None:
     step, _ = steps
     how = {"git": None, "load_average": 1.0, "repeats": 2, "clock": "cpu", "threads": 1}
+    how |= {"hardware": {"cpu": "an old one", "cores": 3}}
     first, second = {"command": "first", **how}, {"command": "second", **how}
     file = tmp_path / "step.json"
     assert step.measured_before(file, {"heads"}) == ({}, {})
@@ -185,6 +186,7 @@ def test_parts_that_are_not_measured_again_stay_with_how_they_were(
     file.write_text(json.dumps({**second, **held}))
     kept = step.measured_before(file, {"heads"})
     assert kept == ({"runner": 1, "methods": 3}, {"runner": first, "methods": second})
+    assert step.whole_text({}, kept[1]).splitlines()[2].startswith("runner: measured before, by `first` on an old one")
 
 
 def test_runs_of_two_backbones_are_paired_and_their_numbers_held_against_each_other(
