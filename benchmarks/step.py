@@ -427,8 +427,8 @@ def measured_before(file: Path, parts: Collection[str]) -> tuple[dict[str, Any],
 def whole_text(figures: dict[str, Any], before: Mapping[str, Mapping[str, Any]]) -> str:
     """`as_text`, and of parts that were measured before by what, on what."""
     lines = [
-        f"{part}: measured before, by `{how['command']}` on {how['hardware']['cpu']}, {how['hardware']['cores']} cores, "
-        f"{how['threads']} threads; load average {how['load_average']:.1f}."
+        f"{part}: measured before, by `{how['command']}` on {how['hardware']['cpu']}, "
+        f"{how['hardware']['cores']} cores, {how['threads']} threads; load average {how['load_average']:.1f}."
         for part, how in before.items()
     ]
     return "\n\n".join([as_text(figures), *lines])
