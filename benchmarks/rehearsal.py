@@ -1,6 +1,6 @@
 """Every table of the papers rehearsed end to end: miniatures of all data sets, `mlbench reproduce`, each cell counted.
 
-A tiny network with random weights, one epoch at 32 px, one draw: its numbers mean nothing. What counts is that every
+A tiny network with random weights, two epochs at 32 px, one draw: its numbers mean nothing. What counts is that every
 printed number stands beside one of ours or beside the reason why there is none; exit status 1 where one does not.
 """
 

@@ -2,17 +2,20 @@
 
 runner : the runner and a plain PyTorch loop train the same network with the same loss on the same batches; their
     weights have to be equal to the bit after the last turn.
-methods : every phase of every registered method, a few steps at a time, beside `an`. The labels, the teacher's start
-    and the batch are the same in each turn; what methods do between epochs is not part of a step.
+methods : every phase of every registered method, a few steps at a time, beside `an`, and what its last network takes
+    to predict a batch. The labels, the teacher's start and the batch are the same in each turn; what methods do between
+    epochs is not part of a step.
+heads : the same of `an` with each registered head, beside the linear one.
 formats : forward and backward of three networks with memory formats and precisions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +34,17 @@ from mlbench.inputs.pixels import load_pixels
 from mlbench.inputs.tensors import normalise
 from mlbench.methods import Method
 from mlbench.models.backbones import BACKBONES, build_backbone
+from mlbench.models.head_choice import HEADS
 from mlbench.provenance import usable_cores
 from mlbench.registry import available, load_method
 from mlbench.runner.checkpoint import save_tensors
+from mlbench.runner.evaluate import predict_part
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop, epoch_order, set_training_mode
 from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.side import inputs_of
 from mlbench.runner.task import RunTask
+from mlbench.runner.vl_scores import write_vl_scores
 from mlbench.runner.world import World
 from mlbench.seeds import id_hashes
 
@@ -50,6 +57,7 @@ SETTINGS = {
     "head": ("head", "resnet50", 64, 64, 8),
     "resnet50": ("full", "resnet50", 224, 16, 2),
 }
+PARTS = ("runner", "methods", "heads", "formats")
 NETWORKS = {"scenes": (64, 32), "mobilenet_v2": (128, 16), "resnet50": (224, 8)}
 
 
@@ -68,12 +76,12 @@ class Bench:
         _, _, _, size, batches = self.settings
         splits = {
             "train": self.scenes.splits["train"].take(np.arange(size * batches)),
-            "val": self.scenes.splits["train"].take(np.arange(size)),
+            "val": self.scenes.splits["train"].take(np.arange(size * batches, size * (batches + 1))),
             "test": self.scenes.splits["test"].take(np.arange(size)),
         }
         return dataclasses.replace(self.scenes, id="scenes-part", splits=splits, notes=())
 
-    def request(self, method: str | type[Method]) -> Request:
+    def request(self, method: str | type[Method], head: str | None = None) -> Request:
         track, backbone, pixels, batch, _ = self.settings
         weights = None
         if track == "head":
@@ -98,7 +106,23 @@ class Bench:
             track=track,
             precision=self.precision,
             changes=changes,
+            head=head,
+            side=self._side(method),
         )
+
+    def _side(self, method: str | type[Method]) -> dict[str, Path]:
+        """Made-up scores of a vision-language model, for methods that take them."""
+        cls = load_method(method) if isinstance(method, str) else method
+        if "vl_scores" not in inputs_of(cls, cls.resolve({})):
+            return {}
+        file = self.scratch / "vl_scores.safetensors"
+        if not file.exists():
+            data = self.dataset()
+            ids = [sample for split in data.splits.values() for sample in split.ids]
+            scores = np.random.default_rng(0).uniform(-0.3, 0.3, (len(ids), len(data.classes)))
+            about = {"model": "made up", "prompt": "{}", "crop": "none", "values": "cosine"}
+            write_vl_scores(file, scores, ids, data.classes, about)
+        return {"vl_scores": file}
 
     def loops(self, request: Request) -> Iterator[PhaseLoop]:
         """A loop for each phase, each with a task of its own; earlier phases and used runs hand over their start."""
@@ -176,52 +200,106 @@ def beside_hand(bench: Bench, repeats: int, clock: str) -> dict[str, Any]:
     return {"seconds": {name: summary(values) for name, values in found.items()}, "runner_to_hand": times}
 
 
-def beside_an(bench: Bench, names: list[str], repeats: int, steps: int, clock: str) -> dict[str, Any]:
-    """Seconds of a step of each phase of `names`, and as many times that of `an` right before; why others are left out.
+def loops_of(
+    bench: Bench, asked: Mapping[str, Callable[[], Request]]
+) -> tuple[dict[str, PhaseLoop], dict[str, PhaseLoop], dict[str, str]]:
+    """Loops of all phases of what is `asked`, warm; those of the last ones, by the same names; why others are left out.
 
-    The row of `an` shows how far two measurements of the same steps are apart.
+    A phase is called "name: phase" where there are several.
     """
     loops: dict[str, PhaseLoop] = {}
+    last: dict[str, PhaseLoop] = {}
     left_out: dict[str, str] = {}
-    for name in names:
-        method = load_method(name)
-        if bench.settings[0] not in method.tracks:
-            left_out[name] = f"not on track {bench.settings[0]}"
-            continue
+    for name, request in asked.items():
         try:
-            found = list(bench.loops(bench.request(name)))
-            rows = np.arange(bench.settings[3])
+            found = list(bench.loops(request()))
             for loop in found:
-                loop._step(rows)  # the first step loads libraries and side inputs
+                step_of(loop)()  # the first step loads libraries and side inputs
+            if found:
+                prediction_of(found[-1])()
         except (MlbenchError, ImportError) as error:
             left_out[name] = str(error)
             continue
         if not found:
             left_out[name] = "trains nothing"
-        loops |= {name if len(found) == 1 else f"{name}: {loop.phase.name}": loop for loop in found}
+            continue
+        labels = [name if len(found) == 1 else f"{name}: {loop.phase.name}" for loop in found]
+        loops |= dict(zip(labels, found, strict=True))
+        last[labels[-1]] = found[-1]
+    return loops, last, left_out
 
-    def timed(loop: PhaseLoop) -> Callable[[], float]:
-        rows = np.arange(min(len(loop.part), loop.settings.batch_size))
 
-        def some() -> None:
-            for _ in range(steps):
-                loop._step(rows)
+def step_of(loop: PhaseLoop, steps: int = 1) -> Callable[[], None]:
+    """Trains on the first rows, `steps` times, as the loop stands."""
+    rows = np.arange(min(len(loop.part), loop.settings.batch_size))
 
-        return lambda: seconds(some, bench.device, clock) / steps
+    def some() -> None:
+        for _ in range(steps):
+            loop._step(rows, rows[:0])
 
-    an, before = timed(loops["an"]), {name: [] for name in loops}
+    return some
 
-    def beside(name: str) -> float:
-        before[name].append(an())
-        return timed(loops[name])()
 
-    taken = take_turns({name: partial(beside, name) for name in loops}, repeats)
+def prediction_of(loop: PhaseLoop) -> Callable[[], None]:
+    """Predicts the test part, which is one batch, as validation after an epoch does."""
+    feed, world, source = loop.feed, loop.world, loop.phase.source
+
+    def whole() -> None:
+        predict_part(loop.network, loop.method.predict, feed, "test", world, None, source)
+
+    return whole
+
+
+def beside(plain: str, ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Any]:
+    """What `ways` take, and as many times what the way `plain` takes right before.
+
+    The row of `plain` shows how far two measurements of the same are apart.
+    """
+    before: dict[str, list[float]] = {name: [] for name in ways}
+
+    def after_plain(name: str) -> float:
+        before[name].append(ways[plain]())
+        return ways[name]()
+
+    taken = take_turns({name: partial(after_plain, name) for name in ways}, repeats)
     return {
         "seconds": {name: summary(values) for name, values in taken.items()},
-        "to_an": {name: ratio(values, before[name]) for name, values in taken.items()},
+        f"to_{plain}": {name: ratio(values, before[name]) for name, values in taken.items()},
+    }
+
+
+def beside_plain(
+    bench: Bench, asked: Mapping[str, Callable[[], Request]], plain: str, repeats: int, steps: int, clock: str
+) -> dict[str, Any]:
+    """Seconds of a step of each phase of what is `asked`, of predictions, beside `plain`; why others are left out."""
+    loops, last, left_out = loops_of(bench, asked)
+
+    def timed(action: Callable[[], None], times: int) -> Callable[[], float]:
+        return lambda: seconds(action, bench.device, clock) / times
+
+    training = {name: timed(step_of(loop, steps), steps) for name, loop in loops.items()}
+    predicting = {name: timed(prediction_of(loop), 1) for name, loop in last.items()}
+    return {
+        **beside(plain, training, repeats),
         "images": {name: loop.settings.batch_size for name, loop in loops.items()},
+        "inference": beside(plain, predicting, repeats),
         "left_out": left_out,
     }
+
+
+def of_methods(bench: Bench, names: list[str], repeats: int, steps: int, clock: str) -> dict[str, Any]:
+    """`beside_plain` of methods, beside `an`."""
+    track = bench.settings[0]
+    fitting = [name for name in names if track in load_method(name).tracks]
+    found = beside_plain(bench, {name: partial(bench.request, name) for name in fitting}, "an", repeats, steps, clock)
+    others = dict.fromkeys((name for name in names if name not in fitting), f"not on track {track}")
+    return {**found, "left_out": others | found["left_out"]}
+
+
+def of_heads(bench: Bench, repeats: int, steps: int, clock: str) -> dict[str, Any]:
+    """`beside_plain` of `an` with each head, beside the linear one."""
+    asked = {name: partial(bench.request, "an", name) for name in HEADS}
+    return beside_plain(bench, asked, "linear", repeats, steps, clock)
 
 
 def formats(backbone: str, pixels: int, batch: int, repeats: int, device: str, clock: str) -> dict[str, Any]:
@@ -300,14 +378,13 @@ def as_text(found: dict[str, Any]) -> str:
         heads = ("an epoch of", "runner, s", "by hand, s", f"runner to hand (resnet50: at most {RUNNER_TARGET})")
         texts.append("Runner and hand-written loop, equal weights after the last turn:\n\n" + markdown(rows, heads))
     for setting, one in found.get("methods", {}).items():
-        rows = []
-        for name, times in sorted(one["to_an"].items(), key=lambda item: item[1]["median"]):
-            aim = TARGETS.get(name, "") if setting == "resnet50" else ""
-            rows.append((name, one["images"][name], f"{1000 * one['seconds'][name]['median']:.3g}", spread(times), aim))
-        heads = ("method: phase", "images", "ms a step", "times `an` [95 %]", "at most")
-        texts.append(f"A step of each method, {setting}:\n\n" + markdown(rows, heads))
+        aims = TARGETS if setting == "resnet50" else {}
+        texts.append(f"A step of each method, {setting}:\n\n" + costs(one, "an", "method: phase", aims))
         reasons = [f"* {name}: {why}" for name, why in one["left_out"].items()]
         texts.append("Left out:\n\n" + "\n".join(reasons) if reasons else "Nothing left out.")
+    for setting, one in found.get("heads", {}).items():
+        _, backbone, pixels, _, _ = SETTINGS[setting]
+        texts.append(f"A step of `an` by head, {backbone}, {pixels} px:\n\n" + costs(one, "linear", "head", {}))
     for name, one in found.get("formats", {}).items():
         rows = []
         for way, times in one["to_runner"].items():
@@ -321,9 +398,45 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n\n".join(texts)
 
 
+def costs(one: dict[str, Any], plain: str, kind: str, aims: Mapping[str, float]) -> str:
+    """The table of what `beside_plain` measured, the cheapest step first; predictions are of the last network."""
+    told = one.get("inference", {"seconds": {}})
+    rows = []
+    for name, times in sorted(one[f"to_{plain}"].items(), key=lambda item: item[1]["median"]):
+        step = f"{1000 * one['seconds'][name]['median']:.3g}", spread(times)
+        predicted: tuple[str, str] = ("", "")
+        if name in told["seconds"]:
+            predicted = f"{1000 * told['seconds'][name]['median']:.3g}", spread(told[f"to_{plain}"][name])
+        rows.append((name, one["images"][name], *step, aims.get(name, ""), *predicted))
+    beside = f"times `{plain}` [95 %]"
+    headers = [kind, "images", "ms a step", beside, "at most", "ms a prediction", beside]
+    kept = [column for column in range(len(headers)) if column != 4 or aims]
+    return markdown([[row[column] for column in kept] for row in rows], [headers[column] for column in kept])
+
+
+def measured_before(file: Path, parts: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures in `file` of other parts than `parts`, and how each of them was measured."""
+    if not file.exists():
+        return {}, {}
+    held = json.loads(file.read_text(encoding="utf-8"))
+    how = {key: held[key] for key in ("command", "git", "hardware", "load_average", "repeats", "clock", "threads")}
+    kept = {part: figures for part, figures in held["figures"].items() if part not in parts}
+    return kept, {part: held.get("measured_before", {}).get(part, how) for part in kept}
+
+
+def whole_text(figures: dict[str, Any], before: Mapping[str, Mapping[str, Any]]) -> str:
+    """`as_text`, and of parts that were measured before by what, on what."""
+    lines = [
+        f"{part}: measured before, by `{how['command']}` on {how['hardware']['cpu']}, "
+        f"{how['hardware']['cores']} cores, {how['threads']} threads; load average {how['load_average']:.1f}."
+        for part, how in before.items()
+    ]
+    return "\n\n".join([as_text(figures), *lines])
+
+
 @click.command()
-@click.option("--parts", default="runner,methods,formats", show_default=True)
-@click.option("--settings", default=",".join(SETTINGS), show_default=True, help="Of runner and methods.")
+@click.option("--parts", default=",".join(PARTS), show_default=True)
+@click.option("--settings", default=",".join(SETTINGS), show_default=True, help="Of runner, methods and heads.")
 @click.option("--networks", default=",".join(NETWORKS), show_default=True, help="Of formats.")
 @click.option("--methods", help="Only these on `scenes`, separated by commas [all registered ones].")
 @click.option("--steps", default=3, show_default=True, help="Steps in a turn of `methods`, but one of resnet50.")
@@ -344,7 +457,7 @@ def main(
     repeats: int,
     output: Path,
 ) -> None:
-    """Measure, and write the figures."""
+    """Measure, and write the figures; those of other parts stay as they were measured before."""
     torch.set_num_threads(threads)
     found: dict[str, Any] = {part: {} for part in parts.split(",")}
     scenes = load_dataset("scenes")  # from the person's cache: drawing it takes longer than what is measured
@@ -358,10 +471,15 @@ def main(
                 every = methods.split(",") if methods else sorted(available())
                 chosen = every if name == "scenes" else ["an", *TARGETS]
                 some = steps if name == "scenes" else 1
-                found["methods"][name] = beside_an(bench, list(dict.fromkeys(["an", *chosen])), repeats, some, clock)
+                found["methods"][name] = of_methods(bench, list(dict.fromkeys(["an", *chosen])), repeats, some, clock)
+            if "heads" in found and name != "head":
+                found["heads"][name] = of_heads(bench, repeats, steps if name == "scenes" else 1, clock)
         for name in networks.split(",") if "formats" in found else ():
             found["formats"][name] = formats(name, *NETWORKS[name], repeats, device, clock)
-    write(output, "step", about(repeats=repeats, clock=clock, device=device), found, as_text(found))
+    facts = about(repeats=repeats, clock=clock, device=device)
+    earlier, how = measured_before(output / "step.json", found)
+    both = {part: figures for part in PARTS if (figures := (earlier | found).get(part)) is not None}
+    write(output, "step", {**facts, "measured_before": how}, both, whole_text(both, how))
 
 
 if __name__ == "__main__":

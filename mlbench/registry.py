@@ -35,6 +35,9 @@ T = TypeVar("T")
 #: What was loaded, by kind, entry point and name.
 _LOADED: dict[tuple[str, str, str], Any] = {}
 
+#: Owner by id of the installed package, which is held too: each asking for its name or version parses its metadata.
+_OWNERS: dict[int, tuple[Any, Owner]] = {}
+
 
 class Owner(NamedTuple):
     """The package (distribution) that registers something, and its version; "unknown" where metadata do not say."""
@@ -196,14 +199,18 @@ class Registry(Mapping[str, T]):
 def forget() -> None:
     """Look anew for what is installed, in tests and after an installation within a process."""
     _scan.cache_clear()
+    _OWNERS.clear()
     _LOADED.clear()
 
 
 def owner_of(point: EntryPoint) -> Owner:
     """The package that an entry point is from."""
-    if point.dist is None:
+    package = point.dist
+    if package is None:
         return Owner("unknown package", "unknown")
-    return Owner(point.dist.name, point.dist.version or "unknown")
+    if id(package) not in _OWNERS:
+        _OWNERS[id(package)] = package, Owner(package.name, package.version or "unknown")
+    return _OWNERS[id(package)][1]
 
 
 def _is_ours(point: EntryPoint) -> bool:

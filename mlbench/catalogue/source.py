@@ -58,7 +58,11 @@ class Source:
         self.name = name
         self.package = name if is_package else name.rpartition(".")[0]
         self._values: dict[str, Any] = {}
-        self._bound = _bindings(ast.parse(text).body)
+        body = ast.parse(text).body
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                _forget_methods(node)
+        self._bound = _bindings(body)
 
     def __getitem__(self, name: str) -> Any:
         """What `name` stands for at the end of the module; `Unread` where that cannot be told."""
@@ -262,6 +266,13 @@ def _class(source: Source, node: ast.ClassDef) -> type:
         except Unread:
             body[name] = Unknown()
     return _made(node.name, bases, body)
+
+
+def _forget_methods(node: ast.ClassDef) -> None:
+    """Leave out what the methods of a class do: nobody reads it, and it is most of a module's tree."""
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner.body.clear()
 
 
 def _made(name: str, bases: tuple[Any, ...], body: dict[str, Any]) -> type:

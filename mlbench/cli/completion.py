@@ -6,12 +6,12 @@ Parameters are found by what they are called, in every command, so that a new co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
 
+from mlbench.cli.brief import uncollected
 from mlbench.errors import MlbenchError
 
 #: Characters of a key that tell runs apart, and the most names that are offered.
@@ -30,7 +30,8 @@ class Name(click.ParamType):
         """Names that begin as `incomplete`, with what they are; none where they cannot be read."""
         before, comma, begun = incomplete.rpartition(",") if self.several else ("", "", incomplete)
         try:
-            found = self.names(ctx)
+            with uncollected():
+                found = self.names(ctx)
         except (MlbenchError, OSError):
             return []
         given = before.split(",")
@@ -110,6 +111,8 @@ def _checked(context: click.Context) -> Mapping[str, str]:
 
 
 def _registered(kind: str) -> Iterable[str]:
+    from importlib.metadata import entry_points  # slow to import, and few commands complete anything
+
     return sorted({point.name for point in entry_points(group=f"mlbench.{kind}")})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import going_on
+from mlbench.cli.options import QUIET, going_on
 from mlbench.cli.output import JSON, answer, echo
 from mlbench.errors import MlbenchError, UsageError
 
@@ -38,7 +38,7 @@ def list_command(root: Path | None) -> None:
 @click.option("--mirror", envvar="MLBENCH_MIRROR", help="Base URL to fetch the files from [official; $MLBENCH_MIRROR].")
 @click.option("--no-images", is_flag=True, help="Labels only: fetch no archives of pictures, decode nothing.")
 @click.option("--size", type=int, help="Side of the cached images, 0 for no cache [that of protocol 'full'].")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 def prepare_command(name: str, root: Path, mirror: str | None, no_images: bool, size: int | None, quiet: bool) -> None:
     """Fetch, unpack, verify and decode a data set; goes on where it was stopped."""
     from mlbench.acquire.prepare import Options, prepare
@@ -69,7 +69,7 @@ def miniature_command(name: str, folder: Path, **given: Any) -> None:
 @click.argument("name")
 @_ROOT
 @click.option("--remember", is_flag=True, help="Keep the hashes in ROOT/.mlbench, to compare with later.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @JSON
 def verify_command(name: str, root: Path | None, remember: bool, quiet: bool) -> None:
     """Open every image, check counts, compare hashes with those kept; writes nothing unless asked to remember."""

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mlbench import __version__
+from mlbench.cli.brief import end_soon, uncollected
 from mlbench.cli.completion import add_completion
 from mlbench.cli.data import data_group
 from mlbench.cli.explain import explain_group
@@ -208,6 +209,7 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
 @WHERE
 @STORE
 @JSON
+@uncollected()
 def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> None:
     """List what is installed, with the package it is from, or the runs of a store."""
     from mlbench.cli.listing import list_items, run_items
@@ -226,6 +228,7 @@ def list_command(kind: str, conditions: tuple[str, ...], store: Path | None) -> 
 @click.argument("name")
 @STORE
 @JSON
+@uncollected()
 def show_command(name: str, store: Path | None) -> None:
     """Show a method's card, a protocol, or a run by the first characters of its key."""
     from mlbench.cli.listing import found_items, show
@@ -316,6 +319,8 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
+    finally:
+        end_soon()
 
 
 if __name__ == "__main__":

@@ -79,6 +79,34 @@ HEAD = click.option("--head", help="Classification head: linear, csra, ml_decode
 DATASET = click.option("--dataset", help="Description (.toml) of the run's data set, if the catalogue has it not.")
 
 
+WORKERS = click.option("--workers", type=int, help="Runs at a time [here as many as cores, on a cluster all].")
+QUIET = click.option("--quiet", is_flag=True, help="No progress.")
+_DRIVING = (
+    click.option(
+        "--executor", type=click.Choice(["local", "ray", "slurm"]), default="local", show_default=True, help="Where."
+    ),
+    WORKERS,
+    click.option("--threads", type=int, help="Of each run on a cluster [1]."),
+    click.option("--address", help="Of the Ray cluster [$RAY_ADDRESS, else one is started here]."),
+    click.option("--resume", is_flag=True, help="Runs that were stopped go on from their checkpoints."),
+    click.option(
+        "--together",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Runs on cached features that one process trains at once.",
+    ),
+    QUIET,
+)
+
+
+def DRIVING(command: F) -> F:  # as the other options
+    """Where many runs are done, how many at a time, and whether those that were stopped go on."""
+    for option in reversed(_DRIVING):
+        command = option(command)
+    return command
+
+
 def comma_list(text: str | None) -> list[str]:
     """The names in an option's text, parted by commas; a name that holds one stands in double quotes."""
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import STORE, comma_list
+from mlbench.cli.options import DRIVING, STORE, comma_list
 from mlbench.cli.output import JSON, answer, echo, plain
 from mlbench.errors import MlbenchError
 
@@ -51,21 +51,13 @@ _FOLDER = click.Path(path_type=Path)
     show_default=True,
     help="Steps measured of each kind of run before the first; 0: none.",
 )
-@click.option(
-    "--executor", type=click.Choice(["local", "ray", "slurm"]), default="local", show_default=True, help="Where."
-)
-@click.option("--workers", type=int, help="Runs at a time [here as many as cores, on a cluster all].")
-@click.option("--together", type=int, default=1, show_default=True, help="Runs on cached features in one process.")
-@click.option("--address", help="Of the Ray cluster [$RAY_ADDRESS, else one is started here].")
-@click.option("--threads", type=int, help="Of each run on a cluster [1].")
-@click.option("--resume", is_flag=True, help="Runs that were stopped go on from their checkpoints.")
+@DRIVING
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Of one run, data-parallel.")
 @click.option("--gpus", type=int, default=0, show_default=True, help="Of one run.")
 @click.option("--memory-gib", type=float, help="Of one run, asked of a cluster.")
 @click.option("--slurm", "slurm", multiple=True, metavar="KEY=VALUE", help="Parameter of submitit's Slurm executor.")
 @click.option("--report", "output", type=_FOLDER, help="Folder for the report [STORE/reports/PAPER.TABLE].")
-@click.option("--quiet", is_flag=True, help="No progress.")
 @STORE
 @JSON
 def reproduce_command(paper: str, store: Path | None, **given: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import DATA, HEAD, STORE, comma_list, going_on, number_list, parse_sides
+from mlbench.cli.options import DATA, HEAD, QUIET, STORE, comma_list, going_on, number_list, parse_sides
 from mlbench.cli.output import JSON, answer, plain, wants_json
 from mlbench.errors import MlbenchError
 
@@ -60,7 +60,7 @@ _OF_ONE = ("mask", "again", "keep", "log_to")
     metavar="TRACKER",
     help="Also tell an experiment tracker of each epoch: tensorboard, wandb, mlflow, comet_ml, where installed.",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @click.option("--debug", is_flag=True, help="With an error, also print where in the code it came from.")
 @JSON
 def run_command(

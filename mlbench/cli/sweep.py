@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from mlbench.cli.options import HEAD, STORE, going_on
+from mlbench.cli.options import DRIVING, HEAD, QUIET, STORE, WORKERS, going_on
 from mlbench.cli.output import JSON, answer, echo, wants_json
 from mlbench.errors import MlbenchError
 
 _GRID = click.argument("grid", type=click.Path(path_type=Path))
-_WORKERS = click.option("--workers", type=int, help="Runs at a time [here as many as cores, on a cluster all].")
 
 
 def _grid_options(command: Any) -> Any:
@@ -53,22 +52,8 @@ def sweep_group() -> None:
 
 @sweep_group.command("run")
 @_GRID
-@click.option(
-    "--executor", type=click.Choice(["local", "ray", "slurm"]), default="local", show_default=True, help="Where."
-)
-@_WORKERS
-@click.option("--threads", type=int, help="Of each run on a cluster [1].")
-@click.option("--address", help="Of the Ray cluster [$RAY_ADDRESS, else one is started here].")
-@click.option("--resume", is_flag=True, help="Runs that were stopped go on from their checkpoints.")
-@click.option(
-    "--together",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Runs on cached features that one process trains at once.",
-)
+@DRIVING
 @click.option("--name", help="Of the sweep in the store [that of the file].")
-@click.option("--quiet", is_flag=True, help="No progress.")
 @_grid_options
 @STORE
 @JSON
@@ -104,9 +89,9 @@ def status_command(name: str | None, watch: bool, store: Path | None) -> None:
 
 @click.command("plan")
 @_GRID
-@_WORKERS
+@WORKERS
 @click.option("--steps", type=int, default=20, show_default=True, help="Training steps timed in each cell.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @_grid_options
 @STORE
 @JSON
@@ -140,7 +125,7 @@ def plan_command(grid: Path, store: Path | None, **given: Any) -> None:
 @click.option("--epochs", type=int, help="Instead of the protocol's.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="The same in all trials.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@QUIET
 @STORE
 @JSON
 def search_command(

@@ -97,7 +97,9 @@ def draw_cams(
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     for j, (run, _, _) in enumerate(columns, start=1):
-        pen.text((GAP + j * (TILE + GAP), 6), visible(run.method.name), fill="black")
+        several = sum(other.method.name == run.method.name for other, _, _ in columns) > 1
+        name = f"{run.method.name}, seed {run.seed}" if several else run.method.name
+        pen.text((GAP + j * (TILE + GAP), 6), visible(name), fill="black")
     for i, (row, c) in enumerate(cells):
         top = CAPTION + i * (TILE + CAPTION)
         photograph = Image.fromarray(test.images.load(row))

@@ -15,19 +15,11 @@ from mlbench.datasets import list_datasets
 from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError, unknown
 from mlbench.registry import available
+from mlbench.report.captions import Marks, describe_runs
+from mlbench.report.cells import Record, cell_of, check_records, kinds_of, of_kind, value_of
 from mlbench.report.layouts import Column, Layout, columns_of, load_layouts
 from mlbench.report.method_card import level_of
 from mlbench.report.render import Cell, Part, Table
-from mlbench.report.tables import (
-    Marks,
-    Record,
-    cell_of,
-    check_records,
-    describe_runs,
-    kinds_of,
-    of_kind,
-    value_of,
-)
 from mlbench.report.ties import LEVEL, column_ties
 from mlbench.significance.comparability import as_written, by_draw, ranked_with, rows_of
 from mlbench.significance.crossed import Draw

@@ -15,9 +15,9 @@ from scipy import stats
 from mlbench.datasets.recorded import is_of_miniature
 from mlbench.report.cards.claims import Card, load_card
 from mlbench.report.cards.judge import Outcome, judge
+from mlbench.report.cells import value_of
 from mlbench.report.layouts import Column, columns_of
 from mlbench.report.paper_tables import our_metric
-from mlbench.report.tables import value_of
 from mlbench.reproduce.frozen import Frozen
 from mlbench.reproduce.plans import Plan, Printed
 from mlbench.significance.comparability import by_draw

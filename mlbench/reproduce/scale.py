@@ -113,11 +113,10 @@ def network_of(backbone: str) -> Network | None:
 
 @cache
 def _measured() -> Mapping[str, float]:
-    """By method and phase, its step beside that of `an` on the same network."""
+    """By method and phase, its step beside the one of `an` that was taken right before it, on the same network."""
     path = files("mlbench.results") / "benchmarks" / "step.json"
-    seconds = json.loads(path.read_text(encoding="utf-8"))["figures"]["methods"]["scenes"]["seconds"]
-    plain = seconds["an"]["median"]
-    return {name: values["median"] / plain for name, values in seconds.items()}
+    beside = json.loads(path.read_text(encoding="utf-8"))["figures"]["methods"]["scenes"]["to_an"]
+    return {name: values["median"] for name, values in beside.items()} | {"an": 1.0}
 
 
 def factor_of(method: str) -> float | None:

@@ -198,14 +198,14 @@ class _Driver:
                 forget(made, job)
 
     def _launch(self) -> None:
-        ready = {job.key for job in (*self.before, *self.done, *self.elsewhere)}
+        awaited = {job.key for job in (*self.waiting, *self.flying)}  # what a run needs of another sweep is there
         broken = {job.key: job for job in self.failed}
         for job in list(self.waiting):
             lost = [broken[key] for key in job.needs if key in broken]
             if lost:
                 self.waiting.remove(job)
                 self._fail(job, 0, f"needs {lost[0].title}, which failed")
-            elif job not in self.waiting or self._free() <= 0 or not ready.issuperset(job.needs):
+            elif job not in self.waiting or self._free() <= 0 or not awaited.isdisjoint(job.needs):
                 continue
             elif not self._elsewhere(job):
                 group = self._companions(job)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlbench.conformance.testing import tiny_dataset
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -26,6 +28,7 @@ def load_script(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert spec is not None
         assert spec.loader is not None
         module = module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
         spec.loader.exec_module(module)
         return module
 
@@ -136,3 +139,78 @@ def test_made_up_open_images_have_its_density_and_the_line_goes_through_both_siz
     large = {"method": "an", "images": 3000, "resident_gib": 1.5, "private_gib": 0.5, "run_s": 36.0}
     found = scale.extrapolate(small, large, 300_000)
     assert found == ["an", "1,000 and 3,000", "300,000", "1.0", "0.5", "75.8", "0.0 and 262.1"]
+
+
+@pytest.fixture(name="steps")
+def small_steps(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, Any]:
+    """The script of steps, and a place where one takes four images."""
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path))
+    step = script("step")
+    return step, step.Bench(("full", "scenes", 64, 4, 2), tiny_dataset(), tmp_path, "cpu")
+
+
+def test_steps_and_predictions_of_methods_are_timed_beside_a_plain_one(steps: tuple[ModuleType, Any]) -> None:
+    step, bench = steps
+    names = ["an", "an_boostlu", "vlpl", "tag_neighbors", "prior"]
+    found = step.of_methods(bench, names, repeats=2, steps=1, clock="cpu")
+    assert found["left_out"] == {"tag_neighbors": "not on track full", "prior": "trains nothing"}
+    for timed in (found, found["inference"]):
+        assert set(timed["seconds"]) == set(timed["to_an"]) == {"an", "an_boostlu", "vlpl"}
+        assert all(value > 0 for times in timed["seconds"].values() for value in times["values"])
+    text = step.as_text({"methods": {"scenes": found}})
+    assert "ms a prediction" in text
+    assert "* prior: trains nothing" in text
+
+
+def test_each_head_is_timed_beside_the_linear_one(steps: tuple[ModuleType, Any]) -> None:
+    step, bench = steps
+    found = step.of_heads(bench, repeats=1, steps=1, clock="cpu")
+    assert set(found["to_linear"]) == set(found["inference"]["to_linear"]) == {"linear", "csra", "ml_decoder", "q2l"}
+    assert found["left_out"] == {}
+    rows = [line.split("|")[1].strip() for line in step.as_text({"heads": {"scenes": found}}).splitlines()[2:]]
+    assert sorted(rows[2:]) == ["csra", "linear", "ml_decoder", "q2l"]
+
+
+def test_parts_that_are_not_measured_again_stay_with_how_they_were(
+    steps: tuple[ModuleType, Any], tmp_path: Path
+) -> None:
+    step, _ = steps
+    how = {"git": None, "load_average": 1.0, "repeats": 2, "clock": "cpu", "threads": 1}
+    how |= {"hardware": {"cpu": "an old one", "cores": 3}}
+    first, second = {"command": "first", **how}, {"command": "second", **how}
+    file = tmp_path / "step.json"
+    assert step.measured_before(file, {"heads"}) == ({}, {})
+    file.write_text(json.dumps({**first, "figures": {"runner": 1, "methods": 2}}))
+    assert step.measured_before(file, {"methods"}) == ({"runner": 1}, {"runner": first})
+    held = {"figures": {"runner": 1, "methods": 3, "heads": 4}, "measured_before": {"runner": first}}
+    file.write_text(json.dumps({**second, **held}))
+    kept = step.measured_before(file, {"heads"})
+    assert kept == ({"runner": 1, "methods": 3}, {"runner": first, "methods": second})
+    assert step.whole_text({}, kept[1]).splitlines()[2].startswith("runner: measured before, by `first` on an old one")
+
+
+def test_runs_of_two_backbones_are_paired_and_their_numbers_held_against_each_other(
+    script: Any, tmp_path: Path
+) -> None:
+    two = script("two_backbones")
+
+    def record(method: str, backbone: str, value: float, weights: str = "w", uses: str = "") -> dict[str, Any]:
+        identity = {"method": {"name": method}, "backbone": {"name": backbone, "weights": weights}}
+        numbers = {"mAP": value, "F1-O": 20.0, "undefined": None}
+        used = {"an": uses} if uses else {}
+        return {"identity": {**identity, "uses": used}, "results": {"test": numbers}, "predictions": {}}
+
+    records = [
+        *(record("llr", "a", 30.0), record("llr", "b", 30.25)),
+        *(record("an", "b", 25.0), record("an", "a", 25.0)),
+        *(record("later", "a", 25.0, uses="1"), record("later", "b", 25.0, uses="2")),
+        *(record("ls", "a", 1.0), record("ls", "b", 1.0, weights="others"), record("em", "a", 1.0)),
+    ]
+    table = two.table(records, "a", "b", tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert rows[0][:4] == ["method", "mAP, a", "mAP, b", "F1-O, a"]
+    assert [row[0] for row in rows[2:]] == ["an", "later", "llr"]
+    assert [row[5] for row in rows[2:]] == ["0", "0", "0.25"]
+    assert rows[4][1:3] == ["30.0000", "30.2500"]
+    with pytest.raises(AssertionError, match="llr: measured by other metrics"):
+        two.numbers_apart(records[0], {"results": {"test": {"mAP": 30.0}}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, PathDistribution
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +42,9 @@ COMMANDS = (
     *(["--help"], ["list", "methods"], ["list", "protocols"], ["list", "datasets"]),
     *(["show", "llr"], ["show", "kd_wsd_code"], ["show", "single_positive"]),
 )
+#: What none of `COMMANDS` may import, and what no list of methods and no card may.
+HEAVY = {"torch", "torchvision", "timm", "accelerate", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "safetensors"}
+HEAVIER_THAN_A_CARD = {"numpy", "mlbench.store", "mlbench.runner", "mlbench.methods", "mlbench.annotation"}
 
 
 def test_lists_and_cards_need_no_torch(tmp_path: Path) -> None:
@@ -49,12 +52,33 @@ def test_lists_and_cards_need_no_torch(tmp_path: Path) -> None:
         "import sys\nfrom mlbench.cli.main import cli\n"
         f"for words in {COMMANDS!r}:\n"
         "    try:\n        cli.main(words, standalone_mode=False)\n    except SystemExit:\n        pass\n"
-        "    heavy = {'torch', 'torchvision', 'pandas'} & {*sys.modules}\n"
+        f"    heavy = {HEAVY!r} & {{*sys.modules}}\n"
         "    assert not heavy, (words, heavy)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "LL-R: the unknown labels with the largest loss are left out" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "methods"]])
+def test_a_list_of_methods_imports_little(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import gc, sys\nfrom mlbench.cli.main import cli\n"
+        f"try:\n    cli.main({words!r}, standalone_mode=False)\nexcept SystemExit:\n    pass\n"
+        f"heavy = {HEAVY | HEAVIER_THAN_A_CARD!r} & {{*sys.modules}}\n"
+        "assert not heavy, heavy\nassert gc.isenabled()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_metadata_of_a_package_are_parsed_once_for_all_that_it_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    told = PathDistribution.metadata.fget
+    monkeypatch.setattr(PathDistribution, "metadata", property(lambda self: read.append(self) or told(self)))
+    registry.forget()
+    assert {METHODS.owner(name).package for name in METHODS} == {registry.OWN_PACKAGE}
+    assert len(read) <= 2  # its name, and its version
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mlbench.conformance.suite import read_course, run_with_stops
+from mlbench.conformance.suite import compare, read_course, run_with_stops
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import DataError, UsageError
 from mlbench.inputs.features import feature_recipe
@@ -299,3 +299,22 @@ def test_the_track_head_reads_the_features_of_the_weights_given(
     record = run(asked, Options(store=tmp_path, device="cpu", quiet=True))
     assert record["identity"]["track"] == "head"
     assert len(record["identity"]["backbone"]["weights"]) == 64
+
+
+@pytest.mark.parametrize("method", ["an", "role", "llr_boostlu", "an_boostlu_inference"])
+def test_a_network_that_torchvision_has_too_gives_a_method_the_same_numbers(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    save_tensors(tmp_path / "w.safetensors", torchvision.models.resnet18().state_dict(), {})
+    changes = {"train.epochs": 2, "train.batch_size": 11, "train.image_size": 64, "train.lr": 1e-2}
+    courses, records = [], []
+    for backbone in ("resnet18", "timm:resnet18"):
+        given = {"backbone": backbone, "weights": tmp_path / "w.safetensors", "track": "head", "changes": changes}
+        asked = Request("single_positive", method, tiny_dataset(), **given)  # type: ignore[arg-type]
+        records.append(run(asked, Options(store=tmp_path, device="cpu", quiet=True, keep="epochs")))
+        courses.append(read_course(tmp_path, records[-1]))
+    compare(*courses, tolerance=0)
+    assert records[0]["results"] == records[1]["results"]
+    assert records[0]["key"] != records[1]["key"]

@@ -73,7 +73,7 @@ def drive_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     def go(executor: Scripted, jobs: dict[str, str], retries: int = 1, done: str = "", resume: bool = False) -> Any:
         keys = {name: f"{ord(name):064x}"[::-1] for name in jobs}
         DONE.update(keys[name] for name in done)
-        made = tuple(Job(keys[n], n, n, {}, tuple(keys[need] for need in needs)) for n, needs in jobs.items())
+        made = tuple(Job(keys[n], n, n, {}, tuple(keys.get(m, m) for m in needs)) for n, needs in jobs.items())
         sweep = Sweep(tmp_path, "s", made, {"retries": retries})
         sweep.folder.mkdir(parents=True, exist_ok=True)
         return drive._Driver(sweep, executor, resume, Reporter(quiet=True)).drive()
@@ -99,6 +99,13 @@ def test_a_run_waits_for_those_it_builds_on(drive_jobs: Any) -> None:
     executor = Scripted(slots=9)
     drive_jobs(executor, {"c": "ab", "a": "", "b": "a"})
     assert [title for title, *_ in executor.started] == ["a", "b", "c"]
+
+
+def test_what_an_earlier_sweep_made_is_not_waited_for(drive_jobs: Any) -> None:
+    """A run may build on one of the store that is none of its sweep: `reproduce` asks only for what is missing."""
+    executor = Scripted()
+    drive_jobs(executor, {"b": "x", "c": "bx"})
+    assert [title for title, *_ in executor.started] == ["b", "c"]
 
 
 def test_a_failure_is_retried_from_its_checkpoint_as_often_as_the_rule_says(drive_jobs: Any) -> None:

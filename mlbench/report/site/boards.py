@@ -23,9 +23,10 @@ from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import UsageError
 from mlbench.evaluation.pretraining import PRETRAINING
 from mlbench.protocol import protocol_named
+from mlbench.report.captions import Marks
+from mlbench.report.cells import check_records
 from mlbench.report.power import LEVEL, POWER
 from mlbench.report.site.rows import Record, Row, make_row
-from mlbench.report.tables import Marks, check_records
 from mlbench.report.ties import Ties, column_ties
 from mlbench.significance.comparability import (
     KNOWN_OF_SUBMITTED,

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlbench.errors import UsageError
 from mlbench.evaluation.pretraining import PRETRAINING, pretraining_of
-from mlbench.report.tables import value_of
+from mlbench.report.cells import value_of
 from mlbench.report.ties import Runs
 from mlbench.significance.comparability import by_draw, draw_of, is_submitted_name, ranked_with, supervision_of
 from mlbench.significance.crossed import Draw, Interval, interval
