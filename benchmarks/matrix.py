@@ -1,7 +1,7 @@
 """The quick tests on each Python with the newest dependencies, and on the oldest with the lowest declared ones.
 
-One environment at a time, made by uv in a folder of its own and deleted afterwards; each takes some 5 GB while it is
-there. A table at the end says what passed; of environments that were left out it keeps what was found before.
+One environment at a time, made by uv in a folder of its own and deleted afterwards; its files are those of uv's cache,
+which keeps what was fetched (some 5 GB of an environment; `uv cache prune` gives up what is no longer asked for). A table at the end says what passed; of environments that were left out it keeps what was found before.
 `make matrix` calls this; needs a network.
 """
 
@@ -62,7 +62,7 @@ def try_out(environment: Environment, folder: Path, tests: list[str]) -> tuple[s
     python = folder / "bin" / "python"
     steps = (
         ["uv", "venv", "--quiet", "--python", environment.python, str(folder)],
-        ["uv", "pip", "install", "--quiet", "--no-cache", "--python", str(python), "--resolution",
+        ["uv", "pip", "install", "--quiet", "--python", str(python), "--resolution",
          environment.resolution, "-e", f"{ROOT}[dev]"],
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *tests],
     )  # fmt: skip
