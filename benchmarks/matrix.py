@@ -1,8 +1,9 @@
 """The quick tests on each Python with the newest dependencies, and on the oldest with the lowest declared ones.
 
 One environment at a time, made by uv in a folder of its own and deleted afterwards; its files are those of uv's cache,
-which keeps what was fetched (some 5 GB of an environment; `uv cache prune` gives up what is no longer asked for). A table at the end says what passed; of environments that were left out it keeps what was found before.
-`make matrix` calls this; needs a network.
+which keeps what was fetched (some 5 GB of an environment; `uv cache prune` gives up what is no longer asked for). A
+table at the end says what passed; of environments that were left out it keeps what was found before. `make matrix`
+calls this; needs a network.
 """
 
 from __future__ import annotations
