@@ -63,7 +63,7 @@ docs: setup
 readme: setup
 	$(BIN)/python benchmarks/readme.py
 
-# The quick tests on every Python, with the newest and the lowest dependencies; 5 GB at a time, from the network.
+# The quick tests on every Python, with the newest and the lowest dependencies; from the network, gigabytes the first time.
 matrix: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/matrix.py
 

@@ -148,7 +148,7 @@ class CNNRNN(_LabelSequence):
     level = "B"
     hyperparameters = {
         "embedding": Hyper(64, f"{EMBEDDING} (recalled, not checked)", low=1),
-        "units": Hyper(512, f"{UNITS} (recalled, not checked)", low=1),
+        "units": Hyper(512, f"{UNITS} (recalled, not checked)", low=1, tiny=48),
         "beam": Hyper(3, f"{BEAM} (ours: the published width is not known)", low=1),
         "frozen_cnn": Hyper(True, "leave the backbone as it starts, as published; false: train it too"),
         **SEARCH,
@@ -198,7 +198,7 @@ class SemanticConcepts(_LabelSequence):
     level = "B"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (of a public port)", low=1),
-        "units": Hyper(512, f"{UNITS} (of public ports)", low=1),
+        "units": Hyper(512, f"{UNITS} (of public ports)", low=1, tiny=48),
         "beam": Hyper(1, f"{BEAM}, as in public ports", low=1),
         "concept_weight": Hyper(1.0, "weight of the concepts' loss in the last phase (ours)", low=0.0),
         **SEARCH,
@@ -265,7 +265,7 @@ class PredictedLabelAlignment(_LabelSequence):
     needs_head = "none"
     hyperparameters = {
         "embedding": Hyper(256, f"{EMBEDDING} (released code)", low=1),
-        "units": Hyper(512, f"{UNITS} (released code)", low=1),
+        "units": Hyper(512, f"{UNITS} (released code)", low=1, tiny=48),
         "beam": Hyper(1, f"{BEAM}, as in the released code", low=1),
         **SEARCH,
     }

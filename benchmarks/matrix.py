@@ -1,35 +1,40 @@
 """The quick tests on each Python with the newest dependencies, and on the oldest with the lowest declared ones.
 
-One environment at a time, made by uv in a folder of its own and deleted afterwards; each takes some 5 GB while it is
-there. A table at the end says what passed. `make matrix` calls this; needs a network.
+One environment at a time, made by uv in a folder of its own and deleted afterwards; its files are those of uv's cache,
+which keeps what was fetched (some 5 GB of an environment; `uv cache prune` gives up what is no longer asked for). A
+table at the end says what passed; of environments that were left out it keeps what was found before. `make matrix`
+calls this; needs a network.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
-
-from mlbench.grid import grid
+from timing import OUTPUT, about, markdown, write
 
 ROOT = Path(__file__).parents[1]
-#: A few seconds for every room: `--smoke`.
+#: A few seconds of some rooms: `--smoke`.
 SMOKE = (
-    *(
-        "tests/test_registry.py",
-        "tests/test_protocol.py",
-        "tests/metrics/test_average_precision.py",
-        "tests/test_python.py",
-    ),
-    *("tests/datasets/test_fingerprint.py"),
-    *("tests/runner/test_identity.py", "tests/cli/test_store_option.py"),
+    "tests/test_registry.py",
+    "tests/test_protocol.py",
+    "tests/metrics/test_average_precision.py",
+    "tests/test_python.py",
+    "tests/datasets/test_fingerprint.py",
+    "tests/runner/test_identity.py",
+    "tests/cli/test_store_option.py",
 )
 
 
@@ -58,7 +63,7 @@ def try_out(environment: Environment, folder: Path, tests: list[str]) -> tuple[s
     python = folder / "bin" / "python"
     steps = (
         ["uv", "venv", "--quiet", "--python", environment.python, str(folder)],
-        ["uv", "pip", "install", "--quiet", "--no-cache", "--python", str(python), "--resolution",
+        ["uv", "pip", "install", "--quiet", "--python", str(python), "--resolution",
          environment.resolution, "-e", f"{ROOT}[dev]"],
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *tests],
     )  # fmt: skip
@@ -81,22 +86,46 @@ def versions(python: Path) -> str:
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, help="Environments whose name begins so: 3.13, '3.11 lowest'.")
 @click.option("--smoke", is_flag=True, help="A few tests of every room instead of all quick ones.")
-def main(only: tuple[str, ...], smoke: bool) -> None:
-    tests = [*SMOKE] if smoke else ["--quick"]
-    rows = []
-    for environment in ENVIRONMENTS:
-        if only and not any(environment.name.startswith(name) for name in only):
-            continue
+@OUTPUT
+def main(only: tuple[str, ...], smoke: bool, output: Path) -> None:
+    chosen = [each for each in ENVIRONMENTS if not only or any(each.name.startswith(name) for name in only)]
+    if not chosen:
+        names = ", ".join(f"'{each.name}'" for each in ENVIRONMENTS)
+        raise click.UsageError(f"--only {' '.join(only)}: expected the beginning of one of {names}")
+    found = earlier(output / "matrix.json")
+    for environment in chosen:
         folder, begun = Path(tempfile.mkdtemp(prefix="mlbench-matrix-")), time.monotonic()
         try:
-            state, found, last = try_out(environment, folder / "venv", tests)
+            state, seen, last = try_out(environment, folder / "venv", [*SMOKE] if smoke else ["--quick"])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        rows.append((environment.name, state, found, re.sub(r"^=+ | =+$", "", last), time.monotonic() - begun))
+        found[environment.name] = {
+            **{"state": state, "versions": seen, "tests": "smoke" if smoke else "quick"},
+            **{"said": re.sub(r"^=+ | =+$| in [\d.]+s.*$", "", last), "seconds": round(time.monotonic() - begun)},
+            "date": datetime.date.today().isoformat(),
+        }
         print(f"{environment.name}: {state}", file=sys.stderr, flush=True)
-    print(grid(rows, ["python", "", "torch, NumPy, scikit-learn, Pillow", "tests", "seconds"], floatfmt=".0f"))
-    if any(state != "passed" for _, state, *_ in rows):
+        packages = {"uv": version("uv")}
+        write(output, "matrix", about() | {"packages": packages}, found, table(found))
+    if any(found[each.name]["state"] != "passed" for each in chosen):
         raise click.exceptions.Exit(1)
+
+
+def earlier(path: Path) -> dict[str, dict[str, Any]]:
+    """What was found before of the environments that there are, from ``matrix.json``."""
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    return {each.name: figures[each.name] for each in ENVIRONMENTS if each.name in figures}
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each environment, in their order."""
+    rows = [
+        [name, *(found[name][key] for key in ("state", "versions", "tests", "said", "seconds", "date"))]
+        for name in (each.name for each in ENVIRONMENTS)
+        if name in found
+    ]
+    headers = ["Python", "", "torch, NumPy, scikit-learn, Pillow", "tests", "said", "s, with the installation", "date"]
+    return markdown(rows, headers)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,8 @@ class Hyper:
     """A declared hyperparameter: default, meaning, and the values allowed.
 
     `search` is the space tuned over on validation data: ("log", low, high), ("linear", low, high) or
-    ("choice", a, b, ...).
+    ("choice", a, b, ...). `tiny` is what `check-method` takes instead of the default, where that makes a network too
+    wide for a check on a few small images.
     """
 
     default: float | int | str | bool
@@ -149,6 +150,7 @@ class Hyper:
     high: float | None = None
     choices: tuple[Any, ...] = ()
     search: tuple[Any, ...] = ()
+    tiny: Any = None
 
     def check(self, name: str, value: Any) -> Any:
         """Return `value` in this hyperparameter's type, or raise UsageError."""

@@ -1,27 +1,20 @@
 """Every command block of README and the guide can be typed: its commands, options, names and files are there.
 
-What needs no data is also run elsewhere (`make demo` by CI, the example package by tests/test_example_plugin.py, the
-notebook by tests/test_notebook.py); here all of them are parsed by the command line itself.
+Here all of them are parsed by the command line itself; tests/test_commands_are_run.py runs what it can.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import click
 import pytest
+from command_blocks import ROOT, Block, blocks, commands, ours
 
 from mlbench.cli.main import cli
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
-_BLOCK = re.compile(r"(?ms)^( *)```(?:sh|bash|console)\n(.*?)^\1```")
-_OPERATORS = {"|", "||", "&&", ";", "&", "(", ")"}
 #: Programs that are not ours: what they are given is their matter.
 FOREIGN = {
     *("accelerate", "cat", "cd", "cp", "curl", "done", "echo", "eval", "export", "find", "for", "git", "grep"),
@@ -29,49 +22,6 @@ FOREIGN = {
     *("pytest", "ray", "rm", "ruff", "sbatch", "sed", "sort", "srun", "tar", "tee", "torchrun", "touch"),
     *("true", "unset", "unzip", "uv", "wc", "wget"),
 }
-
-
-def blocks() -> Iterator[tuple[str, str]]:
-    """(page:line, text) of every block of shell commands."""
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for found in _BLOCK.finditer(text):
-            yield f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}", found[2]
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of `text`, without assignments before it and redirections behind."""
-    text = text.replace("\\\n", " ")
-    for name, value in re.findall(r'(?m)^(\w+)="(.*)"\s*(?:#.*)?$', text):
-        text = text.replace(f"${name}", value)
-    for line in text.splitlines():
-        reader = shlex.shlex(line.removeprefix("$ ").strip(), posix=True, punctuation_chars="|&;()<>")
-        reader.whitespace_split = True
-        words: list[str] = []
-        skip = False
-        for word in [*reader, ";"]:
-            if word in _OPERATORS:
-                if words:
-                    yield words
-                words = []
-            elif skip:
-                skip = False
-            elif set(word) <= set("<>&"):
-                skip = True
-                if words and words[-1].isdigit():
-                    words.pop()
-            elif words or not (re.fullmatch(r"\w+=.*", word) or word in ("do", "then", "nice", "time", "sudo")):
-                words.append(word)
-
-
-def ours(words: list[str]) -> list[str] | None:
-    """The arguments of a call of mlbench, however it is started; None for other programs."""
-    program = words[0].removeprefix(".venv/bin/")
-    if program == "mlbench":
-        return words[1:]
-    if "-m" in words and words[words.index("-m") + 1] == "mlbench":
-        return words[words.index("-m") + 2 :]
-    return None
 
 
 def parse(command: click.Command, name: str, arguments: list[str]) -> None:
@@ -113,13 +63,14 @@ BLOCKS = list(blocks())
 
 def test_blocks_are_found() -> None:
     assert len(BLOCKS) > 35
-    assert sum(ours(words) is not None for _, text in BLOCKS for words in commands(text)) > 80
+    assert sum(ours(words) is not None for block in BLOCKS for words in commands(block.text)) > 80
 
 
-@pytest.mark.parametrize(("place", "text"), BLOCKS, ids=[place for place, _ in BLOCKS])
-def test_a_block_can_be_typed(place: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.place for block in BLOCKS])
+def test_a_block_can_be_typed(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    place = block.place
     targets = set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
-    for words in commands(text):
+    for words in commands(block.text):
         program = words[0].removeprefix(".venv/bin/")
         arguments = ours(words)
         if arguments is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +27,7 @@ from mlbench.errors import MlbenchError
 from mlbench.evaluation.predictions import read_predictions
 from mlbench.methods import Method
 from mlbench.models.backbones import build_backbone
+from mlbench.models.head_choice import HEADS
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
 from mlbench.runner.checkpoint import load_tensors, save_tensors
@@ -37,6 +36,7 @@ from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.loop import PhaseLoop
 from mlbench.runner.plan import Request, resolve
+from mlbench.runner.processes import in_several
 from mlbench.runner.side import inputs_of
 from mlbench.runner.task import RunTask
 from mlbench.runner.trained import reload_network
@@ -80,6 +80,8 @@ def _declarations(method: type[Method]) -> None:
         raise MlbenchError(f"version = {method.version!r}: expected a whole number from 1")
     for name, hyper in method.declared().items():
         hyper.check(name, hyper.default)
+        if hyper.tiny is not None:
+            hyper.check(name, hyper.tiny)
     method.resolve({})
     kept, found = settings_path(method), method.kept_settings()
     if found and kept is not None and not method.settings_file and not method.__module__.startswith("mlbench."):
@@ -193,8 +195,7 @@ class _Bench:
         store, request = self.folder / "two", with_sgd(self.request())
         with double_precision():
             one = self.course("one", request=request)
-        arguments = (self.method.name, self.track, str(self.folder), str(store), _free_port())
-        torch.multiprocessing.start_processes(_one_of_two, arguments, nprocs=2, start_method="spawn")
+        in_several(_one_of_two, 2, self.method.name, self.track, self.folder, store)
         record = read_record(run_dir(store, resolve(request).key) / RECORD_FILE)
         compare(one, read_course(store, record), 1e-6)
 
@@ -220,7 +221,10 @@ class _Stop(Exception):
 
 
 def make_request(method: type[Method], track: str, folder: Path, dataset: Dataset) -> Request:
-    """Two short epochs of `method` on `dataset`; the head track's backbone is random but fixed, from a file."""
+    """Two short epochs of `method` on `dataset`; the head track's backbone is random but fixed, from a file.
+
+    Hyperparameters of the method and of its head are their `tiny` ones, where they have any.
+    """
     weights = None
     if track == "head":
         weights = folder / "scenes.safetensors"
@@ -228,6 +232,9 @@ def make_request(method: type[Method], track: str, folder: Path, dataset: Datase
             torch.manual_seed(0)
             save_tensors(weights, build_backbone("scenes").state_dict(), {})
     changes = {"train.epochs": 2, "train.batch_size": 11, "train.image_size": 64, "train.lr": 1e-3}
+    changes |= {name: hyper.tiny for name, hyper in method.declared().items() if hyper.tiny is not None}
+    of_head = HEADS[method.default_head].hyperparameters
+    changes |= {f"head.{name}": hyper.tiny for name, hyper in of_head.items() if hyper.tiny is not None}
     request = Request(
         load_protocol(PROTOCOL), method, dataset, backbone="scenes", weights=weights, track=track, changes=changes
     )
@@ -338,25 +345,11 @@ def run_with_stops(
             stops += 1
 
 
-def _one_of_two(rank: int, name: str, track: str, folder: str, store: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
-    torch.set_num_threads(1)
-    request = with_sgd(make_request(load_method(name), track, Path(folder), tiny_dataset()))
-    options = Options(store=Path(store), device="cpu", quiet=True)
+def _one_of_two(rank: int, name: str, track: str, folder: Path, store: Path) -> None:
+    request = with_sgd(make_request(load_method(name), track, folder, tiny_dataset()))
+    options = Options(store=store, device="cpu", quiet=True)
     with double_precision():
         run(request, options)
     if track == "full":
-        run(with_batchnorm(make_request(load_method(name), track, Path(folder), tiny_dataset())), options)
+        run(with_batchnorm(make_request(load_method(name), track, folder, tiny_dataset())), options)
     leave()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

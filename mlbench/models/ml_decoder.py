@@ -29,9 +29,9 @@ class MLDecoder(ClassificationHead):
 
     hyperparameters = {
         "queries": Hyper(0, f"groups of classes; 0: one a class, at most {MOST_QUERIES}", low=0, high=100_000),
-        "width": Hyper(768, "numbers of an embedding", low=1, high=65536),
+        "width": Hyper(768, "numbers of an embedding", low=1, high=65536, tiny=64),
         "heads": Hyper(8, "attention heads, which divide the width", low=1, high=1024),
-        "feedforward": Hyper(2048, "hidden numbers of the feed-forward network", low=1, high=1_000_000),
+        "feedforward": Hyper(2048, "hidden numbers of the feed-forward network", low=1, high=1_000_000, tiny=96),
         "dropout": Hyper(0.1, "share dropped in training", low=0.0, high=0.99),
     }
     gives = ("embeddings",)

@@ -76,7 +76,7 @@ class Query2Label(ClassificationHead):
     hyperparameters = {
         "width": Hyper(0, "numbers of an embedding, a multiple of 4; 0: the maps' channels", low=0, high=65536),
         "heads": Hyper(4, "attention heads, which divide the width", low=1, high=1024),
-        "feedforward": Hyper(8192, "hidden numbers of a feed-forward network", low=1, high=1_000_000),
+        "feedforward": Hyper(8192, "hidden numbers of a feed-forward network", low=1, high=1_000_000, tiny=96),
         "encoders": Hyper(1, "encoder layers", low=0, high=64),
         "decoders": Hyper(2, "decoder layers", low=1, high=64),
         "dropout": Hyper(0.1, "share dropped in training", low=0.0, high=0.99),

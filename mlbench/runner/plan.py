@@ -370,6 +370,11 @@ def _choose_track(
             "track 'head' trains on features of a pretrained backbone, and no weights for "
             f"'{request.backbone or 'resnet50'}' were found here: give a file with --weights, or use --track full"
         )
+    if track == "full" and weights is None and request.backbone is None and dataset.id != EMBEDDED:
+        notes.append(
+            "no weights were found: 'resnet50' is trained from nothing, which takes hours without a GPU; --weights "
+            "FILE brings trained features, and --backbone scenes is a small network for a first look"
+        )
     return track
 
 

@@ -15,8 +15,8 @@ from tabulate import tabulate
 from mlbench.errors import UsageError
 from mlbench.progress import Reporter
 from mlbench.provenance import usable_cores
+from mlbench.runner.processes import preloaded_context
 from mlbench.sweep.drive import make_sweep
-from mlbench.sweep.executors import preloaded_context
 from mlbench.sweep.grid import load_grid
 from mlbench.sweep.jobs import Job, Sweep, finished
 from mlbench.sweep.pilot import Cost, measure_in
@@ -194,7 +194,7 @@ def _measure_all(
 
 def measure(job: Job, device: str, steps: int, threads: int) -> Cost | str:
     """Pilot `job` in a process of its own; what it costs, or why that cannot be told."""
-    context = preloaded_context(threads)
+    context = preloaded_context(threads, "mlbench.sweep.worker")
     ours, theirs = context.Pipe()
     process = context.Process(target=measure_in, args=(theirs, dict(job.request), device, steps, threads))
     begun = time.perf_counter()
@@ -214,7 +214,7 @@ def measure(job: Job, device: str, steps: int, threads: int) -> Cost | str:
 
 def _preload(threads: int) -> None:
     """Start, once, what the processes of the runs are forked from."""
-    process = preloaded_context(threads).Process(target=_nothing)
+    process = preloaded_context(threads, "mlbench.sweep.worker").Process(target=_nothing)
     process.start()
     process.join()
 

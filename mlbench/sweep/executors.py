@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from mlbench.errors import UsageError
 from mlbench.provenance import usable_cores
+from mlbench.runner.processes import preloaded_context
 from mlbench.sweep.jobs import Job, Sweep
 
 
@@ -49,7 +49,7 @@ class LocalExecutor:
         self.sweep = sweep
         self.slots = workers or max(1, usable_cores() // processes)
         self.threads = max(1, usable_cores() // (self.slots * processes))
-        self._context = preloaded_context(self.threads)
+        self._context = preloaded_context(self.threads, "mlbench.sweep.worker")
         self._flying: dict[str, tuple[Any, Connection, int]] = {}
 
     def start(self, job: Job, resume: bool, attempt: int) -> str:
@@ -88,17 +88,6 @@ class LocalExecutor:
                 process.kill()
                 process.join()
         self._flying.clear()
-
-
-def preloaded_context(threads: int) -> Any:
-    """The `multiprocessing` context whose processes have torch loaded and `threads` each, where the system can fork."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when the process to fork from loads torch
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # torch loads the second when an optimiser is first made: seconds of every run.
-    context.set_forkserver_preload(["mlbench.sweep.worker", "torch._dynamo"])
-    return context
 
 
 def devices_of(slot: int, sweep: Sweep) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import product
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from mlbench.conformance.testing import tiny_dataset
 
@@ -28,7 +30,7 @@ def load_script(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert spec is not None
         assert spec.loader is not None
         module = module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
         spec.loader.exec_module(module)
         return module
 
@@ -214,3 +216,21 @@ def test_runs_of_two_backbones_are_paired_and_their_numbers_held_against_each_ot
     assert rows[4][1:3] == ["30.0000", "30.2500"]
     with pytest.raises(AssertionError, match="llr: measured by other metrics"):
         two.numbers_apart(records[0], {"results": {"test": {"mAP": 30.0}}})
+
+
+def test_the_matrix_names_tests_that_are_there_and_keeps_what_it_found_before(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = script("matrix")
+    assert [name for name in matrix.SMOKE if not (SCRIPTS.parent / name).is_file()] == []
+    outcomes = {"3.12": ("passed", "2 1", "== 5 passed in 3.21s =="), "3.13": ("FAILED", "", "1 failed, 4 passed")}
+    monkeypatch.setattr(matrix, "try_out", lambda environment, *_: outcomes[environment.python])
+    asked = ["--smoke", "--output", str(tmp_path)]
+    assert CliRunner().invoke(matrix.main, [*asked, "--only", "3.12"]).exit_code == 0
+    assert CliRunner().invoke(matrix.main, [*asked, "--only", "3.13"]).exit_code == 1
+    told = (tmp_path / "matrix.md").read_text()
+    assert re.search(r"3.12 newest +\| passed +\| 2 1 +\| smoke +\| 5 passed +\|", told)
+    assert re.search(r"3.13 newest +\| FAILED +\|", told)
+    refused = CliRunner().invoke(matrix.main, [*asked, "--only", "3.9"])
+    assert refused.exit_code == 2
+    assert "'3.11 lowest'" in refused.output

@@ -39,7 +39,7 @@ from mlbench.conformance.suite import (
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.errors import MlbenchError, UsageError
 from mlbench.evaluation.predictions import read_predictions
-from mlbench.methods import Batch, Method, Phase, Step
+from mlbench.methods import Batch, Hyper, Method, Phase, Step
 from mlbench.methods.labels import Change, Labels, LabelStore
 from mlbench.protocol import load_protocol
 from mlbench.registry import load_method
@@ -698,3 +698,18 @@ def test_a_phase_that_cannot_be_trained_is_refused(train: Any, phase: Phase, mes
 
 def test_the_plugin_came_through_its_entry_points(plugin: Path) -> None:
     assert Path(sys.modules[load_method("try_llcp").__module__].__file__ or "").parent == plugin
+
+
+def test_a_wide_layer_is_narrow_in_the_suite_and_its_width_is_checked(tmp_path: Path) -> None:
+    wide, narrow = load_method("l2d"), make_request(load_method("l2d"), "full", tmp_path, tiny_dataset())
+    assert wide.default_head == "ml_decoder"
+    assert dict(resolve(narrow).head.hyper)["width"] == 64
+
+    class Wide(Method):
+        """A method whose tiny width is none."""
+
+        tracks = ("full",)
+        hyperparameters = {"units": Hyper(512, "units", low=1, tiny=0)}
+
+    with pytest.raises(UsageError, match="units = 0: expected 1 to None"):
+        _declarations(Wide)

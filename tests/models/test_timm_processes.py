@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from mlbench.conformance.suite import _free_port, compare, double_precision, read_course, with_sgd
+from mlbench.conformance.suite import compare, double_precision, read_course, with_sgd
 from mlbench.conformance.testing import tiny_dataset
 from mlbench.runner.execute import Options, run
 from mlbench.runner.plan import Request, resolve
+from mlbench.runner.processes import in_several
 from mlbench.runner.world import leave
 from mlbench.store import RECORD_FILE, read_record, run_dir
 
@@ -28,19 +27,16 @@ def ask(name: str) -> Request:
     return with_sgd(Request("single_positive", "an", changes=changes, **given))
 
 
-def one_of_two(rank: int, store: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    torch.set_num_threads(1)
+def one_of_two(rank: int, store: Path) -> None:
     for name in NAMES:
         with double_precision():
-            run(ask(name), Options(store=Path(store), device="cpu", quiet=True))
+            run(ask(name), Options(store=store, device="cpu", quiet=True))
     leave()
 
 
 def test_one_and_two_processes_agree(tmp_path: Path) -> None:
     two = tmp_path / "two"
-    torch.multiprocessing.start_processes(one_of_two, (str(two), _free_port()), nprocs=2, start_method="spawn")
+    in_several(one_of_two, 2, two)
     for name in NAMES:
         with double_precision():
             record = run(ask(name), Options(store=tmp_path / "one", device="cpu", quiet=True))

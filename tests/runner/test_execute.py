@@ -406,6 +406,12 @@ def test_the_head_track_needs_weights(tiny_request) -> None:
         resolve(replace(tiny_request(track="head"), weights=None))
 
 
+def test_a_network_from_nothing_that_nobody_asked_for_is_told_with_a_way_to_a_first_look(tiny_request) -> None:
+    found = resolve(tiny_request(backbone=None))
+    assert any("no weights were found" in note and "--backbone scenes" in note for note in found.notes)
+    assert not any("no weights" in note for note in resolve(tiny_request()).notes)
+
+
 def test_images_that_must_not_be_mirrored_are_not_and_the_record_says_so(train) -> None:
     record = train(dataset=replace(tiny_dataset(), flippable=False), changes={"train.augment": ["flip"]})
     assert record["identity"]["train"]["augment"] == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mlbench.runner.evaluate import predict_part
 from mlbench.runner.execute import Options, run
 from mlbench.runner.feed import Feed
 from mlbench.runner.plan import Request, resolve
+from mlbench.runner.processes import in_several
 from mlbench.runner.task import RunTask
 from mlbench.runner.world import World, leave
 from mlbench.store import run_dir
@@ -113,12 +112,8 @@ def work(folder: Path, out: Path) -> None:
         run(request, Options(store=out / "runs", device="cpu", quiet=True))
 
 
-def one_process(rank: int, size: int, folder: str, out: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    work(Path(folder), Path(out))
+def one_process(rank: int, folder: Path) -> None:
+    work(folder, folder / "out")
     leave()
 
 
@@ -134,11 +129,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """What several processes write, and how many they are."""
     folder = tmp_path_factory.mktemp("several")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (request.param, str(folder), str(folder / "out"), port)
-    torch.multiprocessing.spawn(one_process, arguments, nprocs=request.param)
+    in_several(one_process, request.param, folder)
     return folder / "out", request.param
 
 
