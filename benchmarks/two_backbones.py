@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from timing import markdown
+from timing import OUTPUT, about, markdown, write
 
 from mlbench.canonical import canonical_json
 from mlbench.evaluation.predictions import read_predictions
@@ -59,13 +59,29 @@ def scores_apart(a: Record, b: Record, store: Path) -> float | None:
     return float(np.abs(ours - theirs).max())
 
 
-def table(records: Iterable[Record], first: str, second: str, store: Path) -> str:
+def compared(records: Iterable[Record], first: str, second: str, store: Path) -> list[dict[str, Any]]:
+    """What each pair of runs has, by method: mAP and F1-O of both, and how far apart they are.
+
+    Scores that are ranks alone decide nothing, and have no F1.
+    """
+    return [
+        {
+            "method": _name(a),
+            **{name: [one["results"]["test"].get(name) for one in (a, b)] for name in ("mAP", "F1-O")},
+            "numbers_apart": numbers_apart(a, b),
+            "scores_apart": scores_apart(a, b, store),
+        }
+        for a, b in pairs(records, first, second)
+    ]
+
+
+def table(found: Iterable[Mapping[str, Any]], first: str, second: str) -> str:
     """A row a pair of runs."""
     rows = []
-    for a, b in pairs(records, first, second):
-        shown = [f"{one['results']['test'][name]:.4f}" for name in ("mAP", "F1-O") for one in (a, b)]
-        scores = scores_apart(a, b, store)
-        rows.append((_name(a), *shown, f"{numbers_apart(a, b):.2g}", "" if scores is None else f"{scores:.2g}"))
+    for one in found:
+        shown = ["" if value is None else f"{value:.4f}" for name in ("mAP", "F1-O") for value in one[name]]
+        scores = "" if one["scores_apart"] is None else f"{one['scores_apart']:.2g}"
+        rows.append((one["method"], *shown, f"{one['numbers_apart']:.2g}", scores))
     names = iter((first, second, first, second))
     return markdown(rows, [header.format(next(names)) if "{}" in header else header for header in HEADERS])
 
@@ -74,9 +90,11 @@ def table(records: Iterable[Record], first: str, second: str, store: Path) -> st
 @click.argument("store", type=click.Path(exists=True, path_type=Path))
 @click.argument("first")
 @click.argument("second")
-def main(store: Path, first: str, second: str) -> None:
-    """Print the table of backbones FIRST and SECOND from the records in STORE."""
-    click.echo(table(all_runs(store), first, second, store))
+@OUTPUT
+def main(store: Path, first: str, second: str, output: Path) -> None:
+    """Hold the runs in STORE on backbones FIRST and SECOND against each other."""
+    found = compared(all_runs(store), first, second, store)
+    write(output, "two_backbones", about(), {"pairs": found}, table(found, first, second))
 
 
 if __name__ == "__main__":

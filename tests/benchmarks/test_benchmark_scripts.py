@@ -208,7 +208,7 @@ def test_runs_of_two_backbones_are_paired_and_their_numbers_held_against_each_ot
         *(record("later", "a", 25.0, uses="1"), record("later", "b", 25.0, uses="2")),
         *(record("ls", "a", 1.0), record("ls", "b", 1.0, weights="others"), record("em", "a", 1.0)),
     ]
-    table = two.table(records, "a", "b", tmp_path)
+    table = two.table(two.compared(records, "a", "b", tmp_path), "a", "b")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0][:4] == ["method", "mAP, a", "mAP, b", "F1-O, a"]
     assert [row[0] for row in rows[2:]] == ["an", "later", "llr"]
