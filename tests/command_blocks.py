@@ -11,6 +11,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "docs" / "start.md",  # which is read next
     *(page for room in (".", "docs", "benchmarks") for page in sorted((ROOT / room).glob("*.md"))),
 ]
 _BLOCK = re.compile(r"(?ms)^(?:( *)<!-- not run: (.+?) -->\n\n?)?^( *)```(?:sh|bash|console)\n(.*?)^\3```")
@@ -26,7 +27,7 @@ class Block(NamedTuple):
 
 
 def blocks() -> Iterator[Block]:
-    """Every block of shell commands, README first; `place` is page:line of its first command."""
+    """Every block of shell commands, README and the start first; `place` is page:line of its first command."""
     for page in dict.fromkeys(PAGES):
         text = page.read_text(encoding="utf-8")
         for found in _BLOCK.finditer(text):

@@ -1,4 +1,4 @@
-"""The command blocks of README and the guide are run as they stand, in one folder and store, README first.
+"""The command blocks of README and the guide are run as they stand, in one folder and store, in the order of reading.
 
 What they say is done to a stand-in of the embedded data set, with few pictures, in this process, which imports torch
 once; `pip install` is done before, by what registers the packages of the guide. RUN and RUNS stand for a person's own,
