@@ -27,6 +27,7 @@ from mlbench.datasets import DATASETS
 from mlbench.protocol import Protocol
 from mlbench.store import find_records
 
+pytestmark = pytest.mark.chained
 BLOCKS = list(blocks())
 #: What may stand in a block that is run and is not ours: it installs, or follows in a pipe.
 BESIDE = {"pip", "jq", "tee"}

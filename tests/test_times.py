@@ -42,15 +42,19 @@ def test_tests_are_measured_with_their_children_and_left_out(tmp_path: Path) -> 
         "import pytest, time\n@pytest.fixture(scope='module')\ndef made():\n    until = time.process_time() + 1.3\n"
         "    while time.process_time() < until: pass\ndef test_one(made): pass\ndef test_two(made): pass\n"
     )
+    (tmp_path / "test_chain.py").write_text(
+        "import pytest, time\npytestmark = pytest.mark.chained\ndef test_first(): pass\ndef test_second():\n"
+        "    until = time.process_time() + 0.6\n    while time.process_time() < until: pass\n"
+    )
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-n", "1"]
     subprocess.run([*pytest, "--times", "times.txt"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     found, rest = times.read_times(tmp_path / "times.txt")
-    assert found.keys() == {"test_it.py::test_of_a_child", "test_shared.py"}
+    assert found.keys() == {"test_it.py::test_of_a_child", "test_shared.py", "test_chain.py"}
     assert 0.7 < found["test_it.py::test_of_a_child"] < 3
     assert found["test_shared.py"] > 1.2
     assert rest < 1
     done = subprocess.run([*pytest, "--quick"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert "2 passed" in done.stdout, done.stdout
+    assert "3 passed" in done.stdout, done.stdout  # the short one, and those of the chain
 
 
 def test_the_committed_times_are_of_tests_that_are_there() -> None:

@@ -24,6 +24,10 @@ _LAST = pytest.StashKey[float]()
 _MEASURED: dict[str, float] = {}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "chained: the tests of this file build on one another, and run all or none")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out the longest tests, by tests/times.txt")
     parser.addoption("--times", metavar="FILE", help="write how long each test takes (processor seconds)")
@@ -77,13 +81,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     now = processor_seconds()
     report.processor = now - item.config.stash[_LAST]  # travels from a worker to the process that writes
+    report.chained = item.get_closest_marker("chained") is not None
     item.config.stash[_LAST] = now
     return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # What a file's fixtures take is no matter of the test that comes first: the file is listed by its own name.
-    shared = report.when == "setup" and report.processor >= 1.0
+    # What a file's fixtures take is no matter of the test that comes first, and of tests that build on one another none
+    # can be left out alone: the file is listed by its own name.
+    shared = report.chained or (report.when == "setup" and report.processor >= 1.0)
     name = report.nodeid.partition("::")[0] if shared else report.nodeid
     _MEASURED[name] = _MEASURED.get(name, 0.0) + report.processor
 
