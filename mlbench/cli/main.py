@@ -199,9 +199,11 @@ def cards_command(methods: tuple[str, ...], paper: str, conditions: tuple[str, .
     """Hold a paper's claims, written down before the runs, against the runs of the store."""
     from mlbench.report.cards import cards_text, load_card, order_agreement, outcomes_of, records_for
 
-    card, records = load_card(paper), records_for(to_read(store), conditions)
-    outcomes = outcomes_of(card, records, methods or None)
-    answer(lambda: cards_text(card, records, methods or None), outcomes, order=order_agreement(card, records))
+    card, records, chosen = load_card(paper), records_for(to_read(store), conditions), methods or None
+    if wants_json():
+        answer(str, outcomes_of(card, records, chosen), order=order_agreement(card, records))
+    else:
+        answer(lambda: cards_text(card, records, chosen))
 
 
 @cli.command("list")

@@ -174,16 +174,17 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
+        of_method = identity["method"]
+        if of_method["name"] != method:
+            continue
         pair = identity["repetition"], identity["mask_seed"]
         if (
-            identity["method"]["name"] != method
-            or identity["method"]["version"] != version
-            or identity["method"]["hyperparameters"] != hyper
+            of_method["version"] != version
+            or of_method["hyperparameters"] != hyper
             or identity["dataset"]["id"] != setting.dataset
             or is_of_miniature(record)
             or identity["backbone"]["name"] != setting.backbone
-            or identity.get("head", {}).get("name", _LINEAR)
-            != (setting.head or identity["method"].get("head", _LINEAR))
+            or identity.get("head", {}).get("name", _LINEAR) != (setting.head or of_method.get("head", _LINEAR))
             or any(identity[key] != value for key, value in wanted.items())
             or any(
                 {**RECIPE_DEFAULTS, **identity["train"]}[key] != value

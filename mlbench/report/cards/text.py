@@ -36,7 +36,7 @@ def records_for(store: Path | None = None, conditions: Sequence[str] = ()) -> li
 
 def outcomes_of(card: Card, records: Iterable[Record], methods: Sequence[str] | None = None) -> list[Outcome]:
     """What the runs say of each claim about `methods` [all]; UsageError where there is none."""
-    claimed = [method for method, _ in card.pairs]
+    claimed = list(dict.fromkeys(method for method, _ in card.pairs))
     for method in methods or ():
         if method not in claimed:
             raise unknown("method", method, claimed, f"the claims of '{card.paper}'")
