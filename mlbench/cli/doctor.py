@@ -165,7 +165,7 @@ def _datasets(root: Path | None) -> Iterator[Finding]:
     from mlbench.acquire.overview import presence
     from mlbench.acquire.sources import load_sources
 
-    yield Finding("data sets", "scenes", "ok", "made here at first use")
+    yield Finding("data sets", "scenes, scenes-2", "ok", "made here at first use")
     if root is None:
         yield Finding("data sets", "others", "ok", "not looked for", "--data-root FOLDER says where")
         return
@@ -181,7 +181,7 @@ def _weights() -> Iterator[Finding]:
     from mlbench.models.weights import cached_weights
 
     for name in BACKBONES:
-        if name in ("scenes", "timm"):
+        if name in ("scenes", "scenes-2", "timm"):
             continue
         try:
             path, looked = cached_weights(name)

@@ -1,4 +1,4 @@
-"""The embedded data set ``scenes``: small pictures with one to five handwritten digits, made at first use.
+"""The embedded data sets ``scenes`` and ``scenes-2``: small pictures of one to five digits, made at first use.
 
 Sources, both shipped with scikit-learn: the 1,797 handwritten digits of `load_digits` (8x8, UCI "Optical
 Recognition of Handwritten Digits") and the two photographs of `load_sample_images` as backgrounds. Nothing is
@@ -14,6 +14,9 @@ The pixels are the same to the byte on every machine:
 
 The result is compared with recorded SHA-256 sums. Where the libraries give other bytes all the same, that is another
 version of the data, named after what it holds, so that its runs are never taken for runs on the recorded one.
+
+``scenes-2`` is the second edition: the same validation and test pictures, and training pictures that begin with those
+of ``scenes`` and are three times as many. It has a name of its own: its runs share no column with the first one's.
 """
 
 from __future__ import annotations
@@ -34,17 +37,38 @@ from mlbench.annotation import State
 from mlbench.datasets.base import Dataset, Split
 from mlbench.paths import cache_dir
 
-VERSION = "1"
 CLASSES = tuple("0123456789")
 SIDE = 64
-COUNTS = {"train": 4000, "val": 1000, "test": 2000}
 
-#: SHA-256 of what is built, one per split (see `_digest`), and of what it is built from.
-SPLIT_SHA256 = {
-    "train": "987acb0f4ae118bbb615fa0f04a04a941ec0231a642ef261aed16355039d5923",
+
+@dataclass(frozen=True)
+class Edition:
+    """What is made: pictures of each split, and the SHA-256 that each split has (see `_digest`)."""
+
+    id: str
+    version: str
+    counts: Mapping[str, int]
+    sha256: Mapping[str, str]
+
+
+_HELD_OUT_SHA256 = {
     "val": "ec2d2da3f6b6a253299cc6926203361f6bcd8fb1cabc7cd98db80b6e87066b47",
     "test": "22b9fa41329d9793c5ace918c990a9a7ce6099432d668a22e207d0ed204c1d59",
 }
+FIRST = Edition(
+    "scenes",
+    "1",
+    {"train": 4000, "val": 1000, "test": 2000},
+    {"train": "987acb0f4ae118bbb615fa0f04a04a941ec0231a642ef261aed16355039d5923", **_HELD_OUT_SHA256},
+)
+SECOND = Edition(
+    "scenes-2",
+    "2",
+    {"train": 12000, "val": 1000, "test": 2000},
+    {"train": "058cdc62a5cd301f6e0fa56dddbcd0970e31b0cf57d0b399d735ebef91afeab9", **_HELD_OUT_SHA256},
+)
+
+#: SHA-256 of what the pictures are built from.
 INPUT_SHA256 = {
     "load_digits": "fa684d0d7dc1521883e980ef0e820ffdbcccbd3133f588761e1cf6e4c52925cb",
     "china.jpg": "b451695d6ef242c2f9b324b9272de42f5ccdafa34f38249d46ca960a1ca036e4",
@@ -95,35 +119,36 @@ class SceneImages:
         return f"scenes-{self.version}/{self.split}/{row:05d}@{self.sha256[:16]}"
 
 
-def load_scenes() -> Dataset:
-    """The data set ``scenes``: 4,000 train, 1,000 val, 2,000 test pictures, 10 classes named "0" to "9".
+def load_scenes(edition: Edition | None = None) -> Dataset:
+    """An edition [`FIRST`]: 4,000 or 12,000 train, 1,000 val, 2,000 test pictures, 10 classes named "0" to "9".
 
     Labels are complete (POSITIVE where the digit is in the picture, else NEGATIVE). Boxes enclose the digit's own ink
     (at least a quarter opaque) in pixels, x2 and y2 exclusive, whether or not a later digit covers part of it.
 
-    The first call takes some seconds and writes the cache `cache_dir()/scenes-1`; a damaged cache is rebuilt with a
-    notice in the log. Where NumPy, Pillow or scikit-learn give other bytes than were recorded, the version is
+    The first call takes some seconds and writes the cache `cache_dir()/scenes-1` (or `-2`); a damaged cache is rebuilt
+    with a notice in the log. Where NumPy, Pillow or scikit-learn give other bytes than were recorded, the version is
     ``1-XXXXXXXX`` after their hash, with a note.
     """
-    usual = cache_dir() / f"scenes-{VERSION}" / "scenes.npz"
-    arrays, sums = _read(usual, SPLIT_SHA256), SPLIT_SHA256
+    edition = edition or FIRST
+    usual = cache_dir() / f"scenes-{edition.version}" / "scenes.npz"
+    arrays, sums = _read(usual, edition.sha256), edition.sha256
     if arrays is None:
         # Where the recorded bytes cannot be made, what is made instead depends on who makes it.
         other = usual.with_name(f"{'-'.join(_libraries()).replace(' ', '-')}.npz")
         arrays = _read(other)
         if arrays is None:
-            arrays = {name: build_split(name) for name in COUNTS}
-            _write(other if _differences(arrays, SPLIT_SHA256) else usual, arrays)
-        sums = {name: _digest(arrays[name]) for name in COUNTS}
-    version, notes = VERSION, list[str]()
-    if sums != SPLIT_SHA256:
-        version = f"{VERSION}-{hashlib.sha256(' '.join(sums.values()).encode()).hexdigest()[:8]}"
-        notes = [_other_version(version, arrays)]
+            arrays = {name: build_split(name, count) for name, count in edition.counts.items()}
+            _write(other if _differences(arrays, edition.sha256) else usual, arrays)
+        sums = {name: _digest(part) for name, part in arrays.items()}
+    version, notes = edition.version, list[str]()
+    if sums != edition.sha256:
+        version = f"{version}-{hashlib.sha256(' '.join(sums.values()).encode()).hexdigest()[:8]}"
+        notes = [_other_version(version, arrays, edition)]
     return Dataset(
-        id="scenes",
+        id=edition.id,
         version=version,
         classes=CLASSES,
-        splits={name: _split(name, arrays[name], version, sums[name]) for name in COUNTS},
+        splits={name: _split(name, arrays[name], version, sums[name]) for name in edition.counts},
         flippable=False,
         notes=tuple(notes),
         source="made from scikit-learn's load_digits and load_sample_images",
@@ -147,25 +172,24 @@ def _libraries() -> list[str]:
     return [f"NumPy {np.__version__}", f"Pillow {PIL.__version__}", f"scikit-learn {sklearn.__version__}"]
 
 
-def _other_version(version: str, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+def _other_version(version: str, arrays: Mapping[str, Mapping[str, np.ndarray]], edition: Edition) -> str:
     """The note that the scenes are not the recorded ones: which splits differ, and which of the inputs."""
     inputs = [name for name, values in _inputs().items() if _input_digest(values) != INPUT_SHA256[name]]
     return (
-        f"{', '.join(_libraries())} draw other scenes than the recorded version {VERSION}; this is version {version}, "
-        f"whose runs stand apart from those of {VERSION} (other inputs: {', '.join(inputs) or 'none'}; "
-        f"{'; '.join(_differences(arrays, SPLIT_SHA256))})"
+        f"{', '.join(_libraries())} draw other scenes than the recorded version {edition.version}; this is version "
+        f"{version}, whose runs stand apart from those of {edition.version} "
+        f"(other inputs: {', '.join(inputs) or 'none'}; {'; '.join(_differences(arrays, edition.sha256))})"
     )
 
 
 # --- making the scenes -------------------------------------------------------------------------------------------
 
 
-def build_split(name: str, count: int | None = None) -> dict[str, np.ndarray]:
-    """Make the first `count` scenes (default: all) of split `name`.
+def build_split(name: str, count: int) -> dict[str, np.ndarray]:
+    """Make the first `count` scenes of split `name`.
 
     Returns images uint8 [N, 64, 64, 3], labels int8 [N, 10] and boxes int16 [M, 6] (row, class, x1, y1, x2, y2).
     """
-    count = COUNTS[name] if count is None else count
     glyphs = _glyphs(name)
     photographs = _photographs(name)
     random = np.random.RandomState(_SEEDS[name])
@@ -326,6 +350,7 @@ def _apart(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 # --- the cache ---------------------------------------------------------------------------------------------------
 
+_SPLITS = ("train", "val", "test")
 _DTYPES = {"images": "|u1", "labels": "|i1", "boxes": "<i2"}
 
 
@@ -340,10 +365,10 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _differences(arrays: Mapping[str, Mapping[str, np.ndarray]], expected: Mapping[str, str]) -> list[str]:
     """One phrase for each split whose content does not have the sum that is expected."""
-    found = {name: _digest(arrays[name]) for name in COUNTS}
+    found = {name: _digest(arrays[name]) for name in expected}
     return [
         f"split {name} has SHA-256 {found[name]}, expected {expected[name]}"
-        for name in COUNTS
+        for name in expected
         if found[name] != expected[name]
     ]
 
@@ -357,8 +382,8 @@ def _read(path: Path, sums: Mapping[str, str] | None = None) -> dict[str, dict[s
         return None
     try:
         with np.load(path, allow_pickle=False) as store:
-            arrays = {name: {key: store[f"{name}_{key}"] for key in _DTYPES} for name in COUNTS}
-            wrong = _differences(arrays, sums or {name: str(store[f"{name}_sha256"]) for name in COUNTS})
+            arrays = {name: {key: store[f"{name}_{key}"] for key in _DTYPES} for name in _SPLITS}
+            wrong = _differences(arrays, sums or {name: str(store[f"{name}_sha256"]) for name in _SPLITS})
     except Exception as error:  # a damaged archive can raise nearly anything
         wrong = [f"{type(error).__name__}: {error}"]
     if not wrong:

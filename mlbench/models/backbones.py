@@ -110,6 +110,12 @@ def _scenes() -> Parts:
     return {"scenes": ScenesNet()}
 
 
+def _scenes_2() -> Parts:
+    from mlbench.models.scenes_net import ScenesNet2
+
+    return {"scenes": ScenesNet2()}
+
+
 _LAYERS = ("layer2", "layer3", "layer4")
 
 RESNET18 = Backbone(partial(_resnet, "resnet18"), 512, 32, stages=_LAYERS)
@@ -127,6 +133,11 @@ SCENES = Backbone(
     _scenes,
     *(64, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     stages=("scenes.layers.5", "scenes.layers.8", "scenes.layers.11"),
+)
+SCENES_2 = Backbone(
+    _scenes_2,
+    *(64, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    stages=("scenes.layers.2", "scenes.layers.6", "scenes.layers.9"),
 )
 
 

@@ -24,6 +24,7 @@ TORCHVISION: Mapping[str, str | None] = {
     "vgg16": "vgg16",
     "mobilenet_v2": "mobilenet_v2",
     "scenes": None,
+    "scenes-2": None,
 }
 
 CLASSIFIERS = ("fc.", "classifier.")
@@ -59,6 +60,8 @@ class StartWeights:
             note = "random start: no weights given, and none in the cache of the backbone's library"
         elif backbone == "scenes":
             note = "random start: this network is trained from scratch"
+        elif backbone == "scenes-2":
+            note = "random start: this network is trained from scratch, from the same weights in every run"
         elif expected is None:
             note = "random start: no ImageNet weights given, and torchvision has none for this network"
         else:

@@ -39,7 +39,7 @@ from mlbench.runner.feed import Feed, takes_maps
 from mlbench.runner.forensics import rates_by_class
 from mlbench.runner.hooks import calling, check_weights, code_of, network_of, phases_of, tensors_of
 from mlbench.runner.options import Options
-from mlbench.runner.plan import Request, resolve, used_requests
+from mlbench.runner.plan import ALL_EMBEDDED, Request, resolve, used_requests
 from mlbench.runner.recording import Outcome, compose_record, predictions_of
 from mlbench.runner.rescored import rescore_alike
 from mlbench.runner.task import RunTask
@@ -111,7 +111,7 @@ class Execution:
             return record
         for note in run.notes:
             self.reporter.say(f"note: {note}")
-        if run.weights is None and run.backbone != "scenes":
+        if run.weights is None and run.backbone not in ALL_EMBEDDED:
             self.reporter.say(f"note: {run.start.note}")
         for source in sorted({part.source for part in run.parts.values()}) if run.track == "full" else ():
             if told := warning(run.dataset.splits[source], run.train.image_size):

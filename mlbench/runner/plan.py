@@ -32,7 +32,9 @@ from mlbench.runner.side import SIDE_INPUTS, inputs_of, method_used, methods_of,
 from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, TrainSettings, build, named_settings, to_plain
 from mlbench.store import run_key
 
+#: What a run takes when no data set is named; and all embedded ones, each with a network of its name, never pretrained.
 EMBEDDED = "scenes"
+ALL_EMBEDDED = (EMBEDDED, "scenes-2")
 
 #: Modules whose methods may share a process and their inputs with others: these are known to leave both alone.
 SHARED_PROCESS: tuple[str, ...] = ("mlbench.",)
@@ -235,7 +237,7 @@ def _resolve(request: Request) -> Run:
     if request.seed < 0 or request.mask_seed < 0:
         raise UsageError(f"--seed {request.seed} --mask-seed {request.mask_seed}: expected whole numbers from 0")
     notes = notes_of(dataset)
-    backbone = request.backbone or ("scenes" if dataset.id == EMBEDDED else "resnet50")
+    backbone = request.backbone or (dataset.id if dataset.id in ALL_EMBEDDED else "resnet50")
     backbone = BACKBONES.canonical(backbone)
     weights = find_weights(backbone, request.weights)
     track = _choose_track(request, method, dataset, weights, notes)
@@ -361,7 +363,7 @@ def _choose_track(
             )
         track = request.track
     else:
-        track = "full" if dataset.id == EMBEDDED or weights is None else "head"
+        track = "full" if dataset.id in ALL_EMBEDDED or weights is None else "head"
         if track not in method.tracks:
             track = method.tracks[0]
         notes.append(f"track '{track}' was chosen for this data set; --track chooses another")
@@ -370,7 +372,7 @@ def _choose_track(
             "track 'head' trains on features of a pretrained backbone, and no weights for "
             f"'{request.backbone or 'resnet50'}' were found here: give a file with --weights, or use --track full"
         )
-    if track == "full" and weights is None and request.backbone is None and dataset.id != EMBEDDED:
+    if track == "full" and weights is None and request.backbone is None and dataset.id not in ALL_EMBEDDED:
         notes.append(
             "no weights were found: 'resnet50' is trained from nothing, which takes hours without a GPU; --weights "
             "FILE brings trained features, and --backbone scenes is a small network for a first look"

@@ -34,7 +34,7 @@ def offered(*words: str) -> list[str]:
         (("table", "--metric", "mAP,F1-C"), ["mAP,F1-C_hm", "mAP,F1-C_mean"]),
         (("cards", "em_apl"), ["em_apl", "em_apl_boostlu"]),
         (("check", "method", "curr"), ["curriculum"]),
-        (("data", "describe", "sce"), ["scenes"]),
+        (("data", "describe", "sce"), ["scenes", "scenes-2"]),
         (("show", "stress_si"), ["stress_size"]),
     ],
 )

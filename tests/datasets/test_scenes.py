@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -30,8 +31,7 @@ def full(tmp_path_factory):
 def small(tmp_path, monkeypatch):
     """A few scenes in place of all, in a fresh cache; returns the path of the cache file."""
     sums = {name: scenes._digest(scenes.build_split(name, count)) for name, count in SMALL.items()}
-    monkeypatch.setattr(scenes, "COUNTS", SMALL)
-    monkeypatch.setattr(scenes, "SPLIT_SHA256", sums)
+    monkeypatch.setattr(scenes, "FIRST", dataclasses.replace(scenes.FIRST, counts=SMALL, sha256=sums))
     monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "scenes-1" / "scenes.npz"
 
@@ -53,6 +53,23 @@ def test_built_data_set_has_the_recorded_bytes_and_shapes(full):
         assert split.labels.dtype == np.int8
         assert split.boxes.dtype == np.float32
     assert full.splits["train"].ids[17] == "train/00017"
+
+
+def test_second_edition_begins_with_the_first_and_holds_out_the_same(full, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path))
+    later = scenes.load_scenes(scenes.SECOND)
+    # The recorded bytes, or the version would be another one.
+    assert (later.id, later.version, later.notes, later.classes) == ("scenes-2", "2", (), full.classes)
+    assert {name: len(split) for name, split in later.splits.items()} == {"train": 12000, "val": 1000, "test": 2000}
+    np.testing.assert_array_equal(pixels(later)["train"][:4000], pixels(full)["train"])
+    np.testing.assert_array_equal(later.splits["train"].labels[:4000], full.splits["train"].labels)
+    assert {name: scenes.SECOND.sha256[name] == scenes.FIRST.sha256[name] for name in scenes.FIRST.counts} == {
+        "train": False,
+        "val": True,
+        "test": True,
+    }
+    assert (tmp_path / "scenes-2" / "scenes.npz").is_file()
+    assert later.fingerprint != full.fingerprint
 
 
 def test_every_label_is_known_and_agrees_with_the_boxes(full):
@@ -114,7 +131,9 @@ def test_no_picture_occurs_twice(full):
 
 
 def test_splits_share_no_digit_image():
-    glyphs = {name: {glyph.tobytes() for part in scenes._glyphs(name) for glyph in part} for name in scenes.COUNTS}
+    glyphs = {
+        name: {glyph.tobytes() for part in scenes._glyphs(name) for glyph in part} for name in scenes.FIRST.counts
+    }
     for a, b in itertools.combinations(glyphs.values(), 2):
         assert not a & b
     assert sum(map(len, glyphs.values())) == 1797
@@ -174,7 +193,7 @@ def damage_truncate(data):
 
 
 def damage_one_pixel_in_valid_archive(_data):
-    arrays = {f"{name}_{key}": part for name in SMALL for key, part in scenes.build_split(name).items()}
+    arrays = {f"{name}_{key}": part for name in SMALL for key, part in scenes.build_split(name, SMALL[name]).items()}
     arrays["val_images"][1, 2, 3, 0] ^= 1
     return arrays
 
@@ -273,8 +292,7 @@ def test_recorded_inputs_are_those_here():
 def test_two_processes_can_build_at_once(small, tmp_path):
     program = (
         "from mlbench.datasets import scenes\n"
-        f"scenes.COUNTS = {SMALL!r}\n"
-        f"scenes.SPLIT_SHA256 = {scenes.SPLIT_SHA256!r}\n"
+        f"scenes.FIRST = scenes.Edition('scenes', '1', {SMALL!r}, {dict(scenes.FIRST.sha256)!r})\n"
         "print(scenes.load_scenes().fingerprint)\n"
     )
     started = [

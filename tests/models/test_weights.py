@@ -70,6 +70,7 @@ def test_names_in_the_hub_cache_are_those_of_version_one() -> None:
         "mobilenet_v2": "mobilenet_v2-b0353104.pth",
         "resnet50-keras": None,
         "scenes": None,
+        "scenes-2": None,
     }
 
 
@@ -80,7 +81,7 @@ def test_an_empty_cache_gives_none_and_a_note_without_a_path(hub: Path) -> None:
     assert start.note == ("random start: no ImageNet weights found (looked in checkpoints for resnet50-0676ba61.pth)")
 
 
-@pytest.mark.parametrize("backbone", ["scenes", "resnet50-keras"])
+@pytest.mark.parametrize("backbone", ["scenes", "scenes-2", "resnet50-keras"])
 def test_backbones_without_a_torchvision_file_find_none_and_say_so(hub: Path, backbone: str) -> None:
     (hub / "resnet50-0676ba61.pth").write_bytes(b"never looked at")
     assert find_weights(backbone) is None
