@@ -75,7 +75,7 @@ matrix: setup
 STORES ?= runs
 URL ?=
 packs: setup
-	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes corel5k-199 ccp) \
+	$(BIN)/mlbench results pack $(addprefix --store ,$(STORES)) $(addprefix --dataset ,scenes-2 scenes corel5k-199 ccp) \
 		$(addprefix --protocol ,single_positive full) --to build/packs --index results/packs --url "$(URL)"
 
 # The published board in build/board, as it goes on the web: the site, and beside it the papers' tables, the cards of each paper

@@ -32,7 +32,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("scenes, trained end to end", "scenes", "full"),
+    Column("scenes-2, trained end to end", "scenes-2", "full"),
     Column("corel5k-199, frozen ResNet-50 features", "corel5k-199", "head", ("backbone.name=resnet50-keras",)),
     Column("ccp, frozen ResNet-50 features", "ccp", "head"),
 )

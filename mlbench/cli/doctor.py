@@ -216,7 +216,7 @@ def _methods() -> Iterator[Finding]:
     except ImportError:
         opencv = False
     told = {
-        "boxes": ("ok", "a data set with boxes: scenes, COCO, VOC, WIDER, yours"),
+        "boxes": ("ok", "a data set with boxes: scenes-2, COCO, VOC, WIDER, yours"),
         "tags": ("ok", "a data set with tags"),
         "vl_scores": ("ok", "--side vl_scores=FILE"),
         "proposals": (

@@ -21,9 +21,9 @@ _OF_ONE = ("mask", "again", "keep", "log_to")
 @click.command("run")
 @click.option("--protocol", required=True, help="Protocol name, or path of a .toml file.")
 @click.option("--method", required=True, help="Registered method; several, separated by commas, are a small sweep.")
-@click.option("--dataset", help="Data set name, or path of a .toml description [scenes].")
+@click.option("--dataset", help="Data set name, or path of a .toml description [scenes-2].")
 @DATA
-@click.option("--backbone", help="Network trunk [scenes on scenes, else resnet50].")
+@click.option("--backbone", help="Network trunk [that of the embedded set on it, else resnet50].")
 @click.option("--weights", type=click.Path(path_type=Path), help="Local ImageNet weights for the backbone.")
 @HEAD
 @click.option("--track", help="head: frozen backbone, cached features; full: end to end.")

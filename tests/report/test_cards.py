@@ -182,6 +182,16 @@ def test_a_method_that_sees_no_mask_counts_once_a_seed(card, runs) -> None:
     assert re.search(r"scenes +\| 81.00 +\| 1.00 +\| +\| 3 ", text)
 
 
+def test_draws_of_a_method_that_sees_no_mask_may_all_be_of_the_first(card, runs) -> None:
+    full = [record for record in runs("full", lambda s, m: 80.0 + s) if record["identity"]["mask_seed"] == 0]
+    for record in full:
+        record["identity"]["method"]["supervision"] = ["full"]
+    claims = {"full": Claim("an", "All labels help.")}
+    drawn = dataclasses.replace(card, draws=3, seeds=(), masks=(), claims=claims)
+    outcome = judge(drawn, runs("an", lambda s, m: 60.0 + m) + full)[0]
+    assert (outcome.pairs, outcome.verdict, outcome.value) == (3, "reproduced", 81.0)
+
+
 def test_runs_with_other_settings_do_not_count(card, runs) -> None:
     records = runs("an", lambda s, m: 60.0)
     other = runs("llr", lambda s, m: 65.0)

@@ -17,7 +17,14 @@ from mlbench.protocol import load_protocol
 from mlbench.report.cards.claims import POWER, Card, Setting
 from mlbench.report.cards.printed import printed_definitions
 from mlbench.settings import OF_IMAGES, RECIPE_DEFAULTS, to_plain
-from mlbench.significance.comparability import as_written, by_draw, column_of, require_one, settings_of
+from mlbench.significance.comparability import (
+    as_written,
+    by_draw,
+    column_of,
+    require_one,
+    sees_mask,
+    settings_of,
+)
 from mlbench.significance.crossed import Draw, Gaps, Interval, gaps
 from mlbench.significance.power import draws_needed
 
@@ -121,7 +128,8 @@ def _outcome(
     blind = all(mask is None for _, mask in (*mine, *other))
     planned = [len({seed for seed, _ in plan}) if blind else len(plan) for plan in card.plans]
     if all(have < want for have, want in zip(present, planned, strict=True)):
-        verdict = f"incomplete: {present[0]} of {planned[0]} pairs"
+        have, want = max(zip(present, planned, strict=True), key=lambda counts: counts[0] / counts[1])
+        verdict = f"incomplete: {have} of {want} pairs"
     else:
         verdict = verdict_of(interval, card.threshold)
     needed = None
@@ -171,6 +179,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
         card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
     )
     planned = {pair for plan in card.plans for pair in plan}
+    unmasked = {(seed, 0) for seed, _ in planned}  # how sweeps draw a method that sees no mask
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
@@ -191,7 +200,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
                 for key, value in train.items()
                 if key not in OF_IMAGES  # the run's track or data set may have ruled them out
             )
-            or pair not in planned
+            or pair not in (planned if sees_mask(record) else planned | unmasked)
             or not as_written(record)
         ):
             continue
