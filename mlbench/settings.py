@@ -167,8 +167,13 @@ class Hyper:
         number: Any = value  # bounds are given for numbers only
         too_low = self.low is not None and number < self.low
         if too_low or (self.high is not None and number > self.high):
-            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self.low} to {self.high} ({self.help})")
+            raise UsageError(f"hyperparameter {name} = {value!r}: expected {self._bounds()} ({self.help})")
         return value
+
+    def _bounds(self) -> str:
+        if self.high is None:
+            return f"at least {self.low}"
+        return f"at most {self.high}" if self.low is None else f"{self.low} to {self.high}"
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:

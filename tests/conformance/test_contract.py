@@ -711,5 +711,5 @@ def test_a_wide_layer_is_narrow_in_the_suite_and_its_width_is_checked(tmp_path: 
         tracks = ("full",)
         hyperparameters = {"units": Hyper(512, "units", low=1, tiny=0)}
 
-    with pytest.raises(UsageError, match="units = 0: expected 1 to None"):
+    with pytest.raises(UsageError, match="units = 0: expected at least 1"):
         _declarations(Wide)

@@ -1,19 +1,13 @@
+"""Keys, the schema, and records written, found, read and published."""
+
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,121 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from made_records import HEX, as_schema_1, make_record, put, with_files
 
 from mlbench import store
 from mlbench.canonical import canonical_json
-from mlbench.errors import DataError, MlbenchError, UsageError
-from mlbench.evaluation.predictions import Predictions, write_predictions
-from mlbench.files import atomic_write
-from mlbench.protocol import load_protocol
-from mlbench.provenance import collect_provenance
-from mlbench.store import find_records, publish_record, read_record, run_dir, run_key, seal, verify_run, write_record
-
-HEX = "0123456789abcdef" * 4
-
-
-def make_record(**identity: Any) -> dict[str, Any]:
-    """A valid record without files; keyword arguments change its identity."""
-    parts = {
-        "harness": 2,
-        "definitions": {"empty_class": "zero"},
-        "protocol": "single_positive",
-        "protocol_sha256": HEX,
-        "dataset": {"id": "scenes", "version": "1", "fingerprint": HEX},
-        "split": {"validation": "official", "train": 4000},
-        "mask": {"process": "single_positive", "seed": 0, "sha256": HEX},
-        "track": "full",
-        "backbone": {"name": "scenes", "weights": "none"},
-        "method": {
-            "name": "llr",
-            "version": 1,
-            "hyperparameters": {"delta": 0.5},
-            "supervision": ["observed"],
-        },
-        "train": {"epochs": 12, "batch_size": 64, "lr": 1e-3},
-        "precision": "fp32",
-        "selection": "clean_val",
-        "repetition": 0,
-        "mask_seed": 0,
-        **identity,
-    }
-    metrics = {"mAP": 63.91, "F1-O": None, "top3_strict/F1-C_mean": 41.0}
-    record = {
-        "schema": 2,
-        "key": run_key(parts),
-        "identity": parts,
-        "protocol": load_protocol("single_positive").plain("scenes"),
-        "definitions": {
-            "ap": "step",
-            "empty_class": "zero",
-            "unspecified": {"train": "negative", "ap": "ignore", "f1": "negative"},
-            "decision": 0.5,
-            "top_k": 3,
-        },
-        "results": {"test": metrics, "val": dict(metrics)},
-        "per_class": {"AP": {"Wald und Wiese": 61.2, "été": None}},
-        "selected": {"phase": "train", "epoch": 7, "rule": "clean_val"},
-        "epochs": [
-            {
-                "phase": "train",
-                "epoch": 1,
-                "loss": 0.31,
-                "seconds": 1.8,
-                "images_per_s": 2200.0,
-                "val": {"mAP": 20.1},
-                "test_sealed": {"mAP": 19.0},
-            }
-        ],
-        "phases": [{"name": "train", "epochs": 12, "seconds": 20.1}],
-        "predictions": {},
-        "weights": None,
-        "supervision": {"observed_labels": 4000, "selection_labels": 10000, "extra": []},
-        "notes": ["one photograph has no tag"],
-        "provenance": collect_provenance(
-            started=datetime(2026, 11, 21, tzinfo=UTC), seconds=33.0, argv=["mlbench", "run"]
-        ),
-    }
-    return seal(record)
-
-
-def as_schema_1(record: dict[str, Any]) -> dict[str, Any]:
-    """`record` as it was written before records held their protocol and the hash of their content."""
-    record = copy.deepcopy(record) | {"schema": 1}
-    del record["protocol"], record["content_sha256"], record["provenance"]["starts"], record["identity"]["definitions"]
-    record["identity"]["harness"] = 1
-    return record | {"key": run_key(record["identity"])}
-
-
-def with_files(root: Path, **identity: Any) -> dict[str, Any]:
-    """A record whose predictions and weights lie in its run's folder; the record itself is not written."""
-    record = make_record(**identity)
-    folder = run_dir(root, record["key"])
-    meta = {"key": record["key"], "dataset": "scenes", "epoch": "7"}
-    for split in ("val", "test"):
-        scores = np.arange(6, dtype=np.float32).reshape(3, 2)
-        predictions = Predictions(scores, "logit", ("a", "b", "c"), (), ("x", "y"), meta={**meta, "split": split})
-        digest = write_predictions(folder / f"{split}.safetensors", predictions)
-        record["predictions"][split] = {"file": f"{split}.safetensors", "sha256": digest, "kind": "logit"}
-    atomic_write(folder / "weights.safetensors", b"weights")
-    record["weights"] = {"file": "weights.safetensors", "sha256": hashlib.sha256(b"weights").hexdigest()}
-    return seal(record)
-
-
-def put(record: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """`record` with the entry at the dotted `place` set, key and content hash made to fit again."""
-    record = copy.deepcopy(record)
-    *path, last = place.split(".")
-    inner: Any = record
-    for part in path:
-        inner = inner[int(part)] if isinstance(inner, list) else inner[part]
-    inner[last] = value
-    if path and path[0] == "identity":
-        record["key"] = hashlib.sha256(json.dumps(record["identity"], sort_keys=True).encode()).hexdigest()
-    if record.get("schema") == 2 and place != "content_sha256":
-        with suppress(DataError):  # a value that JSON does not have has no hash
-            record = seal(record)
-    return record
-
+from mlbench.errors import DataError, UsageError
+from mlbench.store import find_records, publish_record, read_record, run_dir, run_key, verify_run, write_record
 
 # canonical JSON and keys
 
@@ -520,174 +405,6 @@ def test_names_of_plugins_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     path = publish_record(tmp_path, record["key"], tmp_path / "results")
     assert path.parent == tmp_path / "results" / "runs"
     assert path.name.startswith("llr__scenes__..-..-my-protocol__")
-
-
-# folders that cannot be written
-
-
-def refuse_with(number: int) -> Callable[..., None]:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return refuse
-
-
-@pytest.mark.parametrize(
-    ("function", "number", "replace"),
-    [
-        ("os.fsync", errno.ENOSPC, False),
-        ("os.fsync", errno.ENOSPC, True),
-        ("os.link", errno.ENOSPC, False),
-        ("os.link", errno.EROFS, False),
-        ("os.replace", errno.ENOSPC, True),
-        ("os.replace", errno.EACCES, True),
-        ("os.mkdir", errno.EROFS, False),
-        ("builtins.open", errno.EROFS, False),
-        ("builtins.open", errno.EROFS, True),
-    ],
-)
-def test_a_full_or_read_only_disk_leaves_nothing_and_says_so_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int, replace: bool
-) -> None:
-    record = make_record()
-    folder = run_dir(tmp_path, record["key"])
-    store.schema._validator()  # reads the schema's file, before files can no longer be opened
-    monkeypatch.setattr(function, refuse_with(number))
-    with pytest.raises(MlbenchError) as caught:
-        write_record(tmp_path, record, replace=replace)
-    monkeypatch.undo()
-    assert str(caught.value) == f"{folder}: cannot write record.json: {os.strerror(number)}"
-    assert not folder.exists() or not os.listdir(folder)
-
-
-def test_a_full_disk_in_the_middle_of_a_record_keeps_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = make_record()
-    path = write_record(tmp_path, record)
-    monkeypatch.setattr(os, "replace", refuse_with(errno.ENOSPC))
-    with pytest.raises(MlbenchError, match="No space left on device"):
-        write_record(tmp_path, put(record, "results.test.mAP", 1.0), replace=True)
-    assert read_record(path) == record
-    assert os.listdir(path.parent) == ["record.json"]
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_truly_full_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import builtins
-
-    plain = builtins.open
-    store.schema._validator()
-    monkeypatch.setattr(builtins, "open", lambda path, mode="r": plain("/dev/full", "wb") if "x" in mode else None)
-    with pytest.raises(MlbenchError, match=r"cannot write record.json: No space left on device"):
-        write_record(tmp_path, make_record())
-    assert find_records(tmp_path) == ([], [])
-
-
-def test_a_file_in_the_place_of_the_store_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(MlbenchError, match=r"cannot write record.json: Not a directory"):
-        write_record(tmp_path / "runs", make_record())
-
-
-def test_interrupting_a_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    record = make_record()
-    with pytest.raises(KeyboardInterrupt):
-        write_record(tmp_path, record)
-    assert os.listdir(run_dir(tmp_path, record["key"])) == []
-
-
-def test_a_file_system_without_hard_links_still_keeps_the_first_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "link", refuse_with(errno.EPERM))
-    record = make_record()
-    path = write_record(tmp_path, record)
-    write_record(tmp_path, record)
-    with pytest.raises(DataError, match="another record of this run"):
-        write_record(tmp_path, put(record, "results.test.mAP", 1.0))
-    assert read_record(path) == record
-    assert os.listdir(path.parent) == ["record.json"]
-
-
-# several processes
-
-_FORK = multiprocessing.get_context("fork")
-
-
-def _write_same(root: Path, number: int, barrier: Any, outcomes: Any) -> None:
-    record = put(make_record(), "results.test.mAP", float(number))
-    barrier.wait()
-    try:
-        write_record(root, record)
-        outcomes.put((number, "written"))
-    except DataError as error:
-        outcomes.put((number, str(error)))
-
-
-def test_of_many_writers_of_one_run_exactly_one_wins_and_the_others_are_told(tmp_path: Path) -> None:
-    for turn in range(5):
-        root = tmp_path / str(turn)
-        barrier, outcomes = _FORK.Barrier(6), _FORK.Queue()
-        writers = [_FORK.Process(target=_write_same, args=(root, i, barrier, outcomes)) for i in range(6)]
-        for writer in writers:
-            writer.start()
-        told = dict(outcomes.get(timeout=30) for _ in writers)
-        for writer in writers:
-            writer.join()
-        winners = [number for number, outcome in told.items() if outcome == "written"]
-        assert len(winners) == 1
-        assert sum("another record of this run" in outcome for outcome in told.values()) == 5
-        ((record,), problems) = find_records(root)
-        assert record["results"]["test"]["mAP"] == float(winners[0])
-        assert problems == []
-        assert os.listdir(run_dir(root, record["key"])) == ["record.json"]
-
-
-def _write_forever(root: Path, log: Path, worker: int) -> None:
-    """Write runs with files and log each key after its record is written; half of the writes replace old ones."""
-    with open(log, "a", encoding="ascii") as file:
-        for number in range(10_000):
-            record = with_files(root, repetition=worker, mask_seed=number % 200)
-            write_record(root, put(record, "results.test.mAP", number % 97), replace=True)
-            file.write(record["key"] + "\n")
-            file.flush()
-
-
-def _lines(log: Path) -> int:
-    return len(log.read_text(encoding="ascii").splitlines()) if log.exists() else 0
-
-
-def test_writers_killed_at_any_moment_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
-    root, draw = tmp_path / "runs", random.Random(1)
-    for _ in range(3):
-        logs = [tmp_path / f"log{worker}" for worker in range(4)]
-        before = [_lines(log) for log in logs]
-        writers = [_FORK.Process(target=_write_forever, args=(root, log, i)) for i, log in enumerate(logs)]
-        for writer in writers:
-            writer.start()
-        for writer, log, least in zip(writers, logs, before, strict=True):
-            until = time.monotonic() + 60
-            while _lines(log) < least + 6:  # at work, however busy the machine is
-                assert time.monotonic() < until
-                time.sleep(0.01)
-            time.sleep(0.1 * draw.random())
-            os.kill(writer.pid or 0, signal.SIGKILL)
-        for writer in writers:
-            writer.join()
-            assert writer.exitcode == -signal.SIGKILL
-        assert find_records(root)[1] == []
-    records, problems = find_records(root)
-    assert problems == []
-    promised = {key for log in logs for key in log.read_text(encoding="ascii").splitlines() if len(key) == 64}
-    assert len(promised) > 20
-    assert promised <= {record["key"] for record in records}
-    for record in records:
-        verify_run(root, record["key"])
 
 
 def test_the_store_needs_neither_torch_nor_a_schema_to_be_imported() -> None:

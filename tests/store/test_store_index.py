@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_store import make_record
+from made_records import make_record
 
 from mlbench.errors import DataError
 from mlbench.store import find_records, index, run_dir, runs, summarise_records, write_record
