@@ -137,7 +137,7 @@ def scenes(root: Path | None = None) -> Dataset:
 
 
 def scenes_2(root: Path | None = None) -> Dataset:
-    """embedded: as scenes, with three times the training pictures and a recipe whose runs are alike; no files needed"""
+    """embedded: the second edition of scenes: 15,000 pictures, on which runs of a method are alike; no files needed"""
     from mlbench.datasets.scenes import SECOND, load_scenes
 
     return load_scenes(SECOND)

@@ -15,8 +15,9 @@ The pixels are the same to the byte on every machine:
 The result is compared with recorded SHA-256 sums. Where the libraries give other bytes all the same, that is another
 version of the data, named after what it holds, so that its runs are never taken for runs on the recorded one.
 
-``scenes-2`` is the second edition: the same validation and test pictures, and training pictures that begin with those
-of ``scenes`` and are three times as many. It has a name of its own: its runs share no column with the first one's.
+``scenes-2`` is the second edition, on which runs of a method are alike: three times the training pictures, darker
+backgrounds, digits that overlap less and are about equally frequent. It has a name of its own: its runs share no column
+with the first one's.
 """
 
 from __future__ import annotations
@@ -42,30 +43,55 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
+class Look:
+    """How scenes are drawn.
+
+    frequency : of digits 0..9, relative. digit_side : pixels that the 8x8 digit image is stretched to. tilt : a
+    rotation's half-angle has the tangent k/64, -tilt <= k <= tilt: up to 17.8 degrees for 10. tint : of a digit's
+    channels. brightness : of the background, in 1/256. overlap : two boxes share at most this part (a of b) of the
+    smaller.
+    """
+
+    frequency: tuple[int, ...]
+    digit_side: tuple[int, int]
+    tilt: int
+    tint: tuple[int, int]
+    brightness: tuple[int, int]
+    overlap: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Edition:
-    """What is made: pictures of each split, and the SHA-256 that each split has (see `_digest`)."""
+    """What is made: how it looks, pictures of each split, and the SHA-256 that each split has (see `_digest`)."""
 
     id: str
     version: str
+    look: Look
     counts: Mapping[str, int]
     sha256: Mapping[str, str]
 
 
-_HELD_OUT_SHA256 = {
-    "val": "ec2d2da3f6b6a253299cc6926203361f6bcd8fb1cabc7cd98db80b6e87066b47",
-    "test": "22b9fa41329d9793c5ace918c990a9a7ce6099432d668a22e207d0ed204c1d59",
-}
 FIRST = Edition(
     "scenes",
     "1",
+    Look((70, 100, 35, 51, 25, 84, 41, 60, 20, 30), (26, 36), 10, (150, 255), (64, 128), (1, 3)),
     {"train": 4000, "val": 1000, "test": 2000},
-    {"train": "987acb0f4ae118bbb615fa0f04a04a941ec0231a642ef261aed16355039d5923", **_HELD_OUT_SHA256},
+    {
+        "train": "987acb0f4ae118bbb615fa0f04a04a941ec0231a642ef261aed16355039d5923",
+        "val": "ec2d2da3f6b6a253299cc6926203361f6bcd8fb1cabc7cd98db80b6e87066b47",
+        "test": "22b9fa41329d9793c5ace918c990a9a7ce6099432d668a22e207d0ed204c1d59",
+    },
 )
 SECOND = Edition(
     "scenes-2",
     "2",
+    Look((60, 75, 50, 55, 45, 70, 50, 60, 40, 45), (27, 34), 6, (190, 255), (32, 80), (1, 8)),
     {"train": 12000, "val": 1000, "test": 2000},
-    {"train": "058cdc62a5cd301f6e0fa56dddbcd0970e31b0cf57d0b399d735ebef91afeab9", **_HELD_OUT_SHA256},
+    {
+        "train": "f04fadb7bbe7c85d5132dc6828d9ef9b861c2e104c20d68a3064675d0a86e2f6",
+        "val": "25b4e01404bfce4461c14835e8eb0ca56cee9253066020fbbebc6c6ff2f7b10e",
+        "test": "bd34f13d77dbaaf7c0c26c5c06c02fc2def433651249d33c09eb7dacd9f0d36a",
+    },
 )
 
 #: SHA-256 of what the pictures are built from.
@@ -80,18 +106,12 @@ _SEEDS = {"digits": 20260, "train": 20261, "val": 20262, "test": 20263}
 _DIGIT_SHARE = {"train": (0, 60), "val": (60, 75), "test": (75, 100)}
 _COLUMNS = {"val": (0, 18), "train": (18, 62), "test": (62, 80)}
 
-#: Relative frequency with which digits 0..9 are drawn, and the two classes that each class likes to appear with.
-_FREQUENCY = (70, 100, 35, 51, 25, 84, 41, 60, 20, 30)
+#: The two classes that each class likes to appear with.
 _COMPANIONS = ((6, 5), (7, 4), (3, 8), (2, 9), (1, 9), (0, 3), (0, 8), (1, 2), (6, 7), (4, 5))
 _AFFINITY = 6
 _DIGITS_IN_SCENE = (16, 26, 26, 20, 12)  # relative frequency of 1, 2, 3, 4 and 5 digits
-_DIGIT_SIDE = (26, 36)  # pixels that the 8x8 digit image is stretched to
-_TILT = 10  # a rotation's half-angle has the tangent k/64, -_TILT <= k <= _TILT: up to 17.8 degrees
-_TINT = (150, 255)
-_BRIGHTNESS = (64, 128)  # of the background, in 1/256
 _CROP = (12, 16)  # side of the background, in blocks of the photograph
 _TRIES = 20
-_OVERLAP = (1, 3)  # two boxes share at most this part of the smaller
 
 _ONE = 1 << 16  # fixed-point unit of positions and of cosines
 
@@ -137,7 +157,7 @@ def load_scenes(edition: Edition | None = None) -> Dataset:
         other = usual.with_name(f"{'-'.join(_libraries()).replace(' ', '-')}.npz")
         arrays = _read(other)
         if arrays is None:
-            arrays = {name: build_split(name, count) for name, count in edition.counts.items()}
+            arrays = {name: build_split(name, count, edition.look) for name, count in edition.counts.items()}
             _write(other if _differences(arrays, edition.sha256) else usual, arrays)
         sums = {name: _digest(part) for name, part in arrays.items()}
     version, notes = edition.version, list[str]()
@@ -185,8 +205,8 @@ def _other_version(version: str, arrays: Mapping[str, Mapping[str, np.ndarray]],
 # --- making the scenes -------------------------------------------------------------------------------------------
 
 
-def build_split(name: str, count: int) -> dict[str, np.ndarray]:
-    """Make the first `count` scenes of split `name`.
+def build_split(name: str, count: int, look: Look = FIRST.look) -> dict[str, np.ndarray]:
+    """Make the first `count` scenes of split `name`, as `look` has them.
 
     Returns images uint8 [N, 64, 64, 3], labels int8 [N, 10] and boxes int16 [M, 6] (row, class, x1, y1, x2, y2).
     """
@@ -197,7 +217,7 @@ def build_split(name: str, count: int) -> dict[str, np.ndarray]:
     labels = np.full((count, len(CLASSES)), State.NEGATIVE, dtype=np.int8)
     boxes: list[tuple[int, ...]] = []
     for row in range(count):
-        images[row], found = _scene(random, glyphs, photographs)
+        images[row], found = _scene(random, glyphs, photographs, look)
         for box in found:
             labels[row, box[0]] = State.POSITIVE
             boxes.append((row, *box))
@@ -249,22 +269,22 @@ def _input_digest(values: np.ndarray) -> str:
 
 
 def _scene(
-    random: np.random.RandomState, glyphs: list[np.ndarray], photographs: list[np.ndarray]
+    random: np.random.RandomState, glyphs: list[np.ndarray], photographs: list[np.ndarray], look: Look
 ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     """One picture, uint8 [64, 64, 3], and its boxes (class, x1, y1, x2, y2) from the lowest digit to the topmost."""
-    canvas = _background(random, photographs)
+    canvas = _background(random, photographs, look.brightness)
     boxes: list[tuple[int, ...]] = []
     for _ in range(1 + _weighted(random, _DIGITS_IN_SCENE)):
-        number = _next_class(random, [box[0] for box in boxes])
-        opacity = _digit(random, glyphs[number])
-        tint = np.array([_between(random, _TINT) for _ in range(3)], dtype=np.int64)
+        number = _next_class(random, look.frequency, [box[0] for box in boxes])
+        opacity = _digit(random, glyphs[number], look)
+        tint = np.array([_between(random, look.tint) for _ in range(3)], dtype=np.int64)
         height, width = opacity.shape
         # A digit that finds no place is left out, so that none is hidden beneath the others.
         for _ in range(_TRIES):
             x = int(random.randint(0, SIDE - width + 1, dtype=np.int64))
             y = int(random.randint(0, SIDE - height + 1, dtype=np.int64))
             box = (number, x, y, x + width, y + height)
-            if all(_apart(box, other) for other in boxes):
+            if all(_apart(box, other, look.overlap) for other in boxes):
                 part = canvas[y : y + height, x : x + width]
                 part += ((tint - part) * opacity[:, :, None] + 128) >> 8
                 boxes.append(box)
@@ -272,25 +292,27 @@ def _scene(
     return canvas.astype(np.uint8), boxes
 
 
-def _background(random: np.random.RandomState, photographs: list[np.ndarray]) -> np.ndarray:
+def _background(
+    random: np.random.RandomState, photographs: list[np.ndarray], brightness: tuple[int, int]
+) -> np.ndarray:
     """A darkened square of one photograph, stretched to int64 [64, 64, 3], perhaps mirrored."""
     photograph = photographs[random.randint(0, len(photographs), dtype=np.int64)]
     side = _between(random, _CROP)
     top = int(random.randint(0, photograph.shape[0] - side + 1, dtype=np.int64))
     left = int(random.randint(0, photograph.shape[1] - side + 1, dtype=np.int64))
-    brightness = _between(random, _BRIGHTNESS)
+    share = _between(random, brightness)
     mirrored = random.randint(0, 2, dtype=np.int64)
     part = photograph[top : top + side, left : left + side]
     steps = _centres(SIDE, side)
     stretched = _sample(part, steps[:, None], steps[None, ::-1] if mirrored else steps[None, :])
-    return (stretched * brightness + 128) >> 8
+    return (stretched * share + 128) >> 8
 
 
-def _digit(random: np.random.RandomState, glyphs: np.ndarray) -> np.ndarray:
+def _digit(random: np.random.RandomState, glyphs: np.ndarray, look: Look) -> np.ndarray:
     """A digit image stretched, turned and cut to its ink: opacity int64 [height, width], 0..256."""
     glyph = glyphs[random.randint(0, len(glyphs), dtype=np.int64)]
-    side = _between(random, _DIGIT_SIDE)
-    tilt = _between(random, (-_TILT, _TILT))
+    side = _between(random, look.digit_side)
+    tilt = _between(random, (-look.tilt, look.tilt))
     # With t the tangent of the half-angle, cos = (1 - t^2) / (1 + t^2) and sin = 2t / (1 + t^2): no libm involved.
     cosine = _ONE * (64 * 64 - tilt * tilt) // (64 * 64 + tilt * tilt)
     sine = _ONE * (2 * 64 * tilt) // (64 * 64 + tilt * tilt)
@@ -323,9 +345,9 @@ def _sample(source: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (upper * (_ONE - down) + lower * down + (1 << 31)) >> 32
 
 
-def _next_class(random: np.random.RandomState, present: list[int]) -> int:
+def _next_class(random: np.random.RandomState, frequency: tuple[int, ...], present: list[int]) -> int:
     """Draw a class: by frequency, the companions of the last digit placed being likelier."""
-    weights = list(_FREQUENCY)
+    weights = list(frequency)
     if present:
         for companion in _COMPANIONS[present[-1]]:
             weights[companion] *= _AFFINITY
@@ -341,11 +363,11 @@ def _between(random: np.random.RandomState, ends: tuple[int, int]) -> int:
     return int(random.randint(ends[0], ends[1] + 1, dtype=np.int64))
 
 
-def _apart(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+def _apart(a: tuple[int, ...], b: tuple[int, ...], overlap: tuple[int, int]) -> bool:
     """Whether boxes (class, x1, y1, x2, y2) share no more than the allowed part of the smaller."""
     shared = max(0, min(a[3], b[3]) - max(a[1], b[1])) * max(0, min(a[4], b[4]) - max(a[2], b[2]))
     smaller = min((a[3] - a[1]) * (a[4] - a[2]), (b[3] - b[1]) * (b[4] - b[2]))
-    return shared * _OVERLAP[1] <= smaller * _OVERLAP[0]
+    return shared * overlap[1] <= smaller * overlap[0]
 
 
 # --- the cache ---------------------------------------------------------------------------------------------------

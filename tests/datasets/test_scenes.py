@@ -55,19 +55,14 @@ def test_built_data_set_has_the_recorded_bytes_and_shapes(full):
     assert full.splits["train"].ids[17] == "train/00017"
 
 
-def test_second_edition_begins_with_the_first_and_holds_out_the_same(full, monkeypatch, tmp_path):
+def test_second_edition_has_its_recorded_bytes_and_is_another_data_set(full, monkeypatch, tmp_path):
     monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path))
     later = scenes.load_scenes(scenes.SECOND)
     # The recorded bytes, or the version would be another one.
     assert (later.id, later.version, later.notes, later.classes) == ("scenes-2", "2", (), full.classes)
     assert {name: len(split) for name, split in later.splits.items()} == {"train": 12000, "val": 1000, "test": 2000}
-    np.testing.assert_array_equal(pixels(later)["train"][:4000], pixels(full)["train"])
-    np.testing.assert_array_equal(later.splits["train"].labels[:4000], full.splits["train"].labels)
-    assert {name: scenes.SECOND.sha256[name] == scenes.FIRST.sha256[name] for name in scenes.FIRST.counts} == {
-        "train": False,
-        "val": True,
-        "test": True,
-    }
+    shown = (later.splits["train"].labels == int(State.POSITIVE)).mean(axis=0)
+    assert 0.14 < shown.min() < shown.max() < 0.28
     assert (tmp_path / "scenes-2" / "scenes.npz").is_file()
     assert later.fingerprint != full.fingerprint
 
@@ -291,8 +286,10 @@ def test_recorded_inputs_are_those_here():
 
 def test_two_processes_can_build_at_once(small, tmp_path):
     program = (
+        "import dataclasses\n"
         "from mlbench.datasets import scenes\n"
-        f"scenes.FIRST = scenes.Edition('scenes', '1', {SMALL!r}, {dict(scenes.FIRST.sha256)!r})\n"
+        f"changed = {{'counts': {SMALL!r}, 'sha256': {dict(scenes.FIRST.sha256)!r}}}\n"
+        "scenes.FIRST = dataclasses.replace(scenes.FIRST, **changed)\n"
         "print(scenes.load_scenes().fingerprint)\n"
     )
     started = [
