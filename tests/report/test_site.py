@@ -141,7 +141,7 @@ def submission(base: dict[str, Any], version: int, value: float) -> dict[str, An
 def built(tmp_path_factory) -> tuple[Path, dict[str, Page]]:
     """A site of three methods on VOC, three runs each, and of a submission in two versions."""
     folder, output = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("site")
-    base = published_record("llr_boostlu__scenes")
+    base = published_record("llr_boostlu__scenes__")
     base["identity"]["dataset"]["id"] = "voc2012"
     base["epochs"][0]["forensics"] = {"rejected": {"entries": 7, "precision": 50.0, "recall": None}}
     for draw in range(3):
@@ -284,10 +284,10 @@ def poisoned(record: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:
-    record, count = poisoned(published_record("llr_boostlu__scenes"))
+    record, count = poisoned(published_record("llr_boostlu__scenes__"))
     assert count > 30
     put(tmp_path / "results", record)
-    put(tmp_path / "results", submission(published_record("llr_boostlu__scenes"), 1, 50.0))
+    put(tmp_path / "results", submission(published_record("llr_boostlu__scenes__"), 1, 50.0))
     write_site(tmp_path / "site", tmp_path / "results")
     pages = check_site(tmp_path / "site")
     assert len(pages) == 12
@@ -308,8 +308,8 @@ def test_hostile_text_in_every_field_is_shown_and_never_run(tmp_path) -> None:
 
 def test_a_site_built_again_keeps_its_pages_to_the_byte_and_drops_those_of_gone_runs(tmp_path) -> None:
     results, site = tmp_path / "results", tmp_path / "site"
-    gone = put(results, published_record("random__scenes"))
-    kept = put(results, published_record("prior__scenes"))
+    gone = put(results, published_record("random__scenes__"))
+    kept = put(results, published_record("prior__scenes__"))
     write_site(site, results)
     first = {path.name: path.read_bytes() for path in site.rglob("*") if path.is_file()}
     (results / published_name(gone)).unlink()
