@@ -5,6 +5,7 @@ What stands in them is chosen here (`METHODS`, `COLUMNS`), nowhere else, and a t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -116,8 +117,8 @@ def picture(found: pd.DataFrame) -> str:
     for number, column in enumerate(COLUMNS):
         mine = found[found["column"] == number].set_index("method")
         spread = mine["sd"].fillna(0.0)
-        # A method that never looks at the image is far away from all others: the axis begins below the rest.
-        near = mine.drop(index=["prior"], errors="ignore")
+        # What is no better than never to look at the image is far away from all others: the axis begins below the rest.
+        near = mine[mine["mean"] > mine["mean"].get("prior", -math.inf)]
         low = float((near["mean"] - spread[near.index]).min()) - 1.0
         high = float((mine["mean"] + spread).max()) + 1.0
         left = name + number * (panel + gap)

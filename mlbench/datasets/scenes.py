@@ -74,7 +74,14 @@ class Edition:
 FIRST = Edition(
     "scenes",
     "1",
-    Look((70, 100, 35, 51, 25, 84, 41, 60, 20, 30), (26, 36), 10, (150, 255), (64, 128), (1, 3)),
+    Look(
+        frequency=(70, 100, 35, 51, 25, 84, 41, 60, 20, 30),
+        digit_side=(26, 36),
+        tilt=10,
+        tint=(150, 255),
+        brightness=(64, 128),
+        overlap=(1, 3),
+    ),
     {"train": 4000, "val": 1000, "test": 2000},
     {
         "train": "987acb0f4ae118bbb615fa0f04a04a941ec0231a642ef261aed16355039d5923",
@@ -85,7 +92,14 @@ FIRST = Edition(
 SECOND = Edition(
     "scenes-2",
     "2",
-    Look((60, 75, 50, 55, 45, 70, 50, 60, 40, 45), (27, 34), 6, (190, 255), (32, 80), (1, 8)),
+    Look(
+        frequency=(60, 75, 50, 55, 45, 70, 50, 60, 40, 45),
+        digit_side=(27, 34),
+        tilt=6,
+        tint=(190, 255),
+        brightness=(32, 80),
+        overlap=(1, 8),
+    ),
     {"train": 12000, "val": 1000, "test": 2000},
     {
         "train": "f04fadb7bbe7c85d5132dc6828d9ef9b861c2e104c20d68a3064675d0a86e2f6",

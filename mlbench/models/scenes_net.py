@@ -41,8 +41,8 @@ class ScenesNet2(nn.Module):
 
     * Every run starts from the same weights, drawn once and for all from a seed of this network's own. Seeds still draw
       the classifier, the order of the images and whatever a method draws.
-    * SiLU in place of ReLU but at the end. Where ReLU has its kink, rounding alone leads two runs apart within some
-      hundred steps; through smooth layers they stay together.
+    * SiLU in place of ReLU but at the end. Where ReLU has its kink, rounding alone leads two runs apart before they
+      end; through smooth layers they stay together.
     * The first convolution takes patches of 4x4, and a dilated one lets a position see 44 pixels and not 31: a digit
       whole. There is no early plateau, which runs of `ScenesNet` leave after some epochs, not all after as many.
 
