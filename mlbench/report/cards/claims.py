@@ -20,7 +20,7 @@ DRAWS, POWER = 9, 0.8
 class Setting:
     """Where a claim is tested, and what was spent on choosing each method's settings.
 
-    set : what all its runs set otherwise than protocol and method (`--set`, or a plan's ``[set]``), by name.
+    set : what all its runs set otherwise than protocol, method and head (`--set`, or a plan's ``[set]``), by name.
     head : what all its runs have (``--head``); empty: each method its own.
     """
 
@@ -30,6 +30,10 @@ class Setting:
     budget: str
     set: Mapping[str, Any] = field(default_factory=dict)
     head: str = ""
+
+    def is_of_head(self, key: str) -> bool:
+        """Whether `key` of `set` is a hyperparameter of `head`: those of BoostLU are the method's."""
+        return bool(self.head) and key.startswith("head.") and not key.startswith("head.alpha")
 
 
 @dataclass(frozen=True)

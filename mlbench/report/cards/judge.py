@@ -175,25 +175,26 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
     Their labels were hidden as the card's protocol is written, and none is of a miniature.
     """
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
-    version, hyper, train = _present_settings(
-        card.protocol, method, setting.dataset, setting.track, tuple(setting.set.items())
-    )
+    of_head = {key.removeprefix("head."): value for key, value in setting.set.items() if setting.is_of_head(key)}
+    of_method = tuple((key, value) for key, value in setting.set.items() if not setting.is_of_head(key))
+    version, hyper, train = _present_settings(card.protocol, method, setting.dataset, setting.track, of_method)
     planned = {pair for plan in card.plans for pair in plan}
     unmasked = {(seed, 0) for seed, _ in planned}  # how sweeps draw a method that sees no mask
     found: dict[tuple[int, int], Record] = {}
     for record in records:
         identity = record["identity"]
-        of_method = identity["method"]
-        if of_method["name"] != method:
+        named, head = identity["method"], identity.get("head", {})
+        if named["name"] != method:
             continue
         pair = identity["repetition"], identity["mask_seed"]
         if (
-            of_method["version"] != version
-            or of_method["hyperparameters"] != hyper
+            named["version"] != version
+            or named["hyperparameters"] != hyper
             or identity["dataset"]["id"] != setting.dataset
             or is_of_miniature(record)
             or identity["backbone"]["name"] != setting.backbone
-            or identity.get("head", {}).get("name", _LINEAR) != (setting.head or of_method.get("head", _LINEAR))
+            or head.get("name", _LINEAR) != (setting.head or named.get("head", _LINEAR))
+            or any(head["hyperparameters"].get(key) != value for key, value in of_head.items())
             or any(identity[key] != value for key, value in wanted.items())
             or any(
                 {**RECIPE_DEFAULTS, **identity["train"]}[key] != value
