@@ -45,7 +45,16 @@ def runs(card, make_record):
     return make
 
 
-PAPERS = ("boostlu", "modern_losses", "modern_views", "vision_language", "kd_wsd", "kd_wsd_systems", "vac")
+PAPERS = (
+    "boostlu",
+    "modern_losses",
+    "modern_views",
+    "modern_heads",
+    "vision_language",
+    "kd_wsd",
+    "kd_wsd_systems",
+    "vac",
+)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -207,6 +216,46 @@ def test_runs_are_those_with_what_the_setting_sets(card, runs) -> None:
         record["identity"]["train"] = {**record["identity"]["train"], "image_size": 99}
     assert judge(dataclasses.replace(card, settings={"scenes": scenes}), made)[0].verdict == "reproduced"
     assert judge(card, made)[0].verdict == "no runs yet"
+
+
+@pytest.fixture
+def two_heads(card, runs):
+    """A card that holds `an` with a head of width 64 against the linear one, with runs of both, 2 points apart."""
+    linear = card.settings["scenes"]
+    wide = dataclasses.replace(linear, head="ml_decoder", set={"head.width": 64})
+    claims = {"an": Claim("an", "The head gains.", against="scenes")}
+    card = dataclasses.replace(card, settings={"scenes": linear, "decoder": wide}, claims=claims)
+    headed = runs("an", lambda s, m: 62.0 + s)
+    for record in headed:
+        record["identity"]["head"] = {"name": "ml_decoder", "version": 1, "hyperparameters": {"width": 64, "heads": 8}}
+    return card, runs("an", lambda s, m: 60.0 + s), headed
+
+
+def test_a_method_is_held_against_itself_with_another_head(two_heads) -> None:
+    card, linear, headed = two_heads
+    same, other = judge(card, linear + headed)
+    assert (same.setting, same.verdict) == ("scenes", "not testable here")
+    assert (other.setting, other.pairs, other.verdict) == ("decoder", 9, "reproduced")
+    assert other.interval.mean == pytest.approx(2.0)
+    assert published_gains(card, "an", "an") == {}
+    assert "## `an` over `an` of `scenes`" in cards_text(card, linear + headed)
+    assert judge(card, headed)[1].verdict == "no runs yet"
+
+
+def test_runs_of_a_head_are_those_with_what_the_setting_sets_of_it(two_heads) -> None:
+    card, linear, headed = two_heads
+    for record in headed:
+        record["identity"]["head"]["hyperparameters"]["width"] = 768
+    assert judge(card, linear + headed)[1].verdict == "no runs yet"
+
+
+def test_a_claim_held_against_a_setting_that_the_card_does_not_have_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "cards").mkdir()
+    text = Path("results/cards/modern_heads.toml").read_text(encoding="utf-8")
+    (tmp_path / "cards" / "mine.toml").write_text(text.replace('against = "linear"', 'against = "liner"'))
+    monkeypatch.setattr("mlbench.report.cards.claims.files", lambda package: tmp_path)
+    with pytest.raises(UsageError, match=r"claims.an_by_head\]: unknown setting 'liner'. Did you mean 'linear'"):
+        load_card("mine")
 
 
 def test_a_setting_made_by_a_plan_sets_what_the_plan_does() -> None:

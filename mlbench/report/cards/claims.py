@@ -41,12 +41,15 @@ class Claim:
     """A method gains over another. `not_testable` gives, by setting, why it cannot show there.
 
     method : the method that gains; empty where the claim's name in the card is its key.
+    against : the setting whose runs of `over` it is held against, the same in all: what another head adds, say. Empty:
+    those of the setting itself.
     """
 
     over: str
     statement: str
     not_testable: Mapping[str, str] = field(default_factory=dict)
     method: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def load_card(paper: str) -> Card:
         table[key] = {name: build(cls, entry, f"{where}: [{key}.{name}]") for name, entry in entries.items()}
     card: Card = build(Card, table, where)
     for name, claim in card.claims.items():
-        for setting in claim.not_testable:
+        for setting in [*claim.not_testable, *([claim.against] if claim.against else [])]:
             if setting not in card.settings:
                 raise unknown("setting", setting, card.settings, f"{where}: [claims.{name}]")
     return card

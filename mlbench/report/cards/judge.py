@@ -86,6 +86,14 @@ def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
             if name in claim.not_testable:
                 why = claim.not_testable[name]
                 outcome = Outcome(method, claim.over, name, 0, None, "not testable here", why)
+            elif name == claim.against:
+                why = "its own runs are what it is held against"
+                outcome = Outcome(method, claim.over, name, 0, None, "not testable here", why)
+            elif claim.against:
+                ours, theirs = runs[method], runs_of(card, card.settings[claim.against], claim.over, records)
+                both = gaps([values_by_draw(card, mine) for mine in (ours, theirs)], card.confidence)
+                pair = (0, 1) if ours and theirs else None
+                outcome = _outcome(card, method, claim.over, name, ours, theirs, both, pair)
             else:
                 ours, theirs = runs[method], runs[claim.over]
                 pair = (place[method], place[claim.over]) if ours and theirs else None

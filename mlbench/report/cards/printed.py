@@ -21,8 +21,10 @@ def published_gains(card: Card, method: str, over: str) -> dict[str, float]:
     """The gain in print, in points: from the card's tables, else from another of the paper that has both.
 
     By data set, and by data set and backbone where the tables have the two methods on several. A row that does not tell
-    its backbone is held against every one.
+    its backbone is held against every one. None of a method over itself: by another head, which the tables do not vary.
     """
+    if method == over:
+        return {}
     found: dict[tuple[str, str], float] = {}
     for table in _tables(card).values():
         for (dataset, ours), (other, theirs) in product(_places(table, method), _places(table, over)):

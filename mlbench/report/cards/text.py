@@ -76,7 +76,7 @@ def cards_text(card: Card, records: Iterable[Record], methods: Sequence[str] | N
         gains = published_gains(card, method, claim.over)
         printed = ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) or "not in these tables"
         lines += [
-            f"## `{method}` over `{claim.over}`",
+            f"## `{method}` over `{claim.over}`{f' of `{claim.against}`' if claim.against else ''}",
             "",
             f"{claim.statement} Published gain over `{claim.over}`: {printed}.",
             "",
