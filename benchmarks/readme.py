@@ -33,7 +33,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("scenes-2, trained end to end", "scenes-2", "full"),
+    Column("scenes-2, trained end to end", "scenes-2", "full", ("head.name=none",)),  # the linear head
     Column("corel5k-199, frozen ResNet-50 features", "corel5k-199", "head", ("backbone.name=resnet50-keras",)),
     Column("ccp, frozen ResNet-50 features", "ccp", "head"),
 )

@@ -197,6 +197,20 @@ def test_the_worth_of_a_method_over_draws() -> None:
     assert worth(base, {(9, 9): 20.0})[1] == 0
 
 
+@pytest.mark.parametrize(("value", "end", "said"), [(-5.0, -math.inf, "<10"), (95.0, math.inf, ">50")])
+def test_both_ends_of_a_worth_may_lie_beyond_the_curve(board, value: float, end: float, said: str) -> None:
+    base: dict[float, dict[Any, float]] = {s: {(d, d): 100 * s + d for d in range(3)} for s in (0.1, 0.3, 0.5)}
+    found, _ = worth(base, {(d, d): value for d in range(3)})
+    assert (found.value, found.low, found.high) == (end, end, end)
+    mask = {"identity__protocol": "partial", "identity__mask__process": "partial"}
+    records = [
+        record
+        for share, an in ((0.1, 20.0), (0.3, 30.0), (0.5, 40.0))
+        for record in board({"an": [an] * 3, "llr": [value] * 3}, **mask, identity__mask__params__keep=share)
+    ]
+    assert f"{said} % ({said} to {said})" in worth_report(columns_of(records))
+
+
 def test_the_table_of_worths(board) -> None:
     def at(share: float, **values: list[float]) -> list[dict[str, Any]]:
         mask = {"identity__protocol": "partial", "identity__mask__process": "partial"}

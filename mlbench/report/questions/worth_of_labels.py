@@ -104,8 +104,8 @@ def report(columns: Sequence[Column]) -> str:
 def _ends(drawn: np.ndarray) -> tuple[float, float]:
     """Percentile ends that may lie beyond the curve."""
     finite = np.where(drawn == math.inf, 1e9, np.where(drawn == -math.inf, -1e9, drawn))
-    low, high = percentiles(finite)
-    return (-math.inf if low < 0 else low), (math.inf if high > 1 else high)
+    low, high = (-math.inf if end < 0 else math.inf if end > 1 else end for end in percentiles(finite))
+    return low, high
 
 
 def _cell(found: Estimate, shares: Sequence[float]) -> str:
