@@ -16,6 +16,11 @@ HEAD_HYPERPARAMETERS = {
 }
 
 
+def is_of_head(key: str) -> bool:
+    """Whether the setting `key` is a hyperparameter of the classification head: those of BoostLU are the method's."""
+    return key.startswith("head.") and key not in (*HEAD_HYPERPARAMETERS, "head.alpha")
+
+
 class Declared:
     """The part of `mlbench.methods.Method` that lists and cards ask for, where what it declares is explained."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlbench import HARNESS_VERSION
 from mlbench.annotation import Mask, mask_matters
+from mlbench.catalogue.declared import is_of_head
 from mlbench.datasets import list_datasets, load_dataset
 from mlbench.datasets.base import Dataset
 from mlbench.errors import UsageError, unknown
@@ -18,7 +19,6 @@ from mlbench.inputs.augment import Augmentation
 from mlbench.inputs.duplicates import notes_of
 from mlbench.inputs.pixels import RESIZE_RULE
 from mlbench.methods import Method, Phase
-from mlbench.methods.contract import HEAD_HYPERPARAMETERS
 from mlbench.models.backbones import BACKBONES, library_of
 from mlbench.models.head_choice import LINEAR, HeadChoice, check_head, choose_head, takes_head
 from mlbench.models.heads import HeadSpec
@@ -340,8 +340,7 @@ def _choose_head(
     name = request.head or method.default_head
 
     def of_head(changes: Mapping[str, Any]) -> dict[str, Any]:
-        keys = [key for key in changes if key.startswith("head.") and key not in (*HEAD_HYPERPARAMETERS, "head.alpha")]
-        return {key: changes[key] for key in keys}
+        return {key: value for key, value in changes.items() if is_of_head(key)}
 
     kept, given = of_head(settings), of_head(asked)
     changes = (kept if name == method.default_head else {}) | given

@@ -236,6 +236,7 @@ def test_a_method_is_held_against_itself_with_another_head(two_heads) -> None:
     same, other = judge(card, linear + headed)
     assert (same.setting, same.verdict) == ("scenes", "not testable here")
     assert (other.setting, other.pairs, other.verdict) == ("decoder", 9, "reproduced")
+    assert (other.over, other.against) == ("an", "scenes")
     assert other.interval.mean == pytest.approx(2.0)
     assert published_gains(card, "an", "an") == {}
     assert "## `an` over `an` of `scenes`" in cards_text(card, linear + headed)

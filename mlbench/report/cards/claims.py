@@ -31,10 +31,6 @@ class Setting:
     set: Mapping[str, Any] = field(default_factory=dict)
     head: str = ""
 
-    def is_of_head(self, key: str) -> bool:
-        """Whether `key` of `set` is a hyperparameter of `head`: those of BoostLU are the method's."""
-        return bool(self.head) and key.startswith("head.") and not key.startswith("head.alpha")
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -113,7 +109,7 @@ def load_card(paper: str) -> Card:
         table[key] = {name: build(cls, entry, f"{where}: [{key}.{name}]") for name, entry in entries.items()}
     card: Card = build(Card, table, where)
     for name, claim in card.claims.items():
-        for setting in [*claim.not_testable, *([claim.against] if claim.against else [])]:
-            if setting not in card.settings:
+        for setting in (*claim.not_testable, claim.against):
+            if setting and setting not in card.settings:
                 raise unknown("setting", setting, card.settings, f"{where}: [claims.{name}]")
     return card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlbench.catalogue import resolving
+from mlbench.catalogue.declared import is_of_head
 from mlbench.datasets.recorded import is_of_miniature
 from mlbench.errors import DataError
 from mlbench.protocol import load_protocol
@@ -32,6 +34,8 @@ Record = Mapping[str, Any]
 
 #: The head of a record that names none.
 _LINEAR = "linear"
+#: Why a claim cannot show in the setting that all others are held against.
+_ITSELF = "its own runs are what it is held against"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Outcome:
     card's metric. needed : how many draws find a gain of the card's threshold in `POWER` of cases, None without two
     pairs. definitional : what the definitions that the print has for the two would add to the gain, None without a pair
     or where the print does not tell them. value, seconds : mean of the method's runs in points, and of their wall time;
-    None without a run.
+    None without a run. against : the setting of the runs of `over`, where that is another.
     """
 
     method: str
@@ -56,6 +60,7 @@ class Outcome:
     definitional: float | None = None
     value: float | None = None
     seconds: float | None = None
+    against: str = ""
 
 
 def verdict_of(interval: Interval, threshold: float) -> str:
@@ -83,22 +88,19 @@ def judge(card: Card, records: Iterable[Record]) -> list[Outcome]:
         found = gaps(list(column.values()), card.confidence)
         place = {method: i for i, method in enumerate(column)}
         for number, (method, claim) in enumerate(card.pairs):
-            if name in claim.not_testable:
-                why = claim.not_testable[name]
-                outcome = Outcome(method, claim.over, name, 0, None, "not testable here", why)
-            elif name == claim.against:
-                why = "its own runs are what it is held against"
-                outcome = Outcome(method, claim.over, name, 0, None, "not testable here", why)
+            untestable = {claim.against: _ITSELF, **claim.not_testable}
+            if name in untestable:
+                outcome = Outcome(method, claim.over, name, 0, None, "not testable here", untestable[name])
             elif claim.against:
                 ours, theirs = runs[method], runs_of(card, card.settings[claim.against], claim.over, records)
-                both = gaps([values_by_draw(card, mine) for mine in (ours, theirs)], card.confidence)
+                two = gaps([values_by_draw(card, mine) for mine in (ours, theirs)], card.confidence)
                 pair = (0, 1) if ours and theirs else None
-                outcome = _outcome(card, method, claim.over, name, ours, theirs, both, pair)
+                outcome = _outcome(card, method, claim.over, name, ours, theirs, two, pair)
             else:
                 ours, theirs = runs[method], runs[claim.over]
                 pair = (place[method], place[claim.over]) if ours and theirs else None
                 outcome = _outcome(card, method, claim.over, name, ours, theirs, found, pair)
-            outcomes.append((number, outcome))
+            outcomes.append((number, dataclasses.replace(outcome, against=claim.against)))
     return [outcome for _, outcome in sorted(outcomes, key=lambda item: item[0])]
 
 
@@ -183,8 +185,8 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
     Their labels were hidden as the card's protocol is written, and none is of a miniature.
     """
     wanted = {"protocol": card.protocol, "track": setting.track, "selection": card.selection}
-    of_head = {key.removeprefix("head."): value for key, value in setting.set.items() if setting.is_of_head(key)}
-    of_method = tuple((key, value) for key, value in setting.set.items() if not setting.is_of_head(key))
+    of_head = {key.removeprefix("head."): value for key, value in setting.set.items() if is_of_head(key)}
+    of_method = tuple((key, value) for key, value in setting.set.items() if not is_of_head(key))
     version, hyper, train = _present_settings(card.protocol, method, setting.dataset, setting.track, of_method)
     planned = {pair for plan in card.plans for pair in plan}
     unmasked = {(seed, 0) for seed, _ in planned}  # how sweeps draw a method that sees no mask
@@ -202,7 +204,7 @@ def runs_of(card: Card, setting: Setting, method: str, records: Iterable[Record]
             or is_of_miniature(record)
             or identity["backbone"]["name"] != setting.backbone
             or head.get("name", _LINEAR) != (setting.head or named.get("head", _LINEAR))
-            or any(head["hyperparameters"].get(key) != value for key, value in of_head.items())
+            or any(head.get("hyperparameters", {}).get(key) != value for key, value in of_head.items())
             or any(identity[key] != value for key, value in wanted.items())
             or any(
                 {**RECIPE_DEFAULTS, **identity["train"]}[key] != value

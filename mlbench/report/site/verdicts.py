@@ -39,7 +39,7 @@ def verdicts(records: Sequence[dict[str, Any]]) -> tuple[dict[str, list[dict[str
 
 def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each claim of a method and its outcome, as data."""
-    names = ("verdict", "setting", "over", "pairs", "definitional", "value", "seconds", "needed", "why")
+    names = ("verdict", "setting", "over", "against", "pairs", "definitional", "value", "seconds", "needed", "why")
     lines = []
     for claim in claims:
         outcome = claim["outcome"]
